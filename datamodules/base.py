@@ -1,0 +1,171 @@
+"""Images in memory: one uint8 tensor for each split, on the training device, and batches that are slices of it."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from pytorch_lightning import LightningDataModule
+from torch import Tensor
+
+from vae.config import UserError
+
+EVAL_BATCH = 500  # images at a time where nothing is learned
+DRAWN_AT_ONCE = 2000  # images binarised at a time
+
+
+class Images(NamedTuple):
+    """pixels (N, C, H, W), uint8; labels (N,), or None where there are none."""
+
+    pixels: Tensor
+    labels: Tensor | None = None
+
+
+def draw(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """Each pixel is 255 with probability pixel/255, else 0; same shape and type (Salakhutdinov & Murray 2008).
+
+    Sixteen random bits are compared with the pixel. 0 and 255 stay what they are; the probability of every other
+    value is right to 2^-16.
+    """
+    words = torch.empty(-(-pixels.numel() // 4), dtype=torch.int64, device=pixels.device)
+    bits = words.random_(-(2**63), None, generator=generator).view(torch.int16)[: pixels.numel()].view_as(pixels)
+    below = pixels.short().mul_(257).sub_(2**15)  # int16 wraps: 0..255 becomes -32768..32767
+    return ((bits < below) | (pixels == 255)).to(torch.uint8).mul_(255)
+
+
+def threshold(pixels: Tensor, _generator: torch.Generator) -> Tensor:
+    """255 where a pixel is above 127, else 0."""
+    return (pixels > 127).to(torch.uint8).mul_(255)
+
+
+def keep(pixels: Tensor, _generator: torch.Generator) -> Tensor:
+    """The grey levels themselves."""
+    return pixels
+
+
+Binarize = Callable[[Tensor, torch.Generator], Tensor]
+
+# dataset.binarize: what is done to a batch each time it is trained on, and once to a whole split.
+EACH_USE: dict[str, Binarize] = {"dynamic": draw, "static": keep, "threshold": keep, "none": keep}
+ONCE: dict[str, dict[str, Binarize]] = {
+    "train": {"dynamic": keep, "static": draw, "threshold": threshold, "none": keep},
+    "val": {"dynamic": draw, "static": draw, "threshold": threshold, "none": keep},
+    "test": {"dynamic": draw, "static": draw, "threshold": threshold, "none": keep},
+}
+
+
+def generator(device: torch.device, *seed: int) -> torch.Generator:
+    """Random numbers that depend on these seeds and on nothing else."""
+    return torch.Generator(device).manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+
+
+class Batches:
+    """The float images in [0, 1], (B, C, H, W), of one pass over pixels (N, C, H, W)."""
+
+    def __init__(self, pixels: Tensor, batch_size: int) -> None:
+        self.pixels, self.batch_size = pixels, batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.pixels) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for x in self.pixels.split(self.batch_size):
+            yield x.float().div_(255)
+
+
+class ShuffledBatches(Batches):
+    """A new order, and new noise where `each_use` draws it, for every epoch: a function of `seed` and `epoch()` alone.
+
+    An epoch that was cut off goes on with the batch it had come to, through the two methods Lightning looks for.
+    """
+
+    def __init__(
+        self, pixels: Tensor, batch_size: int, each_use: Binarize, seed: int, epoch: Callable[[], int]
+    ) -> None:
+        super().__init__(pixels, batch_size)
+        self.each_use, self.seed, self.epoch = each_use, seed, epoch
+        self.taken = 0
+
+    def __iter__(self) -> Iterator[Tensor]:
+        first, self.taken = self.taken % len(self), 0
+        rng = generator(self.pixels.device, self.seed, self.epoch())
+        order = torch.randperm(len(self.pixels), generator=rng, device=self.pixels.device)
+        for rows in order.split(max(1, DRAWN_AT_ONCE // self.batch_size) * self.batch_size):
+            for x in self.each_use(self.pixels[rows], rng).split(self.batch_size):
+                self.taken += 1
+                if self.taken > first:
+                    yield x.float().div_(255)
+
+    def state_dict(self) -> dict[str, int]:
+        return {"taken": self.taken}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.taken = state["taken"]
+
+
+class ImageDataModule(LightningDataModule):
+    """What every dataset shares. A dataset says how to fetch its files (`prepare_data`) and what is in them (`load`).
+
+    `seed` orders the batches of training; `split_seed` splits off the validation images and draws, once, the
+    binary images of validation and test, so that runs of any seed are measured on the same ones.
+    """
+
+    def __init__(
+        self, data_dir: str, batch_size: int, seed: int, val_size: int, split_seed: int, binarize: str
+    ) -> None:
+        super().__init__()
+        self.data_dir, self.batch_size, self.seed = data_dir, batch_size, seed
+        self.val_size, self.split_seed, self.binarize = val_size, split_seed, binarize
+        self.images: dict[str, Images] = {}
+
+    def load(self) -> dict[str, Images]:
+        """The images of "train", "val" and "test"."""
+        raise NotImplementedError
+
+    def hold_out(self, images: Images) -> dict[str, Images]:
+        """Split `val_size` images off for validation, at random."""
+        if not 0 < self.val_size < len(images.pixels):
+            raise UserError(f"dataset.val_size={self.val_size}: expected 1 to {len(images.pixels) - 1} images")
+        order = torch.randperm(len(images.pixels), generator=generator(torch.device("cpu"), self.split_seed))
+        rows = {"train": order[self.val_size :], "val": order[: self.val_size]}
+        return {
+            split: Images(images.pixels[i], None if images.labels is None else images.labels[i])
+            for split, i in rows.items()
+        }
+
+    def setup(self, stage: str | None = None) -> None:  # noqa: ARG002 - all splits are loaded at once
+        if self.images:
+            return
+        for i, (split, images) in enumerate(self.load().items()):
+            rng = generator(torch.device("cpu"), self.split_seed, i)
+            self.images[split] = images._replace(pixels=ONCE[split][self.binarize](images.pixels, rng))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        channels, height, width = self.images["train"].pixels.shape[1:]
+        return channels, height, width
+
+    def x(self, split: str, n: int | None = None) -> Tensor:
+        """The first n images of a split (None: all), float in [0, 1], (n, C, H, W)."""
+        return self.images[split].pixels[:n].float().div_(255)
+
+    def on_device(self, split: str) -> Tensor:
+        assert self.trainer is not None
+        return self.images[split].pixels.to(self.trainer.strategy.root_device)
+
+    def train_dataloader(self) -> Batches:
+        trainer: Any = self.trainer
+        return ShuffledBatches(
+            self.on_device("train"),
+            self.batch_size,
+            EACH_USE[self.binarize],
+            self.seed,
+            lambda: trainer.current_epoch,
+        )
+
+    def val_dataloader(self) -> Batches:
+        return Batches(self.on_device("val"), EVAL_BATCH)
+
+    def test_dataloader(self) -> Batches:
+        return Batches(self.on_device("test"), EVAL_BATCH)

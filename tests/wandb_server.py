@@ -1,0 +1,116 @@
+"""A stand-in for the W&B server, on this machine: it keeps what `wandb` sends, for a test to look at."""
+
+import json
+import threading
+from collections import defaultdict
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Self
+
+
+@dataclass
+class Run:
+    """What has arrived of one run."""
+
+    about: dict[str, Any] = field(default_factory=dict)  # project, displayName, groupName, tags, notes, ...
+    config: dict[str, Any] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    summary: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, bytes] = field(default_factory=dict)  # a picture under its path in the history, as PNG
+    exit_code: int | None = None  # None: not finished
+
+
+class WandbServer:
+    """`with WandbServer() as server:` a process that has `server.env` in its environment has its runs, by their id,
+    in `server.runs`: complete when its `wandb.finish()` has returned. With `status`, it answers everything with that.
+    """
+
+    def __init__(self, status: int = 200) -> None:
+        self.status = status
+        self.runs: defaultdict[str, Run] = defaultdict(Run)
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"wandb": self}))
+        self.url = f"http://127.0.0.1:{self.http.server_port}"
+        self.env = {"WANDB_BASE_URL": self.url, "WANDB_API_KEY": "k" * 40, "WANDB_ENTITY": "team"}
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """From here on the port is closed."""
+        self.http.shutdown()
+        self.http.server_close()
+
+    def graphql(self, operation: str, variables: dict[str, Any]) -> dict[str, Any]:
+        match operation:
+            case "Viewer":
+                return {"viewer": {"id": "user", "entity": "team", "username": "user", "teams": {"edges": []}}}
+            case "RunResumeStatus":
+                return {"model": {"id": "model", "bucket": self.resume_status(variables["name"])}}
+            case "UpsertBucket":
+                run = self.runs[name := variables["name"]]
+                run.about |= {key: value for key, value in variables.items() if value is not None}
+                run.config |= {key: entry["value"] for key, entry in json.loads(variables["config"] or "{}").items()}
+                project = {"name": variables["project"], "entity": {"name": variables["entity"]}}
+                return {"upsertBucket": {"bucket": {"id": name, "name": name, "project": project}, "inserted": True}}
+            case "CreateRunFiles":
+                name = variables["run"]
+                files = [{"name": file, "uploadUrl": f"{self.url}/put/{name}/{file}"} for file in variables["files"]]
+                return {"createRunFiles": {"runID": name, "uploadHeaders": [], "files": files}}
+            case _:
+                return {}
+
+    def resume_status(self, name: str) -> dict[str, Any] | None:
+        """What the server knows of a run that asks to go on; None for a new one."""
+        if name not in self.runs:
+            return None
+        run = self.runs[name]
+        return {
+            "id": name,
+            "name": name,
+            "displayName": run.about["displayName"],
+            "config": json.dumps({key: {"value": value} for key, value in run.config.items()}),
+            "wandbConfig": json.dumps({"t": 1}),
+            "summaryMetrics": json.dumps(run.summary),
+            "historyLineCount": len(run.history),
+            "historyTail": json.dumps([json.dumps(row) for row in run.history[-1:]]),
+            "eventsLineCount": 0,
+            "eventsTail": "[]",
+            "logLineCount": 0,
+        }
+
+    def file_stream(self, run: Run, body: dict[str, Any]) -> None:
+        for name, part in body.get("files", {}).items():
+            lines = part["content"]
+            if name == "wandb-history.jsonl":
+                run.history[part["offset"] :] = map(json.loads, lines)
+            elif name == "wandb-summary.json":
+                run.summary = json.loads(lines[-1])
+        run.exit_code = body.get("exitcode", run.exit_code)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    wandb: WandbServer
+
+    def do_POST(self) -> None:
+        reply: dict[str, Any] = {}
+        body = self.rfile.read(int(self.headers["Content-Length"] or 0))
+        match self.path.split("/")[1:]:
+            case ["graphql"] if self.wandb.status == 200:
+                query = json.loads(body)
+                reply = {"data": self.wandb.graphql(query["operationName"], query.get("variables") or {})}
+            case ["files", _entity, _project, name, "file_stream"]:
+                self.wandb.file_stream(self.wandb.runs[name], json.loads(body))
+            case ["put", name, *file]:
+                self.wandb.runs[name].files["/".join(file)] = body
+        self.send_response(self.wandb.status)
+        self.end_headers()
+        self.wfile.write(json.dumps(reply).encode())
+
+    do_PUT = do_POST
+
+    def log_message(self, *_args: object) -> None:
+        """Nothing on the console."""

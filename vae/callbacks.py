@@ -1,0 +1,130 @@
+"""What happens around the steps: the progress bar, the pictures, a clean stop."""
+
+import logging
+import signal
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, Trainer
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from vae import figures
+from vae.loggers import MetricsCSV
+from vae.module import CURVES, VAEModule
+
+log = logging.getLogger(__name__)
+
+
+class Progress(Callback):
+    """One bar for the whole training, with its curves and the time left; one for the test; a line per validation."""
+
+    def start(self, what: str, total: int, done: int = 0) -> None:
+        self.shown = ExitStack()
+        self.shown.enter_context(logging_redirect_tqdm())
+        hidden = not sys.stderr.isatty()
+        self.bar = self.shown.enter_context(
+            tqdm(desc=what, total=total, initial=done, mininterval=0.3, dynamic_ncols=True, disable=hidden)
+        )
+
+    def on_train_start(self, trainer: Trainer, _module: Any) -> None:
+        self.start("train", int(trainer.estimated_stepping_batches), trainer.global_step)
+
+    def on_train_batch_end(self, _trainer: Trainer, module: VAEModule, *_: Any) -> None:
+        if self.bar.update():
+            latest = {name: module.latest.get(f"train/{name}", float("nan")) for name in CURVES}
+            self.bar.set_postfix({name: f"{value:.1f}" for name, value in latest.items()}, refresh=False)
+
+    def on_validation_end(self, trainer: Trainer, module: VAEModule) -> None:
+        latest = module.latest
+        log.info(
+            f"epoch {trainer.current_epoch + 1:>3}   train elbo {latest['train/elbo']:>8.2f}   val "
+            + "   ".join(f"{name} {latest[f'val/{name}']:>8.2f}" for name in CURVES)
+        )
+
+    def on_test_start(self, trainer: Trainer, _module: Any) -> None:
+        self.start("test", int(sum(trainer.num_test_batches)))
+
+    def on_test_batch_end(self, *_: Any) -> None:
+        self.bar.update()
+
+    def on_train_end(self, *_: Any) -> None:
+        self.shown.close()
+
+    def on_test_end(self, *_: Any) -> None:
+        self.shown.close()
+
+    def on_exception(self, *_: Any) -> None:
+        self.shown.close()
+
+
+class Pictures(Callback):
+    """PNGs in `folder`, and in every logger that takes pictures.
+
+    After epochs 1, 2, 4, 8, ... the samples, and validation images beside their reconstructions; after the test the
+    rest, from test images.
+    """
+
+    def __init__(self, folder: Path, history: MetricsCSV) -> None:
+        self.folder, self.history = folder, history
+
+    def show(self, trainer: Trainer, name: str, picture: figures.Picture) -> None:
+        figures.save(picture, self.folder / f"{name}.png")
+        for logger in trainer.loggers:
+            if hasattr(logger, "log_image"):
+                logger.log_image(key=name, images=[picture], step=trainer.global_step)
+
+    @torch.inference_mode()
+    def on_validation_end(self, trainer: Trainer, module: VAEModule) -> None:
+        epoch = trainer.current_epoch + 1
+        if epoch & (epoch - 1) == 0:
+            x = trainer.datamodule.x("val", 50).to(module.device)  # type: ignore[attr-defined]
+            self.show(trainer, "val_reconstructions", figures.reconstructions(module.vae, x))
+            self.show(trainer, "samples", figures.samples(module.vae))
+
+    @torch.inference_mode()
+    def on_test_end(self, trainer: Trainer, module: VAEModule) -> None:
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        codes = torch.cat(module.codes)
+        x = data.x("test", 50).to(module.device)
+        self.show(trainer, "reconstructions", figures.reconstructions(module.vae, x))
+        self.show(trainer, "samples", figures.samples(module.vae))
+        self.show(trainer, "latents", figures.latents(codes, data.images["test"].labels))
+        if codes.shape[1] == 2:
+            self.show(trainer, "manifold", figures.manifold(module.vae))
+        self.show(trainer, "curves", figures.curves(self.history.rows))
+
+
+class CleanStop(Callback):
+    """Ctrl-C or SIGTERM ends the training after the step under way: checkpoint written, exit code 128 + signal.
+
+    A second signal ends it at once.
+    """
+
+    def __init__(self, checkpoint: Path) -> None:
+        self.checkpoint = checkpoint
+        self.code = 0
+
+    def ask(self, signum: int, _frame: FrameType | None) -> None:
+        if self.code:
+            raise SystemExit(self.code)
+        self.code = 128 + signum
+
+    def on_train_start(self, *_: Any) -> None:
+        self.before = {signum: signal.signal(signum, self.ask) for signum in (signal.SIGINT, signal.SIGTERM)}
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if self.code and not trainer.is_last_batch:
+            trainer.save_checkpoint(self.checkpoint)
+            log.info(f"stopped; to go on: python train.py resume={self.checkpoint.parent.parent}")
+            raise SystemExit(self.code)
+
+    def on_train_end(self, *_: Any) -> None:
+        for signum, handler in self.before.items():
+            signal.signal(signum, handler)
+        if self.code:
+            raise SystemExit(self.code)

@@ -1,0 +1,166 @@
+"""What may be typed on the command line, and one clear line for what may not. Nothing here imports torch."""
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
+
+CONF = Path(__file__).parent.parent / "conf"
+
+Count = Annotated[int, Field(ge=1, description="a whole number, 1 or more")]
+Seed = Annotated[int, Field(ge=0, lt=2**32, description="a whole number, 0 or more")]
+Positive = Annotated[float, Field(gt=0, description="a number above 0")]
+Group = dict[str, Any]
+
+
+class UserError(Exception):
+    """What the person at the keyboard can put right: shown as its message alone, with exit code 2."""
+
+
+class Section(BaseModel, strict=True, extra="allow"):
+    """The keys of a group that have a range; its other keys are what its class takes them to be."""
+
+
+class Dataset(Section):
+    binarize: Literal["dynamic", "static", "threshold", "none"]
+    val_size: Count
+    split_seed: Seed
+
+
+class Optimizer(Section):
+    lr: Positive
+
+
+class Trainer(Section):
+    max_epochs: Count | Literal[-1] = Field(description="a whole number, 1 or more, or -1 for no limit")
+    max_steps: Count | Literal[-1] = Field(description="a whole number, 1 or more, or -1 for no limit")
+
+
+class Test(Section):
+    K: Count
+    images: Count | None = Field(description="a whole number, 1 or more, or null for all")
+
+
+class Config(BaseModel, strict=True, extra="forbid"):
+    """Every root key."""
+
+    latent_dim: Count
+    hidden_size: Annotated[
+        list[Count],
+        BeforeValidator(lambda size: size if isinstance(size, list) else [size]),
+        Field(min_length=1, description="a whole number, 1 or more, or a list of them such as [400,200]"),
+    ]
+    activation: Literal["tanh", "relu", "leaky_relu", "elu", "gelu", "silu", "softplus", "sigmoid"]
+    batch_size: Count
+    seed: Seed
+    data_dir: str
+    log_every_n_steps: Count
+    resume: str | None
+    test: Test
+    architecture: Group
+    likelihood: Group
+    prior: Group
+    objective: Group
+    optimizer: Optimizer
+    trainer: Trainer
+    logger: Group
+    dataset: Dataset
+
+
+def meant(given: str, allowed: Iterable[str]) -> str:
+    """The part of a message that guesses what a misspelling stands for, or nothing."""
+    close = get_close_matches(given, list(allowed), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def validate(cfg: DictConfig) -> None:
+    """Raise UserError for a value out of its range: the key, what was given, what is allowed."""
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    try:
+        Config.model_validate(plain)
+    except ValidationError as error:
+        first = error.errors()[0]
+        model: Any = Config
+        keys: list[str] = []
+        for key in map(str, first["loc"]):
+            field = model.model_fields.get(key)
+            keys.append(key)
+            if field is None or not hasattr(field.annotation, "model_fields"):
+                break
+            model = field.annotation
+        name = ".".join(keys)
+        given = OmegaConf.select(cfg, name)
+        if field is None:
+            raise UserError(f"{name}: no such key{meant(name, Config.model_fields)}") from None
+        expected = field.description or first.get("ctx", {}).get("expected") or first["msg"]
+        guess = meant(str(given), getattr(field.annotation, "__args__", ())) if field.description is None else ""
+        raise UserError(f"{name}={given}: expected {expected}{guess}") from None
+
+
+def choices(group: str) -> list[str]:
+    """The files of a config group, without their ending."""
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def leaves(cfg: DictConfig, prefix: str = "") -> set[str]:
+    """Every key, dotted."""
+    keys = set()
+    for key, value in cfg.items_ex(resolve=False):
+        keys |= {f"{prefix}{key}"} | (leaves(value, f"{prefix}{key}.") if isinstance(value, DictConfig) else set())
+    return keys
+
+
+def check_overrides(overrides: Sequence[str]) -> None:
+    """Raise UserError where one names a choice that has no file, or a key that no chosen file has."""
+    parsed = [o for o in OverridesParser.create().parse_overrides(list(overrides)) if not (o.is_delete() or o.is_add())]
+    fixed, swept = [], [""]
+    for override in parsed:
+        group = override.key_or_group
+        allowed = [] if group.startswith("hydra") else choices(group)
+        sweep = override.is_sweep_override()
+        for choice in map(str, override.sweep_string_iterator() if sweep else [override.value()]):
+            if allowed and choice not in allowed:
+                raise UserError(f"{group}={choice}: expected one of {', '.join(allowed)}{meant(choice, allowed)}")
+            if allowed:
+                (swept if sweep else fixed).append(f"{group}={choice}")
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        keys = set().union(*(leaves(compose("config", [*fixed, choice] if choice else fixed)) for choice in swept))
+    for override in parsed:
+        key = override.key_or_group
+        if not (key in keys or key.startswith("hydra") or choices(key)):
+            raise UserError(f"{key}: no such key{meant(key, keys)} (python train.py --help)")
+
+
+def resume_arguments(arguments: list[str]) -> list[str]:
+    """The command line with resume=FOLDER replaced by that run's own config and folder; others as they are."""
+    folders = [arg.removeprefix("resume=") for arg in arguments if arg.startswith("resume=")]
+    if not folders:
+        return arguments
+    if len(arguments) > 1:
+        others = " ".join(arg for arg in arguments if not arg.startswith("resume="))
+        raise UserError(f"resume={folders[0]}: a run goes on with its own config; expected no other key, not {others}")
+    folder = Path(folders[0])
+    for needed in (".hydra/config.yaml", "checkpoints/last.ckpt"):
+        if not (folder / needed).is_file():
+            raise UserError(f"resume={folder}: expected the folder of a run; there is no {needed} in it")
+    quoted = str(folder.resolve()).replace("'", "\\'")
+    return [
+        *("--config-path", str((folder / ".hydra").resolve()), "--config-name", "config", "--config-dir", str(CONF)),
+        *("hydra/job_logging=vae", "hydra.output_subdir=null", f"hydra.run.dir='{quoted}'", f"resume='{quoted}'"),
+    ]
+
+
+def run_name(overrides: Sequence[str]) -> str:
+    """What differs from the defaults."""
+    return " ".join(o for o in overrides if not o.startswith(("hydra", "logger", "data_dir"))) or "defaults"
+
+
+
+def one_line(error: Exception) -> str:
+    """The message of an error of our own as it is, of Hydra's without its line breaks."""
+    return str(error) if isinstance(error, UserError) else " ".join(str(error).split())

@@ -1,0 +1,105 @@
+"""Pictures of a model, as uint8 arrays (height, width, 3); means of p(x|z) stand for images."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.distributions import Normal
+from torchvision.utils import make_grid
+
+from vae.model import VAE
+
+Picture = NDArray[np.uint8]
+
+SPLITS = {"train": ("tab:blue", 1), "val": ("tab:orange", 2)}
+
+
+def grid(x: Tensor, columns: int) -> Picture:
+    """Images (N, C, H, W) in [0, 1], row by row, enlarged without blur to be seen."""
+    pixels = make_grid(x.clamp(0, 1), nrow=columns, padding=2, pad_value=0.5)
+    zoom = max(1, 800 // pixels.shape[-1])
+    pixels = pixels.repeat_interleave(zoom, 1).repeat_interleave(zoom, 2)
+    return (pixels * 255).byte().permute(1, 2, 0).cpu().numpy()
+
+
+def reconstructions(vae: VAE, x: Tensor, columns: int = 5) -> Picture:
+    """Each image, left, beside the mean of p(x|z) at the mean of q(z|x), right."""
+    return grid(torch.stack([x, vae.p_x(vae.q_z(x).mean).mean], 1).flatten(0, 1), 2 * columns)
+
+
+def samples(vae: VAE, n: int = 100, columns: int = 10) -> Picture:
+    """The mean of p(x|z) for n codes z ~ p(z)."""
+    return grid(vae.p_x(vae.p_z().sample((n,))).mean, columns)
+
+
+def manifold(vae: VAE, side: int = 20) -> Picture:
+    """For D = 2: the unit square through the inverse Gaussian CDF, decoded (Kingma & Welling 2013, fig. 4)."""
+    device = next(vae.parameters()).device
+    z = Normal(0.0, 1.0).icdf((torch.arange(side, device=device) + 0.5) / side)
+    z1, z2 = torch.meshgrid(z, z.flip(0), indexing="xy")
+    return grid(vae.p_x(torch.stack([z1, z2], -1).flatten(0, 1)).mean, side)
+
+
+def rendered(figure: Any) -> Picture:
+    """A matplotlib figure as an array."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def latents(codes: Tensor, labels: Tensor | None) -> Picture:
+    """The means of q(z|x), (N, D), coloured by label; their first two principal components when D > 2."""
+    from matplotlib.figure import Figure
+
+    codes = codes.double().cpu()
+    axes_names = [f"$z_{i + 1}$" for i in range(codes.shape[1])]
+    if codes.shape[1] > 2:
+        centred = codes - codes.mean(0)
+        _, scale, directions = torch.linalg.svd(centred, full_matrices=False)
+        part = (scale**2 / (scale**2).sum()).tolist()
+        codes = centred @ directions[:2].T
+        axes_names = [f"principal component {i + 1} ({part[i]:.0%})" for i in range(2)]
+    figure = Figure(figsize=(8, 7.2), dpi=110, layout="constrained")
+    axes = figure.subplots()
+    if codes.shape[1] == 1:
+        codes, axes_names = torch.cat([codes, torch.zeros_like(codes)], 1), [*axes_names, ""]
+    for label in [None] if labels is None else labels.unique().tolist():
+        z = codes if labels is None else codes[labels == label]
+        axes.scatter(z[:, 0], z[:, 1], s=3, alpha=0.6, linewidths=0, label=label)
+    if labels is not None:
+        axes.legend(markerscale=5, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    axes.set(xlabel=axes_names[0], ylabel=axes_names[1], title="means of q(z|x), test images")
+    return rendered(figure)
+
+
+def curves(rows: list[dict[str, float]]) -> Picture:
+    """elbo, kl and log_likelihood of the records of a run over its optimiser steps."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13, 4), dpi=110, layout="constrained")
+    for axes, name in zip(figure.subplots(1, 3), ("elbo", "kl", "log_likelihood"), strict=True):
+        for split, (colour, width) in SPLITS.items():
+            points = [(row["step"], row[f"{split}/{name}"]) for row in rows if f"{split}/{name}" in row]
+            axes.plot(*zip(*points, strict=True), color=colour, linewidth=width, label=split)
+        settled = [row[f"{split}/{name}"] for row in rows for split in SPLITS if f"{split}/{name}" in row][5:]
+        if settled:
+            low, high = np.percentile(settled, [1, 99])
+            axes.set_ylim(low - 0.1 * (high - low) - 0.1, high + 0.1 * (high - low) + 0.1)
+        axes.set(title=name, xlabel="optimiser steps", ylabel="nats per image")
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False)
+    return rendered(figure)
+
+
+def save(picture: Picture, path: Path) -> None:
+    """As PNG, whole or not at all."""
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture).save(path.with_suffix(".part"), format="PNG")
+    path.with_suffix(".part").replace(path)

@@ -1,0 +1,165 @@
+"""Where a run's records go: always to <run_dir>/metrics.csv, and to Weights & Biases if asked for."""
+
+import csv
+import logging
+import os
+import secrets
+import sys
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers import Logger, WandbLogger
+from pytorch_lightning.utilities import rank_zero_only
+
+log = logging.getLogger(__name__)
+
+
+class MetricsCSV(Logger):
+    """<run_dir>/metrics.csv: one row a call, on disk when the call returns. A resumed run adds to what is there.
+
+    The first column is step; a metric gets its column when it first appears.
+    """
+
+    name: str | None = None
+    version: str | None = None
+
+    def __init__(self, run_dir: str | Path) -> None:
+        super().__init__()
+        self.path = Path(run_dir) / "metrics.csv"
+
+    @property
+    def rows(self) -> list[dict[str, float]]:
+        """The file's rows, each without its empty cells."""
+        return [{name: float(cell) for name, cell in row.items() if cell} for row in self._read()]
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        row = {"step": step} | {name: float(value) for name, value in metrics.items()}
+        columns = self._columns()
+        if new := [name for name in row if name not in columns]:
+            self._write(columns + new, [*self._read(), row])
+        else:
+            with self.path.open("a", newline="") as file:
+                csv.DictWriter(file, columns, lineterminator="\n").writerow(row)
+
+    def log_hyperparams(self, *_args: Any, **_kwargs: Any) -> None:
+        """The configuration has a file of its own."""
+
+    @rank_zero_only
+    def resume_from(self, step: int) -> None:
+        """Drop the rows beyond the checkpoint's step: they will be logged again."""
+        if columns := self._columns():
+            self._write(columns, [row for row in self._read() if int(row["step"]) <= step])
+
+    def _columns(self) -> list[str]:
+        if not self.path.exists():
+            return []
+        with self.path.open(newline="") as file:
+            return list(csv.DictReader(file).fieldnames or [])
+
+    def _read(self) -> list[dict[str, str]]:
+        if not self.path.exists():
+            return []
+        with self.path.open(newline="") as file:
+            return list(csv.DictReader(file))
+
+    def _write(self, columns: list[str], rows: Iterable[Mapping[str, Any]]) -> None:
+        half_written = self.path.with_suffix(".tmp")
+        with half_written.open("w", newline="") as file:
+            writer = csv.DictWriter(file, columns, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        os.replace(half_written, self.path)
+
+
+class _Wandb(WandbLogger):
+    """wandb sends from a process of its own; should that die, the training goes on without it."""
+
+    alive = True
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        if self.alive:
+            try:
+                super().log_metrics(metrics, step)
+            except ConnectionError as error:
+                self.alive = False
+                log.warning("W&B gets no more of this run: %s", error)
+
+
+def wandb_logger(
+    run_dir: str | Path,
+    save_dir: str | Path,
+    project: str,
+    name: str | None,
+    group: str | None,
+    tags: Iterable[str],
+    notes: str | None,
+    timeout: float,
+    finish_timeout: float,
+) -> WandbLogger:
+    """A started W&B run with its files in <save_dir>/wandb; the id in <run_dir>/wandb_id makes a resumed run go on.
+
+    It stays on disk, and one line says why, if there is no key, or the server refuses or takes over `timeout` seconds
+    to answer. WANDB_MODE is obeyed. `finish_timeout` is the longest wait, in seconds, for the upload at the end.
+    """
+    import wandb
+
+    os.environ.setdefault("OTEL_SDK_DISABLED", "true")  # wandb's telemetry: a mute server would hold up the exit for 20 s
+    settings = wandb.Settings(
+        silent=True, init_timeout=timeout, finish_timeout=finish_timeout, finish_timeout_raises=True
+    )
+    id_file = Path(run_dir) / "wandb_id"
+    if not id_file.exists():
+        id_file.write_text(secrets.token_hex(4))
+
+    def start(mode: str) -> _Wandb:
+        logger = _Wandb(
+            name=name,
+            project=project,
+            save_dir=save_dir,
+            id=id_file.read_text(),
+            group=group,
+            tags=list(tags),
+            notes=notes,
+            mode=mode,
+        )
+        _ = logger.experiment  # starts the run, on rank zero
+        return logger
+
+    mode = wandb.setup(settings).settings.mode
+    why = f"WANDB_MODE={mode}"
+    try:
+        if mode not in {"offline", "dryrun", "disabled"} and not wandb.login(prompt=False, verify=False):
+            raise wandb.Error("no API key: `wandb login` stores one")
+        logger = start(mode)
+    except (wandb.Error, TimeoutError) as error:
+        why = " ".join(str(error).split())
+        wandb.teardown()  # or wandb holds the run's id to be in use
+        wandb.setup(settings)
+        logger = start("offline")
+
+    if rank_zero_only.rank == 0:
+        run = logger.experiment
+        if run.offline:
+            log.warning("W&B is offline (%s). To send this run later: wandb sync %s", why, run.sync_dir)
+        elif not run.disabled:
+            log.info("W&B: %s", run.url)
+    return logger
+
+
+def finish(exit_code: int) -> None:
+    """End the open W&B run, if there is one; W&B shows it as failed unless exit_code is 0. Never raises."""
+    wandb = sys.modules.get("wandb")
+    if wandb is None or wandb.run is None:
+        return
+    path = wandb.run.sync_dir
+    try:
+        wandb.finish(exit_code)
+    except OSError as error:  # a server that takes too long, or wandb's own process has died
+        log.warning("W&B did not get all of this run (%s). To send it later: wandb sync %s", error, path)
+        with suppress(OSError):
+            wandb.teardown()
+        wandb.run = None

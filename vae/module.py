@@ -1,0 +1,145 @@
+"""The training loop's view of a VAE: steps, records, learning rate, and what a checkpoint must hold. No mathematics."""
+
+import sys
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from pytorch_lightning import LightningModule
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from vae.estimator import active_units, log_px
+from vae.model import VAE, Terms
+
+
+CURVES = ("elbo", "kl", "log_likelihood")
+
+
+class Means:
+    """The three curves, in nats, averaged over images; the sums stay on the device until they are read."""
+
+    def __init__(self) -> None:
+        self.sums: Tensor | float = 0.0
+        self.images = 0
+
+    def add(self, terms: Terms) -> None:
+        with torch.no_grad():
+            self.sums = self.sums + torch.stack([getattr(terms, name).sum() for name in CURVES])
+        self.images += len(terms.x)
+
+    def read(self, split: str) -> dict[str, float]:
+        means = (torch.as_tensor(self.sums) / self.images).tolist()
+        return {f"{split}/{name}": mean for name, mean in zip(CURVES, means, strict=True)}
+
+
+class VAEModule(LightningModule):
+    """Trains `vae` to maximise `objective`; tests it with `K` importance samples on `images` test images (None: all).
+
+    `optimizer` takes the parameters; `schedule` takes the part of the run that is done, in [0, 1], and gives the
+    factor of the learning rate.
+    """
+
+    def __init__(
+        self,
+        vae: VAE,
+        objective: Callable[[Terms], Tensor],
+        optimizer: Callable[[Iterable[Tensor]], Optimizer],
+        schedule: Callable[[float], float],
+        seed: int,
+        log_every_n_steps: int,
+        K: int,
+        images: int | None,
+    ) -> None:
+        super().__init__()
+        self.vae = vae
+        self.objective = objective
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.seed = seed
+        self.every = log_every_n_steps
+        self.K = K
+        self.images = images
+        self.latest: dict[str, float] = {}
+        self.rng_state: list[Tensor] = []
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.optimizer(self.vae.parameters())
+        steps = self.trainer.estimated_stepping_batches
+        lr = LambdaLR(optimizer, lambda step: self.schedule((step + 1) / (steps + 1)))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": lr, "interval": "step"}}
+
+    def record(self, values: dict[str, float]) -> None:
+        """Send values to every logger, at the number of optimiser steps taken so far."""
+        self.latest |= values
+        for logger in self.trainer.loggers:
+            logger.log_metrics(values, step=self.global_step)
+
+    def on_train_epoch_start(self) -> None:
+        # An epoch's noise depends on the seed and on the epoch alone, so a resumed run draws what it would have drawn.
+        torch.manual_seed(int(np.random.SeedSequence([self.seed, self.current_epoch]).generate_state(1)[0]))
+
+    def on_train_start(self) -> None:
+        if self.rng_state:  # resumed, perhaps within an epoch
+            torch.set_rng_state(self.rng_state[0])
+            torch.cuda.set_rng_state_all(self.rng_state[1:])
+        self.train_means, self.since = Means(), time.perf_counter()
+
+    def training_step(self, x: Tensor, _batch_idx: int) -> Tensor:
+        terms = self.vae.terms(x)
+        loss = -self.objective(terms).mean()
+        self.train_means.add(terms)
+        return loss
+
+    def on_train_batch_end(self, _outputs: Any, _batch: Tensor, _batch_idx: int) -> None:
+        if self.global_step % self.every == 0 or self.trainer.is_last_batch:
+            now = time.perf_counter()
+            images_per_second = self.train_means.images / (now - self.since)
+            lr = self.trainer.optimizers[0].param_groups[0]["lr"]
+            self.record(self.train_means.read("train") | {"lr": lr, "images_per_second": images_per_second})
+            self.train_means, self.since = Means(), now
+
+    def on_validation_epoch_start(self) -> None:
+        self.val_means, self.val_since = Means(), time.perf_counter()
+
+    def validation_step(self, x: Tensor, _batch_idx: int) -> None:
+        self.val_means.add(self.vae.terms(x))
+
+    def on_validation_epoch_end(self) -> None:
+        values = self.val_means.read("val")
+        self.log_dict(values, logger=False)  # for the checkpoint of the best epoch
+        self.record(values | {"epoch": self.current_epoch + 1})
+        self.since += time.perf_counter() - self.val_since
+
+    def on_test_start(self) -> None:
+        torch.manual_seed(self.seed)
+        self.test_means, self.log_px, self.codes = Means(), [], []
+        self.left = sys.maxsize if self.images is None else self.images
+
+    def test_step(self, x: Tensor, _batch_idx: int) -> None:
+        terms = self.vae.terms(x)
+        self.test_means.add(terms)
+        self.codes.append(terms.q_z.mean)
+        if self.left > 0:
+            self.log_px.append(log_px(self.vae, x[: self.left], self.K))
+            self.left -= len(x)
+
+    def on_test_epoch_end(self) -> None:
+        log_px = torch.cat(self.log_px)
+        self.record(
+            self.test_means.read("test")
+            | {
+                "test/log_px": log_px.mean().item(),
+                "test/log_px_se": log_px.std().item() / len(log_px) ** 0.5,
+                "test/active_units": active_units(torch.cat(self.codes)),
+            }
+        )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["rng_state"] = [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.rng_state = checkpoint["rng_state"]
