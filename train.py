@@ -14,10 +14,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from vae.config import UserError, check_overrides, one_line, resume_arguments, validate
+from vae.config import CONF, UserError, check_overrides, one_line, resume_arguments, validate
 
 
-@hydra.main(config_path="conf", config_name="config", version_base="1.3")
+@hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
 def main(cfg: DictConfig) -> None:
     folder, mode = Path(HydraConfig.get().runtime.output_dir), HydraConfig.get().mode
     try:

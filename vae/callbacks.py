@@ -15,7 +15,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from vae import figures
 from vae.loggers import MetricsCSV
-from vae.module import CURVES, VAEModule
+from vae.module import CURVES
 
 log = logging.getLogger(__name__)
 
@@ -31,15 +31,15 @@ class Progress(Callback):
             tqdm(desc=what, total=total, initial=done, mininterval=0.3, dynamic_ncols=True, disable=hidden)
         )
 
-    def on_train_start(self, trainer: Trainer, _module: Any) -> None:
-        self.start("train", int(trainer.estimated_stepping_batches), trainer.global_step)
+    def on_train_start(self, trainer: Any, module: Any) -> None:
+        self.start("train", module.steps, trainer.global_step)
 
-    def on_train_batch_end(self, _trainer: Trainer, module: VAEModule, *_: Any) -> None:
+    def on_train_batch_end(self, _trainer: Any, module: Any, *_: Any) -> None:
         if self.bar.update():
             latest = {name: module.latest.get(f"train/{name}", float("nan")) for name in CURVES}
             self.bar.set_postfix({name: f"{value:.1f}" for name, value in latest.items()}, refresh=False)
 
-    def on_validation_end(self, trainer: Trainer, module: VAEModule) -> None:
+    def on_validation_end(self, trainer: Any, module: Any) -> None:
         latest = module.latest
         log.info(
             f"epoch {trainer.current_epoch + 1:>3}   train elbo {latest['train/elbo']:>8.2f}   val "
@@ -79,16 +79,16 @@ class Pictures(Callback):
                 logger.log_image(key=name, images=[picture], step=trainer.global_step)
 
     @torch.inference_mode()
-    def on_validation_end(self, trainer: Trainer, module: VAEModule) -> None:
+    def on_validation_end(self, trainer: Any, module: Any) -> None:
         epoch = trainer.current_epoch + 1
         if epoch & (epoch - 1) == 0:
-            x = trainer.datamodule.x("val", 50).to(module.device)  # type: ignore[attr-defined]
+            x = trainer.datamodule.x("val", 50).to(module.device)
             self.show(trainer, "val_reconstructions", figures.reconstructions(module.vae, x))
             self.show(trainer, "samples", figures.samples(module.vae))
 
     @torch.inference_mode()
-    def on_test_end(self, trainer: Trainer, module: VAEModule) -> None:
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    def on_test_end(self, trainer: Any, module: Any) -> None:
+        data = trainer.datamodule
         codes = torch.cat(module.codes)
         x = data.x("test", 50).to(module.device)
         self.show(trainer, "reconstructions", figures.reconstructions(module.vae, x))

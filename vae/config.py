@@ -3,18 +3,19 @@
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
 CONF = Path(__file__).parent.parent / "conf"
 
 Count = Annotated[int, Field(ge=1, description="a whole number, 1 or more")]
 Seed = Annotated[int, Field(ge=0, lt=2**32, description="a whole number, 0 or more")]
-Positive = Annotated[float, Field(gt=0, description="a number above 0")]
 Group = dict[str, Any]
 
 
@@ -32,13 +33,24 @@ class Dataset(Section):
     split_seed: Seed
 
 
+class Schedule(Section):
+    warmup: Annotated[float, Field(gt=0, lt=1, description="a number between 0 and 1")] = 0.5
+
+
 class Optimizer(Section):
-    lr: Positive
+    lr: Annotated[float, Field(gt=0, description="a number above 0")]
+    schedule: Schedule
 
 
 class Trainer(Section):
     max_epochs: Count | Literal[-1] = Field(description="a whole number, 1 or more, or -1 for no limit")
     max_steps: Count | Literal[-1] = Field(description="a whole number, 1 or more, or -1 for no limit")
+
+    @model_validator(mode="after")
+    def _ends(self) -> Self:
+        if self.max_epochs == self.max_steps == -1:
+            raise UserError("trainer.max_epochs=-1: expected a limit here or in trainer.max_steps, which is -1 too")
+        return self
 
 
 class Test(Section):
@@ -111,28 +123,40 @@ def leaves(cfg: DictConfig, prefix: str = "") -> set[str]:
     """Every key, dotted."""
     keys = set()
     for key, value in cfg.items_ex(resolve=False):
-        keys |= {f"{prefix}{key}"} | (leaves(value, f"{prefix}{key}.") if isinstance(value, DictConfig) else set())
+        keys.add(f"{prefix}{key!s}")
+        if isinstance(value, DictConfig):
+            keys |= leaves(value, f"{prefix}{key!s}.")
     return keys
+
+
+def parse(text: str) -> Override:
+    """An override, by Hydra's grammar; UserError if it is none."""
+    try:
+        return OverridesParser.create().parse_override(text)
+    except OverrideParseException as error:
+        raise UserError(f"{text}: cannot be read as key=value: {str(error).splitlines()[0]}") from None
+
+
+def values(override: Override) -> list[str]:
+    """Its value, or those of its sweep."""
+    return list(map(str, override.sweep_string_iterator() if override.is_sweep_override() else [override.value()]))
 
 
 def check_overrides(overrides: Sequence[str]) -> None:
     """Raise UserError where one names a choice that has no file, or a key that no chosen file has."""
-    parsed = [o for o in OverridesParser.create().parse_overrides(list(overrides)) if not (o.is_delete() or o.is_add())]
-    fixed, swept = [], [""]
-    for override in parsed:
-        group = override.key_or_group
-        allowed = [] if group.startswith("hydra") else choices(group)
-        sweep = override.is_sweep_override()
-        for choice in map(str, override.sweep_string_iterator() if sweep else [override.value()]):
-            if allowed and choice not in allowed:
-                raise UserError(f"{group}={choice}: expected one of {', '.join(allowed)}{meant(choice, allowed)}")
-            if allowed:
-                (swept if sweep else fixed).append(f"{group}={choice}")
+    changed = [o for o in map(parse, overrides) if not (o.is_delete() or o.is_add() or o.is_hydra_override())]
+    chosen = {o.key_or_group: values(o) for o in changed if choices(o.key_or_group)}
+    for group, names in chosen.items():
+        for name in names:
+            if name not in choices(group):
+                allowed = ", ".join(choices(group))
+                raise UserError(f"{group}={name}: expected one of {allowed}{meant(name, choices(group))}")
+    first = [f"{group}={names[0]}" for group, names in chosen.items()]
+    others = [f"{group}={name}" for group, names in chosen.items() for name in names[1:]]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        keys = set().union(*(leaves(compose("config", [*fixed, choice] if choice else fixed)) for choice in swept))
-    for override in parsed:
-        key = override.key_or_group
-        if not (key in keys or key.startswith("hydra") or choices(key)):
+        keys = leaves(compose("config", first)).union(*(leaves(compose("config", [*first, o])) for o in others))
+    for key in (o.key_or_group for o in changed if o.key_or_group not in chosen):
+        if key not in keys:
             raise UserError(f"{key}: no such key{meant(key, keys)} (python train.py --help)")
 
 
@@ -150,15 +174,26 @@ def resume_arguments(arguments: list[str]) -> list[str]:
             raise UserError(f"resume={folder}: expected the folder of a run; there is no {needed} in it")
     quoted = str(folder.resolve()).replace("'", "\\'")
     return [
-        *("--config-path", str((folder / ".hydra").resolve()), "--config-name", "config", "--config-dir", str(CONF)),
-        *("hydra/job_logging=vae", "hydra.output_subdir=null", f"hydra.run.dir='{quoted}'", f"resume='{quoted}'"),
+        *(
+            "--config-path",
+            str((folder / ".hydra").resolve()),
+            "--config-name",
+            "config",
+            "--config-dir",
+            str(CONF),
+        ),
+        *(
+            "hydra/job_logging=vae",
+            "hydra.output_subdir=null",
+            f"hydra.run.dir='{quoted}'",
+            f"resume='{quoted}'",
+        ),
     ]
 
 
 def run_name(overrides: Sequence[str]) -> str:
     """What differs from the defaults."""
     return " ".join(o for o in overrides if not o.startswith(("hydra", "logger", "data_dir"))) or "defaults"
-
 
 
 def one_line(error: Exception) -> str:

@@ -9,7 +9,7 @@ from vae.model import VAE
 
 
 def log_px(vae: VAE, x: Tensor, K: int, pixels: int = 2**23) -> Tensor:
-    """log 1/K sum_k w_k, z_k ~ q(z|x): a lower bound on log p(x) that rises with K (Burda et al. 2016, eq. 8).
+    """log 1/K sum_k w_k, z_k ~ q(z|x): a lower bound on log p(x) that rises with K (Burda et al. 2016).
 
     x is (B, C, H, W); returns (B,), in nats. Exactly K samples are drawn for each image, in chunks of at most
     `pixels` decoded pixels at a time.
@@ -20,5 +20,5 @@ def log_px(vae: VAE, x: Tensor, K: int, pixels: int = 2**23) -> Tensor:
 
 
 def active_units(means: Tensor) -> int:
-    """How many u have Cov_x(E_q[u|x]) > 0.01 (Burda et al. 2016, app. C); means of q(z|x) for N images, (N, D)."""
+    """How many u have Cov_x(E_q[u|x]) > 0.01 (Burda et al. 2016); means of q(z|x) for N images, (N, D)."""
     return int((means.var(0) > 0.01).sum())

@@ -2,8 +2,8 @@
 
 import json
 import logging
-import time
-from collections.abc import Mapping
+import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from vae.model import VAE
 from vae.module import VAEModule
 
 log = logging.getLogger(__name__)
+logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)`")  # Lightning 2.6 on torch 2.15
 
 
 def build(cfg: DictConfig, shape: tuple[int, int, int]) -> VAEModule:
@@ -45,7 +47,7 @@ def loggers(cfg: DictConfig, folder: Path) -> list[Any]:
     """metrics.csv, always, and the tracker of the config, which is given the whole config."""
     trackers = []
     if "_target_" in cfg.logger:
-        overrides = OmegaConf.to_container(OmegaConf.load(folder / ".hydra" / "overrides.yaml"))
+        overrides = [str(o) for o in OmegaConf.load(folder / ".hydra" / "overrides.yaml")]
         tracker = instantiate(cfg.logger, run_dir=folder, name=run_name(overrides))
         tracker.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
         trackers.append(tracker)
@@ -73,7 +75,7 @@ def report(summary: dict[str, float], folder: Path) -> None:
     """The test as a small table on the screen, and as summary.json."""
     values = {name.removeprefix("test/"): value for name, value in summary.items()}
     lines = [f"  {name:<16}{value:>10.2f}" for name, value in values.items()]
-    log.info("\n".join(["", "test, in nats per image", *lines, "", f"{folder}"]))
+    log.info("\n".join(["", "test, in nats per image", *lines, "", os.path.relpath(folder)]))
     part = folder / "summary.json.part"
     part.write_text(json.dumps(summary, indent=2) + "\n")
     part.replace(folder / "summary.json")
@@ -86,16 +88,22 @@ def train(cfg: DictConfig, folder: Path) -> dict[str, float]:
     data.prepare_data()
     data.setup()
     module = build(cfg, data.shape)
-    if not module.vae.likelihood.support.check(data.x("val")).all():
+    likelihood: Any = module.vae.likelihood
+    if not likelihood.support.check(data.x("val")).all():
         raise UserError(
-            f"likelihood: {type(module.vae.likelihood).__name__} is no distribution over these pixels"
+            f"likelihood: {type(likelihood).__name__} is no distribution over these pixels"
             f" (dataset.binarize={cfg.dataset.binarize}); expected one whose support holds them"
         )
 
     history, *trackers = loggers(cfg, folder)
     checkpoints = folder / "checkpoints"
     best = ModelCheckpoint(
-        checkpoints, "best", monitor="val/elbo", mode="max", save_weights_only=True, enable_version_counter=False
+        checkpoints,
+        "best",
+        monitor="val/elbo",
+        mode="max",
+        save_weights_only=True,
+        enable_version_counter=False,
     )
     last = ModelCheckpoint(checkpoints, "last", every_n_epochs=1, save_top_k=1, enable_version_counter=False)
     resumed = checkpoints / "last.ckpt" if cfg.resume else None
@@ -105,7 +113,13 @@ def train(cfg: DictConfig, folder: Path) -> dict[str, float]:
         cfg.trainer,
         default_root_dir=folder,
         logger=[history, *trackers],
-        callbacks=[Progress(), Pictures(folder / "figures", history), best, last, CleanStop(checkpoints / "last.ckpt")],
+        callbacks=[
+            Progress(),
+            Pictures(folder / "figures", history),
+            best,
+            last,
+            CleanStop(checkpoints / "last.ckpt"),
+        ],
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
@@ -113,10 +127,8 @@ def train(cfg: DictConfig, folder: Path) -> dict[str, float]:
     )
 
     size = sum(p.numel() for p in module.parameters())
-    log.info(f"{size:,} parameters, {len(data.images['train'].pixels):,} images; {folder}")
-    start = time.perf_counter()
+    log.info(f"{size:,} parameters, {len(data.images['train'].pixels):,} images; {os.path.relpath(folder)}")
     trainer.fit(module, datamodule=data, ckpt_path=resumed, weights_only=True)
-    seconds = time.perf_counter() - start
     trainer.test(module, datamodule=data, ckpt_path=best.best_model_path or None, weights_only=True, verbose=False)
 
     summary = {name: value for name, value in module.latest.items() if name.startswith("test/")}

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class MetricsCSV(Logger):
-    """<run_dir>/metrics.csv: one row a call, on disk when the call returns. A resumed run adds to what is there.
+    """<run_dir>/metrics.csv: one row a call, on disk when the call returns; a resumed run adds to the file.
 
     The first column is step; a metric gets its column when it first appears.
     """
@@ -100,14 +100,15 @@ def wandb_logger(
     timeout: float,
     finish_timeout: float,
 ) -> WandbLogger:
-    """A started W&B run with its files in <save_dir>/wandb; the id in <run_dir>/wandb_id makes a resumed run go on.
+    """A started W&B run, kept in <save_dir>/wandb; the id in <run_dir>/wandb_id lets a resumed run go on.
 
-    It stays on disk, and one line says why, if there is no key, or the server refuses or takes over `timeout` seconds
-    to answer. WANDB_MODE is obeyed. `finish_timeout` is the longest wait, in seconds, for the upload at the end.
+    It is offline, and one line says why, without a key or if the server refuses it or does not answer within
+    `timeout` seconds. WANDB_MODE is obeyed. The upload at the end may take `finish_timeout` seconds.
     """
     import wandb
 
-    os.environ.setdefault("OTEL_SDK_DISABLED", "true")  # wandb's telemetry: a mute server would hold up the exit for 20 s
+    # wandb's telemetry would hold up the exit for 20 s when the server is mute
+    os.environ.setdefault("OTEL_SDK_DISABLED", "true")
     settings = wandb.Settings(
         silent=True, init_timeout=timeout, finish_timeout=finish_timeout, finish_timeout_raises=True
     )
@@ -141,25 +142,28 @@ def wandb_logger(
         wandb.setup(settings)
         logger = start("offline")
 
-    if rank_zero_only.rank == 0:
-        run = logger.experiment
-        if run.offline:
-            log.warning("W&B is offline (%s). To send this run later: wandb sync %s", why, run.sync_dir)
-        elif not run.disabled:
-            log.info("W&B: %s", run.url)
+    _announce(logger.experiment, why)
     return logger
+
+
+@rank_zero_only
+def _announce(run: Any, why: str) -> None:
+    if run.offline:
+        log.warning("W&B is offline (%s). To send this run later: wandb sync %s", why, run.sync_dir)
+    elif not run.disabled:
+        log.info("W&B: %s", run.url)
 
 
 def finish(exit_code: int) -> None:
     """End the open W&B run, if there is one; W&B shows it as failed unless exit_code is 0. Never raises."""
-    wandb = sys.modules.get("wandb")
+    wandb: Any = sys.modules.get("wandb")
     if wandb is None or wandb.run is None:
         return
     path = wandb.run.sync_dir
     try:
         wandb.finish(exit_code)
-    except OSError as error:  # a server that takes too long, or wandb's own process has died
-        log.warning("W&B did not get all of this run (%s). To send it later: wandb sync %s", error, path)
-        with suppress(OSError):
+    except Exception as error:  # noqa: BLE001 (the server or wandb's own process is gone; the run itself is done)
+        log.warning("W&B did not get all of this run (%r). To send it later: wandb sync %s", error, path)
+        with suppress(Exception, SystemExit):
             wandb.teardown()
         wandb.run = None

@@ -47,7 +47,7 @@ class Terms:
 
     @cached_property
     def kl(self) -> Tensor:
-        """KL(q(z|x) || p(z)), (B,): the closed form where torch knows one, else the mean of the K samples."""
+        """KL(q(z|x) || p(z)), (B,): the closed form (app. B) where torch knows one, else the mean of K samples."""
         try:
             return kl_divergence(self.q_z, self.p_z)
         except NotImplementedError:
@@ -55,7 +55,7 @@ class Terms:
 
     @property
     def elbo(self) -> Tensor:
-        """The evidence lower bound on log p(x), (B,) (eq. 3)."""
+        """The evidence lower bound on log p(x), (B,) (Kingma & Welling 2013, sec. 2.2)."""
         return self.log_likelihood - self.kl
 
 
@@ -82,7 +82,7 @@ class VAE(nn.Module):
         return self.likelihood(self.decoder(z))
 
     def terms(self, x: Tensor, K: int = 1) -> Terms:
-        """Draw z_k ~ q(z|x), k = 1..K, each image with its own noise (eq. 4), and score them."""
+        """Draw z_k ~ q(z|x), k = 1..K, each image with its own noise (sec. 2.4), and score them."""
         q_z = self.q_z(x)
         z = q_z.rsample((K,))
         return Terms(x, z, q_z, self.p_z(), self.p_x(z))

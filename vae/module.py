@@ -15,7 +15,6 @@ from torch.optim.lr_scheduler import LambdaLR
 from vae.estimator import active_units, log_px
 from vae.model import VAE, Terms
 
-
 CURVES = ("elbo", "kl", "log_likelihood")
 
 
@@ -68,9 +67,15 @@ class VAEModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(self.vae.parameters())
-        steps = self.trainer.estimated_stepping_batches
-        lr = LambdaLR(optimizer, lambda step: self.schedule((step + 1) / (steps + 1)))
+        lr = LambdaLR(optimizer, lambda step: self.schedule((step + 1) / (self.steps + 1)))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": lr, "interval": "step"}}
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the whole run. (Lightning's own estimate loads the data too early to resume an epoch.)"""
+        trainer: Any = self.trainer
+        limits = [trainer.max_steps, (trainer.max_epochs or -1) * trainer.datamodule.batches_per_epoch]
+        return min(limit for limit in limits if limit > 0)
 
     def record(self, values: dict[str, float]) -> None:
         """Send values to every logger, at the number of optimiser steps taken so far."""
@@ -80,7 +85,8 @@ class VAEModule(LightningModule):
 
     def on_train_epoch_start(self) -> None:
         # An epoch's noise depends on the seed and on the epoch alone, so a resumed run draws what it would have drawn.
-        torch.manual_seed(int(np.random.SeedSequence([self.seed, self.current_epoch]).generate_state(1)[0]))
+        # The 1 keeps it apart from the numbers that order and binarise the images.
+        torch.manual_seed(int(np.random.SeedSequence([self.seed, self.current_epoch, 1]).generate_state(1)[0]))
 
     def on_train_start(self) -> None:
         if self.rng_state:  # resumed, perhaps within an epoch
@@ -88,7 +94,7 @@ class VAEModule(LightningModule):
             torch.cuda.set_rng_state_all(self.rng_state[1:])
         self.train_means, self.since = Means(), time.perf_counter()
 
-    def training_step(self, x: Tensor, _batch_idx: int) -> Tensor:
+    def training_step(self, x: Tensor, _i: int) -> Tensor:
         terms = self.vae.terms(x)
         loss = -self.objective(terms).mean()
         self.train_means.add(terms)
@@ -105,21 +111,25 @@ class VAEModule(LightningModule):
     def on_validation_epoch_start(self) -> None:
         self.val_means, self.val_since = Means(), time.perf_counter()
 
-    def validation_step(self, x: Tensor, _batch_idx: int) -> None:
+    def validation_step(self, x: Tensor, _i: int) -> None:
         self.val_means.add(self.vae.terms(x))
 
     def on_validation_epoch_end(self) -> None:
         values = self.val_means.read("val")
         self.log_dict(values, logger=False)  # for the checkpoint of the best epoch
         self.record(values | {"epoch": self.current_epoch + 1})
+
+    def on_validation_end(self) -> None:
         self.since += time.perf_counter() - self.val_since
 
     def on_test_start(self) -> None:
         torch.manual_seed(self.seed)
-        self.test_means, self.log_px, self.codes = Means(), [], []
+        self.test_means = Means()
+        self.log_px: list[Tensor] = []
+        self.codes: list[Tensor] = []
         self.left = sys.maxsize if self.images is None else self.images
 
-    def test_step(self, x: Tensor, _batch_idx: int) -> None:
+    def test_step(self, x: Tensor, _i: int) -> None:
         terms = self.vae.terms(x)
         self.test_means.add(terms)
         self.codes.append(terms.q_z.mean)

@@ -1,6 +1,7 @@
 """Encoders, x -> q(z|x), and decoders, z -> h, the parameters of p(x|z) for each pixel."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from math import prod
 
 from torch import Tensor, nn
@@ -32,7 +33,7 @@ def widths(hidden_size: int | Sequence[int]) -> list[int]:
 def mlp(sizes: Sequence[int], activation: str) -> nn.Sequential:
     """Linear layers of these sizes, with the activation between them and none at the end."""
     layers: list[nn.Module] = []
-    for n_in, n_out in zip(sizes, sizes[1:], strict=False):
+    for n_in, n_out in pairwise(sizes):
         layers += [nn.Linear(n_in, n_out), ACTIVATIONS[activation]()]
     return nn.Sequential(*layers[:-1])
 

@@ -6,7 +6,7 @@ from vae.model import Terms
 
 
 class ELBO:
-    """The evidence lower bound (Kingma & Welling 2013, eq. 7: with the KL in closed form where there is one)."""
+    """The evidence lower bound (Kingma & Welling 2013, sec. 2.3)."""
 
     def __call__(self, terms: Terms) -> Tensor:
         return terms.elbo

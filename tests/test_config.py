@@ -1,0 +1,199 @@
+"""The command line: what it offers, what it refuses and how."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from vae.config import CONF, Config, choices, run_name, validate
+from vae.experiment import build
+from vae.module import VAEModule
+from vae.schedules import constant, one_cycle
+
+ROOT = CONF.parent
+ROOT_KEYS = [
+    "latent_dim",
+    "hidden_size",
+    "activation",
+    "batch_size",
+    "seed",
+    "data_dir",
+    "log_every_n_steps",
+    "resume",
+    "test",
+]
+GROUPS = {
+    "architecture": ["mlp"],
+    "dataset": ["mnist"],
+    "experiment": ["livestream", "manifold"],
+    "likelihood": ["bernoulli", "continuous_bernoulli"],
+    "logger": ["csv", "none", "wandb"],
+    "objective": ["elbo"],
+    "optimizer": ["adadelta", "adam"],
+    "optimizer/schedule": ["constant", "one_cycle"],
+    "prior": ["standard_normal"],
+    "trainer": ["default"],
+}
+FILES = [(group, choice) for group in GROUPS for choice in choices(group)]
+
+
+def composed(*overrides):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("config", list(overrides))
+
+
+def test_root_keys_and_choices_are_these():
+    groups = {group.split("/")[0] for group in GROUPS} - {"experiment"}
+    assert set(composed()) == set(Config.model_fields) == {*ROOT_KEYS, *groups}
+    found = {str(path.parent.relative_to(CONF)) for path in CONF.rglob("*.yaml")} - {
+        ".",
+        "hydra/help",
+        "hydra/job_logging",
+    }
+    assert {group: choices(group) for group in found} == GROUPS
+
+
+@pytest.mark.parametrize(("group", "choice"), FILES)
+def test_every_choice_composes_validates_and_takes_a_step(group, choice):
+    cfg = composed(f"{group}={choice}", "hidden_size=8")
+    validate(cfg)
+    module = build(cfg, (1, 4, 4))
+    before = [p.clone() for p in module.parameters()]
+    optimizer = module.optimizer(module.parameters())
+    loss = -module.objective(module.vae.terms(torch.ones(5, 1, 4, 4))).mean()
+    loss.backward()
+    optimizer.step()
+    assert torch.isfinite(loss)
+    assert all(not torch.equal(p, q) for p, q in zip(before, module.parameters(), strict=True))
+
+
+def test_every_value_in_a_group_is_read():
+    """A key that no constructor takes would be an error in build; so would one it needs and does not find."""
+    for group in ("architecture", "likelihood", "prior", "objective"):
+        for choice in choices(group):
+            assert isinstance(build(composed(f"{group}={choice}"), (1, 4, 4)), VAEModule)
+
+
+def test_the_defaults_are_the_lesson_s():
+    cfg = composed()
+    assert (cfg.latent_dim, cfg.hidden_size, cfg.activation, cfg.batch_size) == (20, 500, "tanh", 200)
+    lesson = composed("experiment=livestream")
+    assert lesson.dataset.binarize == "threshold"
+    assert lesson.optimizer._target_ == "torch.optim.Adadelta"
+    assert (lesson.batch_size, lesson.trainer.max_steps, lesson.log_every_n_steps) == (200, 100_000, 1000)
+
+
+def test_the_command_line_wins_over_a_recipe_and_a_dataset():
+    assert composed("experiment=manifold").latent_dim == 2
+    assert composed("experiment=manifold", "latent_dim=5").latent_dim == 5
+    assert composed("likelihood=continuous_bernoulli").likelihood._target_.endswith("ContinuousBernoulli")
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_recipe_says_what_it_reached(path):
+    assert "test/elbo" in path.read_text().split("\n\n")[0]
+
+
+REFUSED = {
+    "latent_dim=0": ["latent_dim=0", "whole number, 1 or more"],
+    "latent_dim=abc": ["latent_dim=abc", "whole number"],
+    "latent_dim=2.5": ["latent_dim=2.5", "whole number"],
+    "hidden_size=[]": ["hidden_size=[]", "list of them"],
+    "hidden_size=[10,-1]": ["hidden_size=[10, -1]", "1 or more"],
+    "activation=foo": ["activation=foo", "'tanh'", "'sigmoid'"],
+    "activation=rellu": ["did you mean relu?"],
+    "dataset=foo": ["dataset=foo", "mnist"],
+    "dataset=mnits": ["did you mean mnist?"],
+    "dataset.binarize=dynamc": ["dataset.binarize=dynamc", "'static'", "did you mean dynamic?"],
+    "trainer.max_epochs=-3": ["trainer.max_epochs=-3", "-1 for no limit"],
+    "trainer.max_epochs=-1": ["trainer.max_epochs=-1", "trainer.max_steps"],
+    "optimizer.lr=-1": ["optimizer.lr=-1", "above 0"],
+    "optimizer.schedule.warmup=1": ["optimizer.schedule.warmup=1", "between 0 and 1"],
+    "batch_size=0": ["batch_size=0", "1 or more"],
+    "seed=x": ["seed=x", "0 or more"],
+    "test.K=0": ["test.K=0", "1 or more"],
+    "test.images=0": ["test.images=0", "null for all"],
+    "dataset.val_size=300": ["dataset.val_size=300", "1 to 299"],
+    "latnt_dim=3": ["latnt_dim", "did you mean latent_dim?"],
+    "trainer.max_epoch=3": ["trainer.max_epoch", "did you mean trainer.max_epochs?"],
+    "optimizer.rho=0.9": ["optimizer.rho: no such key"],
+    "+foo=1": ["foo: no such key"],
+    "trainer.accelerator=tpuu": ["trainer", "tpuu"],
+    "latent_dim": ["latent_dim"],
+    "latent_dim=[": ["latent_dim"],
+    "dataset.binarize=none": ["likelihood", "Bernoulli", "dataset.binarize=none"],
+}
+
+
+@pytest.mark.parametrize("argument", REFUSED)
+def test_what_cannot_be_is_one_line_exit_code_2_and_no_folder(argument, cli, tmp_path):
+    code, out, err = cli(argument)
+    assert code == 2
+    assert out == ""
+    assert err.count("\n") == 1
+    for words in REFUSED[argument]:
+        assert words in err
+    assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.parametrize("argument", ["latnt_dim=2,3", "dataset=mnist,foo"])
+def test_a_sweep_with_a_misspelling_does_not_begin(argument, cli, tmp_path):
+    code, _, err = cli("-m", argument)
+    assert code == 2
+    assert err.count("\n") == 1
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_help_is_the_project_s_own_page(cli):
+    code, out, _ = cli("--help", defaults=())
+    assert code == 0
+    for word in [
+        "latent_dim=20",
+        "hidden_size=500",
+        "activation=tanh",
+        "resume=",
+        "likelihood: bernoulli, cont",
+        "-m",
+    ]:
+        assert word in out
+    assert "Powered by Hydra" not in out
+
+
+@pytest.mark.parametrize("flags", [["--help"], ["--cfg", "job"], ["latent_dim=0"]], ids=" ".join)
+def test_what_trains_nothing_does_not_import_torch(flags, tmp_path):
+    script = f"""
+import runpy, sys
+sys.argv = ["train.py", *{flags!r}]
+try: runpy.run_path({str(ROOT / "train.py")!r}, run_name="__main__")
+except SystemExit: pass
+sys.exit("torch" in sys.modules)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, env={"PYTHONPATH": str(ROOT)}
+    )
+    assert done.returncode == 0
+
+
+def test_run_is_named_by_what_differs():
+    assert run_name(["latent_dim=2", "logger=csv", "data_dir=/x", "hydra.run.dir=y"]) == "latent_dim=2"
+    assert run_name([]) == "defaults"
+
+
+def test_one_cycle_rises_then_falls_to_zero():
+    assert one_cycle(0.05, warmup=0.1) == pytest.approx(0.5)
+    assert one_cycle(0.1, warmup=0.1) == 1.0
+    assert one_cycle(0.55, warmup=0.1) == pytest.approx(0.5)
+    assert one_cycle(1.0, warmup=0.1) == pytest.approx(0.0)
+    assert constant(0.3) == 1.0
+
+
+def test_yaml_files_are_valid_and_end_with_a_line_break():
+    for path in [*CONF.rglob("*.yaml"), *Path(ROOT).glob(".*.yaml")]:
+        assert path.read_text().endswith("\n")
+        yaml.safe_load(path.read_text())
+    assert OmegaConf.load(CONF / "config.yaml").defaults[0] == "_self_"

