@@ -117,7 +117,7 @@ REFUSED = {
     "batch_size=0": ["batch_size=0", "1 or more"],
     "seed=x": ["seed=x", "0 or more"],
     "test.K=0": ["test.K=0", "1 or more"],
-    "test.images=0": ["test.images=0", "null for all"],
+    "test.images=1": ["test.images=1", "2 or more, or null for all"],
     "dataset.val_size=300": ["dataset.val_size=300", "1 to 299"],
     "latnt_dim=3": ["latnt_dim", "did you mean latent_dim?"],
     "trainer.max_epoch=3": ["trainer.max_epoch", "did you mean trainer.max_epochs?"],

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import OverrideParseException
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
@@ -55,7 +55,7 @@ class Trainer(Section):
 
 class Test(Section):
     K: Count
-    images: Count | None = Field(description="a whole number, 1 or more, or null for all")
+    images: int | None = Field(ge=2, description="a whole number, 2 or more, or null for all")
 
 
 class Config(BaseModel, strict=True, extra="forbid"):
@@ -133,7 +133,7 @@ def parse(text: str) -> Override:
     """An override, by Hydra's grammar; UserError if it is none."""
     try:
         return OverridesParser.create().parse_override(text)
-    except OverrideParseException as error:
+    except HydraException as error:
         raise UserError(f"{text}: cannot be read as key=value: {str(error).splitlines()[0]}") from None
 
 
