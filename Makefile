@@ -1,9 +1,10 @@
-# make train [ARGS="latent_dim=2 experiment=manifold"] | test | check | lock
+# make train [ARGS="latent_dim=2 experiment=manifold"] | make test | make check | make lock
 .PHONY: train test check lock
-.DELETE_ON_ERROR:
 
 PYTHON ?= python3
 BIN := .venv/bin
+# uv: the one on the PATH, else the one in the venv.
+UV := PATH="$$PATH:$(CURDIR)/$(BIN)" VIRTUAL_ENV="$(CURDIR)/.venv" uv
 
 train: .venv/ready
 	@$(BIN)/python train.py $(ARGS)
@@ -12,17 +13,18 @@ test: .venv/ready
 	@$(BIN)/python -m pytest $(ARGS)
 
 check: .venv/ready
-	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
+	@$(BIN)/python -m ruff format --check . && $(BIN)/python -m ruff check . && $(BIN)/python -m mypy
 
-# The stamp is written last, so a set-up that was interrupted, or is older than the pins, is done again.
+# The stamp goes first and comes back last: a set-up that was interrupted is begun anew, one older than its pins is updated.
 .venv/ready: requirements.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; this is " + sys.version.split()[0] + ". Name another: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
-	@rm -f $@; test -x $(BIN)/python || { rm -rf .venv; $(PYTHON) -m venv .venv; }
-	@command -v uv >/dev/null || test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet uv
-	@PATH="$$PATH:$(CURDIR)/$(BIN)"; export PATH VIRTUAL_ENV="$(CURDIR)/.venv"; \
-	  uv pip sync --compile-bytecode requirements.txt && uv pip install --no-deps --editable .
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and "Python 3.11 or newer is needed, and $(PYTHON) is %d.%d; name another: make PYTHON=python3.12" % v[:2])'
+	@if test -e $@; then rm $@; else rm -rf .venv; fi
+	@test -d .venv || if command -v uv >/dev/null; then uv venv --quiet --python $(PYTHON) .venv; \
+	  else $(PYTHON) -m venv .venv && $(BIN)/python -m pip install --quiet --disable-pip-version-check uv; fi
+	@$(UV) pip sync --quiet --compile-bytecode requirements.txt
+	@$(UV) pip install --quiet --no-deps --editable .
 	@touch $@
 
 lock:
-	@PATH="$$PATH:$(CURDIR)/$(BIN)" UV_CUSTOM_COMPILE_COMMAND="make lock" uv pip compile pyproject.toml --extra dev \
-	  --universal --python-version 3.11 --no-annotate --no-emit-index-url --no-emit-find-links --upgrade --quiet -o requirements.txt
+	@UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
+	  --upgrade --no-annotate --no-emit-index-url --no-emit-find-links --quiet --output-file requirements.txt

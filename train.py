@@ -1,5 +1,6 @@
 """Train a VAE: python train.py [key=value ...]; python train.py --help is the manual."""
 
+import logging
 import os
 import shutil
 import signal
@@ -16,6 +17,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from vae.config import CONF, UserError, check_overrides, one_line, resume_arguments, validate
 
+log = logging.getLogger("train")
+
 
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
 def main(cfg: DictConfig) -> None:
@@ -27,6 +30,7 @@ def main(cfg: DictConfig) -> None:
         run(cfg, folder)
     except (UserError, HydraException, OmegaConfBaseException) as error:
         if mode is RunMode.MULTIRUN:
+            log.error(one_line(error))
             raise
         if not cfg.resume:
             discard(folder)

@@ -1,9 +1,12 @@
 """Whole runs of train.py, on bars."""
 
 import csv
+import io
 import json
 import math
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import BARS
+from conftest import BARS, SHORT
 from PIL import Image
+from wandb_server import WandbServer
 
 from vae.config import CONF
 
@@ -172,6 +176,18 @@ def test_resume_of_what_is_no_run_is_one_line(cli, tmp_path):
     assert "expected no other key" in cli("resume=run", "seed=1", defaults=())[2]
 
 
+def test_resume_of_a_damaged_checkpoint_is_one_line(cli, runs):
+    cli()
+    (folder,) = runs()
+    whole = (folder / "checkpoints" / "last.ckpt").read_bytes()
+    (folder / "checkpoints" / "last.ckpt").write_bytes(whole[: len(whole) // 2])
+    before = (folder / "metrics.csv").read_text()
+    code, _, err = cli(f"resume={folder}", defaults=())
+    assert (code, err.count("\n")) == (2, 1)
+    assert "last.ckpt is damaged" in err
+    assert (folder / "metrics.csv").read_text() == before
+
+
 def test_a_sweep_leaves_a_folder_for_each_value(cli, runs):
     code, _, _ = cli("-m", "latent_dim=1,2,5", "trainer.max_epochs=1")
     assert code == 0
@@ -223,3 +239,64 @@ def test_a_signal_stops_cleanly(signum, code, tmp_path):
     checkpoint = torch.load(last, weights_only=True)
     assert checkpoint["global_step"] > 3 * 12
     assert rows(last.parent.parent)[-1]["step"] <= checkpoint["global_step"]
+
+
+def test_every_run_of_a_sweep_arrives_in_wandb(tmp_path):
+    """The real train.py, online, against a stand-in server; the second of three runs cannot be trained."""
+    with WandbServer() as server:
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "train.py"), "-m", *BARS, *SHORT, "latent_dim=2,0,3"],
+            cwd=tmp_path,
+            env=os.environ | server.env | {"PYTHONPATH": str(ROOT / "tests"), "HOME": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+    assert done.returncode == 2
+    assert "latent_dim=0: expected a whole number" in done.stdout + done.stderr
+    folders = sorted(path.parent for path in (tmp_path / "outputs" / "sweeps").rglob("summary.json"))
+    assert len(folders) == len(server.runs) == 2
+    for folder, latent_dim in zip(folders, (2, 3), strict=True):
+        run = server.runs[(folder / "wandb_id").read_text()]
+        assert run.exit_code == 0
+        assert f"latent_dim={latent_dim}" in run.about["displayName"]
+        assert run.config["latent_dim"] == latent_dim
+        assert run.config["dataset"]["binarize"] == "dynamic"
+        assert run.config["optimizer"]["schedule"]["warmup"] == 0.1
+        logged = {name for row in run.history for name in row}
+        for split in ("train", "val", "test"):
+            assert {f"{split}/{name}" for name in ("elbo", "kl", "log_likelihood")} <= logged
+        assert {"lr", "images_per_second", "test/log_px", "test/log_px_se", "test/active_units"} <= logged
+        written = json.loads((folder / "summary.json").read_text())
+        assert {name: run.summary[name] for name in written} == pytest.approx(written)
+        names = {path.stem for path in (folder / "figures").iterdir()}
+        assert names <= logged
+        samples = (np.asarray(Image.open(io.BytesIO(f))) for p, f in run.files.items() if "/samples" in p)
+        drawn = np.asarray(Image.open(folder / "figures" / "samples.png"))
+        assert any(np.array_equal(picture, drawn) for picture in samples)
+
+
+def test_the_readme_s_dataset_and_prior_work(tmp_path):
+    for name in ("conf", "vae", "datamodules", "train.py"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, tmp_path / name)
+    text = (ROOT / "README.md").read_text()
+    blocks = re.findall(r"`((?:conf|vae|datamodules)/\w+(?:/\w+)?\.\w+)`[^`]*:\n\n```\w+\n(.*?)```", text, re.DOTALL)
+    assert [path for path, _ in blocks] == [
+        "conf/dataset/stripes.yaml",
+        "datamodules/stripes.py",
+        "conf/prior/laplace.yaml",
+        "vae/laplace.py",
+    ]
+    for path, block in blocks:
+        (tmp_path / path).write_text(block)
+    done = subprocess.run(
+        [sys.executable, "train.py", *SHORT, "dataset=stripes", "prior=laplace", "latent_dim=2", "logger=none"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    (summary,) = tmp_path.rglob("summary.json")
+    assert math.isfinite(json.loads(summary.read_text())["test/log_px"])

@@ -75,7 +75,7 @@ class WandbServer:
         return {
             "id": name,
             "name": name,
-            "displayName": run.about["displayName"],
+            "displayName": run.about.get("displayName"),
             "config": json.dumps({key: {"value": value} for key, value in run.config.items()}),
             "wandbConfig": json.dumps({"t": 1}),
             "summaryMetrics": json.dumps(run.summary),

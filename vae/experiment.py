@@ -4,7 +4,9 @@ import json
 import logging
 import os
 import warnings
+from functools import partial
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Trainer, seed_everything
 from pytorch_lightning.callbacks import ModelCheckpoint
 
+from datamodules.base import ImageDataModule
 from vae.callbacks import CleanStop, Pictures, Progress
 from vae.config import UserError, run_name
 from vae.loggers import MetricsCSV, finish
@@ -21,7 +24,8 @@ from vae.module import VAEModule
 
 log = logging.getLogger(__name__)
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)`")  # Lightning 2.6 on torch 2.15
+for needless in (r"`isinstance\(treespec, LeafSpec\)`", "Checkpoint directory .* exists and is not empty"):
+    warnings.filterwarnings("ignore", needless)
 
 
 def build(cfg: DictConfig, shape: tuple[int, int, int]) -> VAEModule:
@@ -30,11 +34,10 @@ def build(cfg: DictConfig, shape: tuple[int, int, int]) -> VAEModule:
     encoder = instantiate(cfg.architecture.encoder, shape=shape)
     decoder = instantiate(cfg.architecture.decoder, shape=shape, params_per_pixel=likelihood.params_per_pixel)
     vae = VAE(encoder, decoder, likelihood, prior=instantiate(cfg.prior))
-    optimizer = {key: value for key, value in cfg.optimizer.items() if key != "schedule"}
     return VAEModule(
         vae,
         objective=instantiate(cfg.objective),
-        optimizer=instantiate(optimizer),
+        optimizer=instantiate({key: value for key, value in cfg.optimizer.items() if key != "schedule"}),
         schedule=instantiate(cfg.optimizer.schedule),
         seed=cfg.seed,
         log_every_n_steps=cfg.log_every_n_steps,
@@ -43,51 +46,16 @@ def build(cfg: DictConfig, shape: tuple[int, int, int]) -> VAEModule:
     )
 
 
-def loggers(cfg: DictConfig, folder: Path) -> list[Any]:
-    """metrics.csv, always, and the tracker of the config, which is given the whole config."""
-    trackers = []
-    if "_target_" in cfg.logger:
-        overrides = [str(o) for o in OmegaConf.load(folder / ".hydra" / "overrides.yaml")]
-        tracker = instantiate(cfg.logger, run_dir=folder, name=run_name(overrides))
-        tracker.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
-        trackers.append(tracker)
-    return [MetricsCSV(folder), *trackers]
-
-
-def run(cfg: DictConfig, folder: Path) -> dict[str, float]:
-    """Train, test the best epoch once, and leave everything in `folder`; the figures of summary.json.
-
-    With cfg.resume, which is `folder` itself, the training goes on from its last checkpoint.
-    """
-    code: Any = 1
-    try:
-        summary = train(cfg, folder)
-        code = 0
-        return summary
-    except SystemExit as stop:
-        code = stop.code
-        raise
-    finally:
-        finish(code)
-
-
-def report(summary: dict[str, float], folder: Path) -> None:
-    """The test as a small table on the screen, and as summary.json."""
-    values = {name.removeprefix("test/"): value for name, value in summary.items()}
-    lines = [f"  {name:<16}{value:>10.2f}" for name, value in values.items()]
-    log.info("\n".join(["", "test, in nats per image", *lines, "", os.path.relpath(folder)]))
-    part = folder / "summary.json.part"
-    part.write_text(json.dumps(summary, indent=2) + "\n")
-    part.replace(folder / "summary.json")
-
-
-def train(cfg: DictConfig, folder: Path) -> dict[str, float]:
-    """What `run` does, without the tracker's end."""
-    seed_everything(cfg.seed, verbose=False)
+def load(cfg: DictConfig) -> ImageDataModule:
+    """The dataset of the config, in memory."""
     data = instantiate(cfg.dataset)
     data.prepare_data()
     data.setup()
-    module = build(cfg, data.shape)
+    return data
+
+
+def check_support(module: VAEModule, data: ImageDataModule, cfg: DictConfig) -> None:
+    """Raise UserError where the likelihood is no distribution over the pixels it would be given."""
     likelihood: Any = module.vae.likelihood
     if not likelihood.support.check(data.x("val")).all():
         raise UserError(
@@ -95,29 +63,68 @@ def train(cfg: DictConfig, folder: Path) -> dict[str, float]:
             f" (dataset.binarize={cfg.dataset.binarize}); expected one whose support holds them"
         )
 
-    history, *trackers = loggers(cfg, folder)
-    checkpoints = folder / "checkpoints"
-    best = ModelCheckpoint(
-        checkpoints,
-        "best",
-        monitor="val/elbo",
-        mode="max",
-        save_weights_only=True,
-        enable_version_counter=False,
+
+def tracker(cfg: DictConfig, folder: Path) -> list[Any]:
+    """The logger of the config, if it is one, started and given the whole config."""
+    if "_target_" not in cfg.logger:
+        return []
+    overrides = [str(override) for override in OmegaConf.load(folder / ".hydra" / "overrides.yaml")]
+    logger = instantiate(cfg.logger, run_dir=folder, name=run_name(overrides))
+    logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
+    return [logger]
+
+
+def last_step(checkpoint: Path) -> int:
+    """The optimiser steps a checkpoint has behind it; UserError if it cannot be read."""
+    try:
+        return torch.load(checkpoint, weights_only=True)["global_step"]
+    except (OSError, RuntimeError, EOFError, KeyError, UnpicklingError):
+        raise UserError(f"resume: {checkpoint} is damaged; expected a checkpoint of a run") from None
+
+
+def report(tested: dict[str, float], data: ImageDataModule, cfg: DictConfig, folder: Path) -> None:
+    """The test as a small table on the screen, and as summary.json."""
+    metric = {name.removeprefix("test/"): value for name, value in tested.items()}
+    images = len(data.images["test"].pixels)
+    of = f"K = {cfg.test.K}, {min(cfg.test.images or images, images):,} images"
+    log.info(
+        f"""
+  test            nats per image, over {images:,} images
+  elbo            {metric["elbo"]:>8.2f}
+  kl              {metric["kl"]:>8.2f}
+  log_likelihood  {metric["log_likelihood"]:>8.2f}
+  log_px          {metric["log_px"]:>8.2f} +- {metric["log_px_se"]:.2f}  {of}
+  active_units    {metric["active_units"]:>8.0f}  of {cfg.latent_dim}
+
+{os.path.relpath(folder)}"""
     )
-    last = ModelCheckpoint(checkpoints, "last", every_n_epochs=1, save_top_k=1, enable_version_counter=False)
+    part = folder / "summary.json.part"
+    part.write_text(json.dumps(tested, indent=2) + "\n")
+    part.replace(folder / "summary.json")
+
+
+def train(cfg: DictConfig, folder: Path) -> None:
+    """Fit, test the best epoch once, and leave everything in `folder`."""
+    seed_everything(cfg.seed, verbose=False)
+    data = load(cfg)
+    module = build(cfg, data.shape)
+    check_support(module, data, cfg)
+
+    checkpoints, history = folder / "checkpoints", MetricsCSV(folder)
     resumed = checkpoints / "last.ckpt" if cfg.resume else None
     if resumed:
-        history.resume_from(torch.load(resumed, weights_only=True)["global_step"])
+        history.resume_from(last_step(resumed))
+    keep = partial(ModelCheckpoint, checkpoints, enable_version_counter=False)
+    best = keep("best", monitor="val/elbo", mode="max", save_weights_only=True)
     trainer: Trainer = instantiate(
         cfg.trainer,
         default_root_dir=folder,
-        logger=[history, *trackers],
+        logger=[history, *tracker(cfg, folder)],
         callbacks=[
             Progress(),
             Pictures(folder / "figures", history),
             best,
-            last,
+            keep("last", every_n_epochs=1),
             CleanStop(checkpoints / "last.ckpt"),
         ],
         enable_progress_bar=False,
@@ -126,11 +133,24 @@ def train(cfg: DictConfig, folder: Path) -> dict[str, float]:
         log_every_n_steps=1,  # of what the module records, every cfg.log_every_n_steps
     )
 
-    size = sum(p.numel() for p in module.parameters())
+    size = sum(parameter.numel() for parameter in module.parameters())
     log.info(f"{size:,} parameters, {len(data.images['train'].pixels):,} images; {os.path.relpath(folder)}")
     trainer.fit(module, datamodule=data, ckpt_path=resumed, weights_only=True)
     trainer.test(module, datamodule=data, ckpt_path=best.best_model_path or None, weights_only=True, verbose=False)
+    report({name: x for name, x in module.latest.items() if name.startswith("test/")}, data, cfg, folder)
 
-    summary = {name: value for name, value in module.latest.items() if name.startswith("test/")}
-    report(summary, folder)
-    return summary
+
+def run(cfg: DictConfig, folder: Path) -> None:
+    """`train`, with an end for the tracker however it ends.
+
+    With cfg.resume, which is `folder` itself, the training goes on from its last checkpoint.
+    """
+    code: Any = 1
+    try:
+        train(cfg, folder)
+        code = 0
+    except SystemExit as stop:
+        code = stop.code
+        raise
+    finally:
+        finish(code)
