@@ -217,7 +217,7 @@ def test_variants_run(arguments, cli, runs):
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_stops_cleanly(signum, code, tmp_path):
-    """From outside, in the middle of a training that would go on for long."""
+    """From outside, as a terminal or a scheduler sends it: to every process of the group."""
     arguments = [*BARS, "trainer.max_epochs=100000", "logger=wandb"]
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "train.py"), *arguments],
@@ -226,12 +226,13 @@ def test_a_signal_stops_cleanly(signum, code, tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        process_group=0,
     )
     said = []
     for line in process.stdout:
         said.append(line)
         if line.startswith("epoch   3"):
-            process.send_signal(signum)
+            os.killpg(process.pid, signum)
     assert process.wait(60) == code, "".join(said)
     assert "Traceback" not in "".join(said)
     assert "python train.py resume=" in said[-1]

@@ -23,8 +23,10 @@ log = logging.getLogger(__name__)
 class Progress(Callback):
     """One bar for the whole training, with its curves and the time left; one for the test; a line per validation."""
 
-    def start(self, what: str, total: int, done: int = 0) -> None:
+    def __init__(self) -> None:
         self.shown = ExitStack()
+
+    def start(self, what: str, total: int, done: int = 0) -> None:
         self.shown.enter_context(logging_redirect_tqdm())
         hidden = not sys.stderr.isatty()
         self.bar = self.shown.enter_context(
