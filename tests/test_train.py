@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from conftest import BARS, SHORT
 from PIL import Image
 from wandb_server import WandbServer
 
+from vae import callbacks
 from vae.config import CONF
 
 ROOT = CONF.parent
@@ -57,6 +59,15 @@ def test_a_run_leaves_what_it_should(cli, runs):
         assert min(pixels.shape[:2]) > 100
         assert pixels.max() - pixels.min() > 100
     assert "log_px" in out
+
+
+def test_on_a_terminal_a_bar_shows_the_curves_and_the_time_left(cli, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("vae.callbacks.tqdm", partial(callbacks.tqdm, mininterval=0, ncols=200))
+    _, _, err = cli("trainer.max_epochs=3")
+    last = [line for line in re.split(r"[\r\n]", err) if line.startswith("train") and "elbo=" in line][-1]
+    assert re.search(r"36/36 \[.*<.*, elbo=-\d+\.\d, kl=\d+\.\d, log_likelihood=-\d+\.\d", last)
+    assert re.search(r"test.*1/1", err)
 
 
 def test_records_are_complete_and_consistent(cli, runs):
