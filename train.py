@@ -57,7 +57,8 @@ def cli() -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come here, they are not printed
     try:
         sys.argv[1:] = resume_arguments(sys.argv[1:])
-        check_overrides([arg for arg in sys.argv[1:] if "=" in arg and not arg.startswith("-")])
+        if not {"-sc", "--shell-completion"} & set(sys.argv):
+            check_overrides([arg for arg in sys.argv[1:] if "=" in arg and not arg.startswith("-")])
         main()
     except (UserError, HydraException, OmegaConfBaseException) as error:
         return refuse(error)

@@ -164,7 +164,18 @@ def test_help_is_the_project_s_own_page(cli):
     assert "Powered by Hydra" not in out
 
 
-@pytest.mark.parametrize("flags", [["--help"], ["--cfg", "job"], ["latent_dim=0"]], ids=" ".join)
+def test_the_shell_completes_choices_and_keys(cli, monkeypatch):
+    for typed, offered in (("optimizer=", ["optimizer=adadelta", "optimizer=adam"]), ("latent_d", ["latent_dim="])):
+        monkeypatch.setenv("COMP_LINE", f"python train.py {typed}")
+        code, out, _ = cli("-sc", "query=bash", defaults=())
+        assert code == 0
+        assert out.split() == offered
+
+
+FLAGS = [["--help"], ["--cfg", "job"], ["-sc", "query=bash"], ["latent_dim=0"]]
+
+
+@pytest.mark.parametrize("flags", FLAGS, ids=" ".join)
 def test_what_trains_nothing_does_not_import_torch(flags, tmp_path):
     script = f"""
 import runpy, sys
@@ -173,9 +184,8 @@ try: runpy.run_path({str(ROOT / "train.py")!r}, run_name="__main__")
 except SystemExit: pass
 sys.exit("torch" in sys.modules)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, env={"PYTHONPATH": str(ROOT)}
-    )
+    env = {"PYTHONPATH": str(ROOT), "COMP_LINE": "python train.py data"}
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, env=env)
     assert done.returncode == 0
 
 
