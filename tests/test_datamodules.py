@@ -14,7 +14,7 @@ import torch
 
 from datamodules import fetch as fetching
 from datamodules import mnist
-from datamodules.base import Batches, ShuffledBatches, draw, generator, keep
+from datamodules.base import Batches, ShuffledBatches, draw, generator, keep, threshold
 from datamodules.fetch import fetch, npm_package
 from vae.config import UserError
 
@@ -90,9 +90,10 @@ def test_grey_batches_are_pixels_over_255(data):
     torch.testing.assert_close(torch.cat(list(loader)) * 255, loader.pixels.float())
 
 
-def test_threshold_is_above_half(data):
-    grey, cut = data(binarize="none"), data(binarize="threshold")
-    assert torch.equal(cut.x("test"), grey.x("test").round())
+def test_threshold_is_rounding(data):
+    grey = torch.arange(256, dtype=torch.uint8)
+    assert torch.equal(threshold(grey, rng()) / 255, (grey / 255).round())
+    assert torch.equal(data(binarize="threshold").x("test"), data(binarize="none").x("test").round())
 
 
 def epoch(module, number):

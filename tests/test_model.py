@@ -159,5 +159,5 @@ def test_log_px_of_equal_weights_is_that_weight_in_chunks_of_any_size(K):
 
 def test_active_units_are_those_whose_mean_moves():
     torch.manual_seed(0)
-    spread = torch.tensor([1.0, 0.2, 0.05, 0.0])  # variances 1, 0.04, 0.0025, 0
-    assert active_units(torch.randn(5000, 4) * spread + 3) == 2
+    variance = torch.tensor([1.0, 0.02, 0.005, 0.0])
+    assert active_units(torch.randn(5000, 4) * variance.sqrt() + 3) == 2

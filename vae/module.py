@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import numpy as np
 import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor
@@ -83,13 +82,8 @@ class VAEModule(LightningModule):
         for logger in self.trainer.loggers:
             logger.log_metrics(values, step=self.global_step)
 
-    def on_train_epoch_start(self) -> None:
-        # An epoch's noise depends on the seed and on the epoch alone, so a resumed run draws what it would have drawn.
-        # The 1 keeps it apart from the numbers that order and binarise the images.
-        torch.manual_seed(int(np.random.SeedSequence([self.seed, self.current_epoch, 1]).generate_state(1)[0]))
-
     def on_train_start(self) -> None:
-        if self.rng_state:  # resumed, perhaps within an epoch
+        if self.rng_state:  # resumed
             torch.set_rng_state(self.rng_state[0])
             torch.cuda.set_rng_state_all(self.rng_state[1:])
         self.train_means, self.since = Means(), time.perf_counter()
