@@ -18,13 +18,13 @@ check: .venv/ready
 # The stamp goes first and comes back last: a set-up that was interrupted is begun anew, one older than its pins is updated.
 .venv/ready: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and "Python 3.11 or newer is needed, and $(PYTHON) is %d.%d; name another: make PYTHON=python3.12" % v[:2])'
-	@if test -e $@; then rm $@; else rm -rf .venv; fi
+	@if test -e $@ && $(UV) --version >/dev/null 2>&1; then rm $@; else rm -rf .venv; fi
 	@test -d .venv || if command -v uv >/dev/null; then uv venv --quiet --python $(PYTHON) .venv; \
 	  else $(PYTHON) -m venv .venv && $(BIN)/python -m pip install --quiet --disable-pip-version-check uv; fi
 	@$(UV) pip sync --quiet --compile-bytecode requirements.txt
 	@$(UV) pip install --quiet --no-deps --editable .
 	@touch $@
 
-lock:
+lock: .venv/ready
 	@UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
 	  --upgrade --no-annotate --no-emit-index-url --no-emit-find-links --quiet --output-file requirements.txt

@@ -19,6 +19,8 @@ from vae.config import CONF, UserError, check_overrides, one_line, resume_argume
 
 log = logging.getLogger("train")
 
+REFUSED = (UserError, HydraException, OmegaConfBaseException)
+
 
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
 def main(cfg: DictConfig) -> None:
@@ -28,21 +30,26 @@ def main(cfg: DictConfig) -> None:
         from vae.experiment import run  # only now is torch imported
 
         run(cfg, folder)
-    except (UserError, HydraException, OmegaConfBaseException) as error:
+    except REFUSED as error:
         if mode is RunMode.MULTIRUN:
             log.error(one_line(error))
             raise
-        if not cfg.resume:
+        if not (folder / "metrics.csv").exists():
             discard(folder)
         sys.exit(refuse(error))
+    except Exception:
+        if mode is RunMode.MULTIRUN:  # Hydra goes on, and at the end shows the first failure alone
+            log.exception("this run failed")
+        raise
 
 
 def discard(folder: Path) -> None:
-    """Remove the folder of a run that never began, and the day's folder if it was the first."""
-    shutil.rmtree(folder)
+    """Remove what Hydra made for a run that never began: its files, and the folders that are empty without them."""
+    shutil.rmtree(folder / ".hydra", ignore_errors=True)
+    (folder / "train.log").unlink(missing_ok=True)
     with suppress(OSError):
-        folder.parent.rmdir()
-        folder.parent.parent.rmdir()
+        for empty in (folder, *folder.parents[:2]):
+            empty.rmdir()
 
 
 def refuse(error: Exception) -> int:
@@ -55,13 +62,16 @@ def cli() -> int:
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, lambda signum, _frame: sys.exit(128 + signum))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come here, they are not printed
+    typed = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))  # anywhere, for a user
     try:
-        sys.argv[1:] = resume_arguments(sys.argv[1:])
-        if not {"-sc", "--shell-completion"} & set(sys.argv):
-            check_overrides([arg for arg in sys.argv[1:] if "=" in arg and not arg.startswith("-")])
+        sys.argv[1:] = resume_arguments(typed)
+        if sys.argv[1:] == typed and not {"-sc", "--shell-completion"} & set(typed):
+            check_overrides([arg for arg in typed if "=" in arg and not arg.startswith("-")])
         main()
-    except (UserError, HydraException, OmegaConfBaseException) as error:
+    except REFUSED as error:
         return refuse(error)
+    except OSError as error:
+        return refuse(UserError(f"{error.filename}: {error.strerror}" if error.filename else str(error)))
     return 0
 
 

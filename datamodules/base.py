@@ -1,6 +1,7 @@
 """Images in memory: one uint8 tensor for each split, on the training device, and batches that are slices of it."""
 
 from collections.abc import Callable, Iterator
+from enum import IntEnum
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,9 +55,17 @@ BINARIZE: dict[str, tuple[Binarize, Binarize, Binarize]] = {
 }
 
 
-def generator(device: torch.device, *seed: int) -> torch.Generator:
-    """Random numbers that depend on these seeds and on nothing else."""
-    return torch.Generator(device).manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+class Stream(IntEnum):
+    """What random numbers are for: those of one use have nothing to do with those of another."""
+
+    SPLIT = 1
+    ONCE = 2
+    EPOCH = 3
+
+
+def generator(device: torch.device, stream: Stream, *seed: int) -> torch.Generator:
+    """Random numbers that depend on their use and these seeds, and on nothing else."""
+    return torch.Generator(device).manual_seed(int(np.random.SeedSequence([stream, *seed]).generate_state(1)[0]))
 
 
 class Batches:
@@ -88,7 +97,7 @@ class ShuffledBatches(Batches):
 
     def __iter__(self) -> Iterator[Tensor]:
         first, self.taken = self.taken % len(self), 0
-        rng = generator(self.pixels.device, self.seed, self.epoch())
+        rng = generator(self.pixels.device, Stream.EPOCH, self.seed, self.epoch())
         order = torch.randperm(len(self.pixels), generator=rng, device=self.pixels.device)
         for rows in order.split(max(1, DRAWN_AT_ONCE // self.batch_size) * self.batch_size):
             for x in self.each_use(self.pixels[rows], rng).split(self.batch_size):
@@ -126,7 +135,8 @@ class ImageDataModule(LightningDataModule):
         """Split `val_size` images off for validation, at random."""
         if not 0 < self.val_size < len(images.pixels):
             raise UserError(f"dataset.val_size={self.val_size}: expected 1 to {len(images.pixels) - 1} images")
-        order = torch.randperm(len(images.pixels), generator=generator(torch.device("cpu"), self.split_seed))
+        rng = generator(torch.device("cpu"), Stream.SPLIT, self.split_seed)
+        order = torch.randperm(len(images.pixels), generator=rng)
         rows = {"train": order[self.val_size :], "val": order[: self.val_size]}
         return {
             split: Images(images.pixels[i], None if images.labels is None else images.labels[i])
@@ -139,7 +149,7 @@ class ImageDataModule(LightningDataModule):
         _, training, others = BINARIZE[self.binarize]
         for i, (split, images) in enumerate(self.load().items()):
             once = training if split == "train" else others
-            rng = generator(torch.device("cpu"), self.split_seed, i + 1)
+            rng = generator(torch.device("cpu"), Stream.ONCE, self.split_seed, i)
             self.images[split] = images._replace(pixels=once(images.pixels, rng))
 
     @property

@@ -9,6 +9,7 @@ import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.client import HTTPException
 from pathlib import Path
 
 from filelock import FileLock
@@ -19,8 +20,9 @@ log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 10.0
 
-# Puts files somewhere below the empty folder it is given; raises OSError, RuntimeError or SubprocessError.
+# Puts files somewhere below the empty folder it is given, or raises one of FAILURES.
 Source = Callable[[Path], None]
+FAILURES = (OSError, RuntimeError, ValueError, subprocess.SubprocessError, tarfile.TarError, HTTPException)
 
 
 def digest(path: Path, algorithm: str) -> str:
@@ -106,8 +108,8 @@ def fetch(folder: Path, md5: dict[str, str], sources: dict[str, Source]) -> None
             for source, get in sources.items():
                 try:
                     return take(get, needed, folder)
-                except (OSError, RuntimeError, subprocess.SubprocessError) as error:
-                    failures.append(f"  {source}: {' '.join(str(error).split())}")
+                except FAILURES as error:
+                    failures.append(f"  {source}: {' '.join(str(error).split()) or type(error).__name__}")
     except OSError as error:
         raise UserError(f"data_dir: cannot write to {folder}: {error.strerror or error}") from None
     by_hand = [f"  {folder / name}  (md5 {checksum})" for name, checksum in needed.items()]

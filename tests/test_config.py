@@ -10,9 +10,8 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from vae.config import CONF, Config, choices, run_name, validate
+from vae.config import CONF, Config, choices, folder_name, run_name, validate
 from vae.experiment import build
-from vae.module import VAEModule
 from vae.schedules import constant, one_cycle
 
 ROOT = CONF.parent
@@ -72,13 +71,6 @@ def test_every_choice_composes_validates_and_takes_a_step(group, choice):
     assert all(not torch.equal(p, q) for p, q in zip(before, module.parameters(), strict=True))
 
 
-def test_every_value_in_a_group_is_read():
-    """A key that no constructor takes would be an error in build; so would one it needs and does not find."""
-    for group in ("architecture", "likelihood", "prior", "objective"):
-        for choice in choices(group):
-            assert isinstance(build(composed(f"{group}={choice}"), (1, 4, 4)), VAEModule)
-
-
 def test_the_defaults_are_the_lesson_s():
     cfg = composed()
     assert (cfg.latent_dim, cfg.hidden_size, cfg.activation, cfg.batch_size) == (20, 500, "tanh", 200)
@@ -115,6 +107,14 @@ REFUSED = {
     "optimizer.lr=-1": ["optimizer.lr=-1", "above 0"],
     "optimizer.schedule.warmup=1": ["optimizer.schedule.warmup=1", "between 0 and 1"],
     "batch_size=0": ["batch_size=0", "1 or more"],
+    "dataset.batch_size=0": ["dataset.batch_size=0", "1 or more"],
+    "optimizer.lr=inf": ["optimizer.lr=inf", "above 0"],
+    "trainer.check_val_every_n_epoch=0": ["trainer.check_val_every_n_epoch=0", "1 or more"],
+    "trainer.gradient_clip_val=-1": ["trainer.gradient_clip_val=-1", "null for no clipping"],
+    "logger.tags=lesson": ["logger.tags=lesson", "[a,b]"],
+    "data_dir=5": ["data_dir=5", "a folder"],
+    "test=null": ["test=None", "test.K=100"],
+    "+resume=outputs": ["+resume=outputs", "resume=FOLDER"],
     "seed=x": ["seed=x", "0 or more"],
     "test.K=0": ["test.K=0", "1 or more"],
     "test.images=1": ["test.images=1", "2 or more, or null for all"],
@@ -131,14 +131,29 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("argument", REFUSED)
-def test_what_cannot_be_is_one_line_exit_code_2_and_no_folder(argument, cli, tmp_path):
-    code, out, err = cli(argument)
+def test_what_cannot_be_is_one_line_exit_code_2_and_no_folder(argument, cli, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    code, out, err = cli(argument, "logger=wandb")
     assert code == 2
     assert out == ""
     assert err.count("\n") == 1
     for words in REFUSED[argument]:
         assert words in err
     assert not (tmp_path / "outputs").exists()
+
+
+def test_a_refused_run_takes_nothing_with_it(cli, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file").write_text("precious")
+    assert cli("latent_dim=0", "hydra.run.dir=mine")[0] == 2
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["file"]
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(cli, tmp_path):
+    (tmp_path / "outputs").write_text("a file")
+    code, _, err = cli()
+    assert (code, err.count("\n")) == (2, 1)
+    assert "outputs" in err
 
 
 @pytest.mark.parametrize("argument", ["latnt_dim=2,3", "dataset=mnist,foo"])
@@ -189,9 +204,25 @@ sys.exit("torch" in sys.modules)
     assert done.returncode == 0
 
 
-def test_run_is_named_by_what_differs():
-    assert run_name(["latent_dim=2", "logger=csv", "data_dir=/x", "hydra.run.dir=y"]) == "latent_dim=2"
-    assert run_name([]) == "defaults"
+def test_run_is_named_by_what_differs_from_the_defaults():
+    typed = [
+        "latent_dim=2",
+        "seed=0",
+        "dataset=mnist",
+        "optimizer=adadelta",
+        "optimizer.rho=0.9",
+        "logger=csv",
+        "data_dir=x",
+    ]
+    assert run_name(typed) == "latent_dim=2 optimizer=adadelta optimizer.rho=0.9"
+    assert run_name([]) == run_name(["latent_dim=20"]) == "defaults"
+
+
+def test_a_sweep_s_folder_is_one_name_of_bounded_length():
+    assert folder_name("latent_dim=2,optimizer/schedule=constant") == "latent_dim=2,optimizer.schedule=constant"
+    long = [folder_name(f"{'a=1,' * 100}b={b}") for b in range(2)]
+    assert len(set(long)) == 2
+    assert max(map(len, long)) < 200
 
 
 def test_one_cycle_rises_then_falls_to_zero():

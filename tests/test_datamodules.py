@@ -4,6 +4,7 @@ import hashlib
 import subprocess
 import sys
 import tarfile
+from http.client import BadStatusLine
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +15,7 @@ import torch
 
 from datamodules import fetch as fetching
 from datamodules import mnist
-from datamodules.base import Batches, ShuffledBatches, draw, generator, keep, threshold
+from datamodules.base import Batches, ShuffledBatches, Stream, draw, generator, keep, threshold
 from datamodules.fetch import fetch, npm_package
 from vae.config import UserError
 
@@ -146,8 +147,8 @@ def test_a_finished_epoch_starts_the_next_from_its_first_batch():
 
 
 def test_generators_of_different_seeds_differ():
-    seeds = [(0, 1), (1, 0), (1, 1), (1, 0, 1)]
-    drawn = {torch.randint(2**40, (), generator=generator(torch.device("cpu"), *seed)).item() for seed in seeds}
+    seeds = [(s, a, b) for s in Stream for a in range(3) for b in range(3)] + [(Stream.SPLIT, a) for a in (3, 4)]
+    drawn = {torch.randint(2**60, (), generator=generator(torch.device("cpu"), *seed)).item() for seed in seeds}
     assert len(drawn) == len(seeds)
 
 
@@ -177,6 +178,10 @@ def good(folder):
     (folder / "b").write_text("second")
 
 
+def not_http(_folder):
+    raise BadStatusLine("garbage")
+
+
 def refused(_folder):
     raise ConnectionRefusedError("no\nroute")
 
@@ -191,7 +196,7 @@ def contents(folder):
 
 
 def test_fetch_takes_the_first_source_that_gives_every_file_whole(tmp_path):
-    fetch(tmp_path / "new", WANTED, {"mirror": refused, "short": truncated, "package": good})
+    fetch(tmp_path / "new", WANTED, {"mirror": refused, "odd": not_http, "short": truncated, "package": good})
     assert contents(tmp_path / "new") == {"a": "first", "b": "second"}
 
 
@@ -226,27 +231,28 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
 
 
 def test_two_processes_at_once_fetch_once(tmp_path):
+    """The second begins while the first is in its source, which waits for a line."""
     script = f"""
 import sys; sys.path.insert(0, {str(Path(fetching.__file__).parents[1])!r})
 from pathlib import Path
 from datamodules.fetch import fetch
 def source(folder):
-    with open({str(tmp_path / "count")!r}, "a") as file: file.write("x")
+    print("fetching", flush=True); sys.stdin.readline()
     (folder / "a").write_text("first")
-print("ready", flush=True); sys.stdin.readline()
-fetch(Path({str(tmp_path / "data")!r}), {{"a": {WANTED["a"]!r}}}, {{"package": source}})
+print("beginning", flush=True)
+fetch(Path({str(tmp_path)!r}), {{"a": {WANTED["a"]!r}}}, {{"package": source}})
 """
-    both = [
-        subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    for process in both:
-        assert process.stdout.readline() == "ready\n"
-    for process in both:
-        process.stdin.write("\n")
-        process.stdin.close()
-    assert [process.wait(60) for process in both] == [0, 0]
-    assert (tmp_path / "count").read_text() == "x"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    first = subprocess.Popen([sys.executable, "-c", script], **pipes)
+    assert [first.stdout.readline() for _ in range(2)] == ["beginning\n", "fetching\n"]
+    second = subprocess.Popen([sys.executable, "-c", script], **pipes)
+    assert second.stdout.readline() == "beginning\n"
+    with pytest.raises(subprocess.TimeoutExpired):
+        second.wait(1)
+    first.communicate("\n", timeout=60)
+    said, _ = second.communicate("\n", timeout=60)
+    assert (first.returncode, second.returncode) == (0, 0)
+    assert "fetching" not in said
 
 
 @pytest.fixture

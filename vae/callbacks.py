@@ -1,6 +1,7 @@
 """What happens around the steps: the progress bar, the pictures, a clean stop."""
 
 import logging
+import os
 import signal
 import sys
 from contextlib import ExitStack
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -99,6 +101,21 @@ class Pictures(Callback):
         if codes.shape[1] == 2:
             self.show(trainer, "manifold", figures.manifold(module.vae))
         self.show(trainer, "curves", figures.curves(self.history.rows))
+
+
+class Kept(ModelCheckpoint):
+    """The one checkpoint of its name; after the run's folder was moved, it is the one that moved with it."""
+
+    def __init__(self, folder: Path, name: str, **options: Any) -> None:
+        super().__init__(folder, name, enable_version_counter=False, **options)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        def here(path: str) -> str:
+            return os.path.join(str(self.dirpath), os.path.basename(path)) if path else ""
+
+        paths = {key: here(state_dict[key]) for key in ("best_model_path", "kth_best_model_path")}
+        scores = {here(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict(state_dict | paths | {"dirpath": self.dirpath, "best_k_models": scores})
 
 
 class CleanStop(Callback):

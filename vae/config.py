@@ -1,13 +1,16 @@
 """What may be typed on the command line, and one clear line for what may not. Nothing here imports torch."""
 
-from collections.abc import Iterable, Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
@@ -16,6 +19,7 @@ CONF = Path(__file__).parent.parent / "conf"
 
 Count = Annotated[int, Field(ge=1, description="a whole number, 1 or more")]
 Seed = Annotated[int, Field(ge=0, lt=2**32, description="a whole number, 0 or more")]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, description="a number above 0")]
 Group = dict[str, Any]
 
 
@@ -28,9 +32,11 @@ class Section(BaseModel, strict=True, extra="allow"):
 
 
 class Dataset(Section):
-    binarize: Literal["dynamic", "static", "threshold", "none"]
+    batch_size: Count
+    seed: Seed
     val_size: Count
     split_seed: Seed
+    binarize: Literal["dynamic", "static", "threshold", "none"]
 
 
 class Schedule(Section):
@@ -38,13 +44,24 @@ class Schedule(Section):
 
 
 class Optimizer(Section):
-    lr: Annotated[float, Field(gt=0, description="a number above 0")]
+    lr: Positive
+    eps: Positive = 1.0
+    rho: Annotated[float, Field(ge=0, le=1, description="a number between 0 and 1")] = 1.0
     schedule: Schedule
+
+
+class Logger(Section):
+    project: str = Field("", description="a name")
+    tags: list[str] = Field([], description="a list of names, such as [a,b]")
+    timeout: Positive = 1.0
+    finish_timeout: Positive = 1.0
 
 
 class Trainer(Section):
     max_epochs: Count | Literal[-1] = Field(description="a whole number, 1 or more, or -1 for no limit")
     max_steps: Count | Literal[-1] = Field(description="a whole number, 1 or more, or -1 for no limit")
+    check_val_every_n_epoch: Count
+    gradient_clip_val: Positive | None = Field(description="a number above 0, or null for no clipping")
 
     @model_validator(mode="after")
     def _ends(self) -> Self:
@@ -70,17 +87,17 @@ class Config(BaseModel, strict=True, extra="forbid"):
     activation: Literal["tanh", "relu", "leaky_relu", "elu", "gelu", "silu", "softplus", "sigmoid"]
     batch_size: Count
     seed: Seed
-    data_dir: str
+    data_dir: str = Field(description="a folder")
     log_every_n_steps: Count
     resume: str | None
-    test: Test
+    test: Test = Field(description="its keys, such as test.K=100")
     architecture: Group
     likelihood: Group
     prior: Group
     objective: Group
     optimizer: Optimizer
     trainer: Trainer
-    logger: Group
+    logger: Logger
     dataset: Dataset
 
 
@@ -138,22 +155,38 @@ def parse(text: str) -> Override:
 
 
 def values(override: Override) -> list[str]:
-    """Its value, or those of its sweep."""
+    """Its value, or those of its sweep; none of glob(...), which names only what there is."""
+    if override.value_type is ValueType.GLOB_CHOICE_SWEEP:
+        return []
     return list(map(str, override.sweep_string_iterator() if override.is_sweep_override() else [override.value()]))
+
+
+@contextmanager
+def composing() -> Iterator[None]:
+    """Inside, `compose` reads conf/, also within a run of Hydra, which goes on after it."""
+    running = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+    GlobalHydra.instance().hydra = running
 
 
 def check_overrides(overrides: Sequence[str]) -> None:
     """Raise UserError where one names a choice that has no file, or a key that no chosen file has."""
-    changed = [o for o in map(parse, overrides) if not (o.is_delete() or o.is_add() or o.is_hydra_override())]
+    parsed = list(map(parse, overrides))
+    for override in parsed:
+        if override.key_or_group == "resume":
+            raise UserError(f"{override.input_line}: expected resume=FOLDER, and no other key")
+    changed = [o for o in parsed if not (o.is_delete() or o.is_add() or o.is_hydra_override())]
     chosen = {o.key_or_group: values(o) for o in changed if choices(o.key_or_group)}
     for group, names in chosen.items():
         for name in names:
             if name not in choices(group):
                 allowed = ", ".join(choices(group))
                 raise UserError(f"{group}={name}: expected one of {allowed}{meant(name, choices(group))}")
-    first = [f"{group}={names[0]}" for group, names in chosen.items()]
+    first = [f"{group}={names[0]}" for group, names in chosen.items() if names]
     others = [f"{group}={name}" for group, names in chosen.items() for name in names[1:]]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with composing():
         keys = leaves(compose("config", first)).union(*(leaves(compose("config", [*first, o])) for o in others))
     for key in (o.key_or_group for o in changed if o.key_or_group not in chosen):
         if key not in keys:
@@ -192,8 +225,24 @@ def resume_arguments(arguments: list[str]) -> list[str]:
 
 
 def run_name(overrides: Sequence[str]) -> str:
-    """What differs from the defaults."""
-    return " ".join(o for o in overrides if not o.startswith(("hydra", "logger", "data_dir"))) or "defaults"
+    """The overrides without which the config would be another; what says where files go or are sent aside."""
+    kept = [o for o in overrides if not o.startswith(("hydra", "logger", "data_dir"))]
+    with composing():
+        cfg = compose("config", kept)
+        for override in tuple(kept):
+            with suppress(HydraException):  # the others do not compose without it
+                if compose("config", [o for o in kept if o != override]) == cfg:
+                    kept.remove(override)
+    return " ".join(kept) or "defaults"
+
+
+def folder_name(overrides: str) -> str:
+    """Overrides as the name of one folder: no slash, and not longer than file systems take."""
+    name = overrides.replace("/", ".")
+    return name if len(name) <= 150 else f"{name[:140]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
 
 
 def one_line(error: Exception) -> str:

@@ -4,7 +4,6 @@ import json
 import logging
 import os
 import warnings
-from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -13,10 +12,9 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Trainer, seed_everything
-from pytorch_lightning.callbacks import ModelCheckpoint
 
 from datamodules.base import ImageDataModule
-from vae.callbacks import CleanStop, Pictures, Progress
+from vae.callbacks import CleanStop, Kept, Pictures, Progress
 from vae.config import UserError, run_name
 from vae.loggers import MetricsCSV, finish
 from vae.model import VAE
@@ -114,17 +112,17 @@ def train(cfg: DictConfig, folder: Path) -> None:
     resumed = checkpoints / "last.ckpt" if cfg.resume else None
     if resumed:
         history.resume_from(last_step(resumed))
-    keep = partial(ModelCheckpoint, checkpoints, enable_version_counter=False)
-    best = keep("best", monitor="val/elbo", mode="max", save_weights_only=True)
+    best = Kept(checkpoints, "best", monitor="val/elbo", mode="max", save_weights_only=True)
     trainer: Trainer = instantiate(
         cfg.trainer,
         default_root_dir=folder,
-        logger=[history, *tracker(cfg, folder)],
+        devices=1,
+        logger=history,
         callbacks=[
             Progress(),
             Pictures(folder / "figures", history),
             best,
-            keep("last", every_n_epochs=1),
+            Kept(checkpoints, "last", every_n_epochs=1),
             CleanStop(checkpoints / "last.ckpt"),
         ],
         enable_progress_bar=False,
@@ -132,6 +130,8 @@ def train(cfg: DictConfig, folder: Path) -> None:
         num_sanity_val_steps=0,
         log_every_n_steps=1,  # of what the module records, every cfg.log_every_n_steps
     )
+
+    trainer.loggers += tracker(cfg, folder)
 
     size = sum(parameter.numel() for parameter in module.parameters())
     log.info(f"{size:,} parameters, {len(data.images['train'].pixels):,} images; {os.path.relpath(folder)}")

@@ -52,28 +52,32 @@ def rendered(figure: Any) -> Picture:
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
+def plane(codes: Tensor) -> tuple[Tensor, list[str]]:
+    """Codes (N, D) in two dimensions, and the names of the axes: their first two principal components when D > 2."""
+    codes = codes.double().cpu()
+    if codes.shape[1] == 1:
+        return torch.cat([codes, torch.zeros_like(codes)], 1), ["$z_1$", ""]
+    if codes.shape[1] == 2:
+        return codes, ["$z_1$", "$z_2$"]
+    centred = codes - codes.mean(0)
+    _, scale, directions = torch.linalg.svd(centred, full_matrices=False)
+    part = (scale**2 / (scale**2).sum()).tolist()
+    return centred @ directions[:2].T, [f"principal component {i + 1} ({part[i]:.0%})" for i in range(2)]
+
+
 def latents(codes: Tensor, labels: Tensor | None) -> Picture:
-    """The means of q(z|x), (N, D), coloured by label; their first two principal components when D > 2."""
+    """The means of q(z|x), (N, D), coloured by label."""
     from matplotlib.figure import Figure
 
-    codes = codes.double().cpu()
-    axes_names = [f"$z_{i + 1}$" for i in range(codes.shape[1])]
-    if codes.shape[1] > 2:
-        centred = codes - codes.mean(0)
-        _, scale, directions = torch.linalg.svd(centred, full_matrices=False)
-        part = (scale**2 / (scale**2).sum()).tolist()
-        codes = centred @ directions[:2].T
-        axes_names = [f"principal component {i + 1} ({part[i]:.0%})" for i in range(2)]
+    z, (xlabel, ylabel) = plane(codes)
     figure = Figure(figsize=(8, 7.2), dpi=110, layout="constrained")
     axes = figure.subplots()
-    if codes.shape[1] == 1:
-        codes, axes_names = torch.cat([codes, torch.zeros_like(codes)], 1), [*axes_names, ""]
     for label in [None] if labels is None else labels.unique().tolist():
-        z = codes if labels is None else codes[labels == label]
-        axes.scatter(z[:, 0], z[:, 1], s=3, alpha=0.6, linewidths=0, label=label)
+        points = z if labels is None else z[labels == label]
+        axes.scatter(points[:, 0], points[:, 1], s=3, alpha=0.6, linewidths=0, label=label)
     if labels is not None:
         axes.legend(markerscale=5, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
-    axes.set(xlabel=axes_names[0], ylabel=axes_names[1], title="means of q(z|x), test images")
+    axes.set(xlabel=xlabel, ylabel=ylabel, title="means of q(z|x), test images")
     return rendered(figure)
 
 

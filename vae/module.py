@@ -1,5 +1,6 @@
 """The training loop's view of a VAE: steps, records, learning rate, and what a checkpoint must hold. No mathematics."""
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from vae.config import UserError
 from vae.estimator import active_units, log_px
 from vae.model import VAE, Terms
 
@@ -63,6 +65,7 @@ class VAEModule(LightningModule):
         self.images = images
         self.latest: dict[str, float] = {}
         self.rng_state: list[Tensor] = []
+        self.train_means = Means()
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(self.vae.parameters())
@@ -86,9 +89,10 @@ class VAEModule(LightningModule):
         if self.rng_state:  # resumed
             torch.set_rng_state(self.rng_state[0])
             torch.cuda.set_rng_state_all(self.rng_state[1:])
-        self.train_means, self.since = Means(), time.perf_counter()
+        self.since = time.perf_counter()
 
     def training_step(self, x: Tensor, _i: int) -> Tensor:
+        self.lr = self.trainer.optimizers[0].param_groups[0]["lr"]
         terms = self.vae.terms(x)
         loss = -self.objective(terms).mean()
         self.train_means.add(terms)
@@ -98,8 +102,7 @@ class VAEModule(LightningModule):
         if self.global_step % self.every == 0 or self.trainer.is_last_batch:
             now = time.perf_counter()
             images_per_second = self.train_means.images / (now - self.since)
-            lr = self.trainer.optimizers[0].param_groups[0]["lr"]
-            self.record(self.train_means.read("train") | {"lr": lr, "images_per_second": images_per_second})
+            self.record(self.train_means.read("train") | {"lr": self.lr, "images_per_second": images_per_second})
             self.train_means, self.since = Means(), now
 
     def on_validation_epoch_start(self) -> None:
@@ -110,6 +113,11 @@ class VAEModule(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         values = self.val_means.read("val")
+        if not math.isfinite(values["val/elbo"]):
+            raise UserError(
+                f"the training diverged: val/elbo is {values['val/elbo']} after epoch {self.current_epoch + 1};"
+                " a lower optimizer.lr, or trainer.gradient_clip_val, usually helps"
+            )
         self.log_dict(values, logger=False)  # for the checkpoint of the best epoch
         self.record(values | {"epoch": self.current_epoch + 1})
 
@@ -144,6 +152,8 @@ class VAEModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["rng_state"] = [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
+        checkpoint["train_means"] = vars(self.train_means)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.rng_state = checkpoint["rng_state"]
+        vars(self.train_means).update(checkpoint["train_means"])

@@ -1,0 +1,94 @@
+"""The pictures, of models whose pictures are known."""
+
+import math
+
+import numpy as np
+import torch
+from torch import nn
+from torch.distributions import Independent, Normal
+
+from vae import figures
+from vae.likelihoods import Bernoulli
+from vae.model import VAE
+from vae.priors import StandardNormal
+
+
+class Codes(nn.Module):
+    """q(z|x): the mean is the first two pixels."""
+
+    def forward(self, x):
+        return Independent(Normal(x.flatten(1)[:, :2], 0.1), 1)
+
+
+class Pixels(nn.Module):
+    """p(x|z) of 2 pixels, with the codes as logits."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, z):
+        return (z * self.scale).unflatten(-1, (1, 1, 2))
+
+
+VAE_2D = VAE(Codes(), Pixels(), Bernoulli(), StandardNormal(2))
+
+
+def cells(picture, columns, rows):
+    """The pixels at the middle of each of the two halves of each cell, (rows, columns, 2), in [0, 1]."""
+    zoom = picture.shape[0] // (3 * rows + 2)
+    small = picture[zoom // 2 :: zoom, zoom // 2 :: zoom, 0] / 255
+    return np.stack([small[2::3, 2::4][:rows, :columns], small[2::3, 3::4][:rows, :columns]], -1)
+
+
+def test_grid_keeps_pixels_and_order():
+    x = torch.tensor([[0.0, 1.0], [0.2, 0.4], [0.6, 0.8]]).view(3, 1, 1, 2)
+    shown = cells(figures.grid(x, 3), 3, 1)
+    np.testing.assert_allclose(shown[0], x.flatten(1), atol=1 / 255)
+
+
+def test_each_image_is_left_of_its_reconstruction():
+    x = torch.tensor([[0.0, 1.0], [1.0, 0.0]]).view(2, 1, 1, 2)
+    with torch.inference_mode():
+        shown = cells(figures.reconstructions(VAE_2D, x, columns=1), 2, 2)
+    np.testing.assert_allclose(shown[:, 0], x.flatten(1), atol=1 / 255)
+    np.testing.assert_allclose(shown[:, 1], x.flatten(1).sigmoid(), atol=1 / 255)
+
+
+def test_manifold_is_the_unit_square_through_the_inverse_cdf():
+    with torch.inference_mode():
+        shown = cells(figures.manifold(VAE_2D, side=4), 4, 4)
+    quantiles = [-1.1503, -0.3186, 0.3186, 1.1503]  # of 1/8, 3/8, 5/8, 7/8, from a table
+    p = [1 / (1 + math.exp(-z)) for z in quantiles]
+    np.testing.assert_allclose(shown[..., 0], [p] * 4, atol=1.5 / 255)  # z_1 to the right
+    np.testing.assert_allclose(shown[..., 1], np.array([p] * 4).T[::-1], atol=1.5 / 255)  # z_2 upwards
+
+
+def test_samples_are_of_the_prior():
+    torch.manual_seed(0)
+    with torch.inference_mode():
+        shown = cells(figures.samples(VAE_2D, n=2500, columns=50), 50, 50)
+    z = np.log(shown / (1 - shown)).reshape(-1, 2)
+    np.testing.assert_allclose(z.mean(0), 0, atol=0.1)
+    np.testing.assert_allclose(np.cov(z.T), np.eye(2), atol=0.12)
+
+
+def test_principal_components_are_the_directions_of_most_variance():
+    torch.manual_seed(0)
+    codes = torch.randn(500, 4) * torch.tensor([0.1, 3.0, 0.2, 1.0]) + 5
+    z, names = figures.plane(codes)
+    centred = codes.double() - codes.double().mean(0)
+    for component, axis in ((0, 1), (1, 3)):
+        assert abs(torch.corrcoef(torch.stack([z[:, component], centred[:, axis]]))[0, 1]) > 0.99
+    part = 9 / (0.01 + 9 + 0.04 + 1)
+    assert abs(int(names[0].split("(")[1].split("%")[0]) / 100 - part) < 0.02
+
+
+def test_two_codes_are_shown_as_they_are_and_one_on_a_line():
+    codes = torch.randn(5, 2)
+    z, names = figures.plane(codes)
+    torch.testing.assert_close(z, codes.double())
+    assert names == ["$z_1$", "$z_2$"]
+    z, _ = figures.plane(codes[:, :1])
+    torch.testing.assert_close(z[:, 0], codes[:, 0].double())
+    assert (z[:, 1] == 0).all()
