@@ -89,7 +89,7 @@ class VAEModule(LightningModule):
         if self.rng_state:  # resumed
             torch.set_rng_state(self.rng_state[0])
             torch.cuda.set_rng_state_all(self.rng_state[1:])
-        self.since = time.perf_counter()
+        self.since, self.untimed = time.perf_counter(), self.train_means.images
 
     def training_step(self, x: Tensor, _i: int) -> Tensor:
         self.lr = self.trainer.optimizers[0].param_groups[0]["lr"]
@@ -101,9 +101,9 @@ class VAEModule(LightningModule):
     def on_train_batch_end(self, _outputs: Any, _batch: Tensor, _batch_idx: int) -> None:
         if self.global_step % self.every == 0 or self.trainer.is_last_batch:
             now = time.perf_counter()
-            images_per_second = self.train_means.images / (now - self.since)
+            images_per_second = (self.train_means.images - self.untimed) / (now - self.since)
             self.record(self.train_means.read("train") | {"lr": self.lr, "images_per_second": images_per_second})
-            self.train_means, self.since = Means(), now
+            self.train_means, self.since, self.untimed = Means(), now, 0
 
     def on_validation_epoch_start(self) -> None:
         self.val_means, self.val_since = Means(), time.perf_counter()
