@@ -27,6 +27,7 @@ class Progress(Callback):
 
     def __init__(self) -> None:
         self.shown = ExitStack()
+        self.latest: dict[str, float] = {}
 
     def start(self, what: str, total: int, done: int = 0) -> None:
         self.shown.enter_context(logging_redirect_tqdm())
@@ -39,9 +40,10 @@ class Progress(Callback):
         self.start("train", module.steps, trainer.global_step)
 
     def on_train_batch_end(self, _trainer: Any, module: Any, *_: Any) -> None:
-        if self.bar.update():
-            latest = {name: module.latest.get(f"train/{name}", float("nan")) for name in CURVES}
-            self.bar.set_postfix({name: f"{value:.1f}" for name, value in latest.items()}, refresh=False)
+        self.bar.update()
+        if module.latest is not self.latest and "train/elbo" in module.latest:
+            self.latest = module.latest
+            self.bar.set_postfix({name: f"{self.latest[f'train/{name}']:.1f}" for name in CURVES}, refresh=False)
 
     def on_validation_end(self, trainer: Any, module: Any) -> None:
         latest = module.latest

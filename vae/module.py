@@ -81,7 +81,7 @@ class VAEModule(LightningModule):
 
     def record(self, values: dict[str, float]) -> None:
         """Send values to every logger, at the number of optimiser steps taken so far."""
-        self.latest |= values
+        self.latest = self.latest | values
         for logger in self.trainer.loggers:
             logger.log_metrics(values, step=self.global_step)
 
