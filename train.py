@@ -34,7 +34,7 @@ def main(cfg: DictConfig) -> None:
         if mode is RunMode.MULTIRUN:
             log.error(one_line(error))
             raise
-        if not (folder / "metrics.csv").exists():
+        if not cfg.resume and not (folder / "metrics.csv").exists():
             discard(folder)
         sys.exit(refuse(error))
     except Exception:

@@ -130,7 +130,6 @@ def train(cfg: DictConfig, folder: Path) -> None:
         num_sanity_val_steps=0,
         log_every_n_steps=1,  # of what the module records, every cfg.log_every_n_steps
     )
-
     trainer.loggers += tracker(cfg, folder)
 
     size = sum(parameter.numel() for parameter in module.parameters())
