@@ -1,5 +1,6 @@
 """Images in memory: one uint8 tensor for each split, on the training device, and batches that are slices of it."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from enum import IntEnum
 from typing import Any, NamedTuple
@@ -112,7 +113,7 @@ class ShuffledBatches(Batches):
         self.taken = state["taken"]
 
 
-class ImageDataModule(LightningDataModule):
+class ImageDataModule(LightningDataModule, ABC):
     """What every dataset shares. A dataset says how to fetch its files (`prepare_data`) and what is in them (`load`).
 
     `seed` orders the batches of training; `split_seed` splits off the validation images and draws, once, the
@@ -127,9 +128,9 @@ class ImageDataModule(LightningDataModule):
         self.val_size, self.split_seed, self.binarize = val_size, split_seed, binarize
         self.images: dict[str, Images] = {}
 
+    @abstractmethod
     def load(self) -> dict[str, Images]:
         """The images of "train", "val" and "test"."""
-        raise NotImplementedError
 
     def hold_out(self, images: Images) -> dict[str, Images]:
         """Split `val_size` images off for validation, at random."""

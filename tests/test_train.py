@@ -190,6 +190,16 @@ def test_resume_of_what_is_no_run_is_one_line(cli, tmp_path):
     assert "expected no other key" in cli("resume=run", "seed=1", defaults=())[2]
 
 
+def test_a_new_run_does_not_mix_with_an_old_one(cli, runs):
+    cli("hydra.run.dir=outputs/mine")
+    (folder,) = runs()
+    before = (folder / "metrics.csv").read_text(), (folder / "checkpoints" / "last.ckpt").read_bytes()
+    code, _, err = cli("hydra.run.dir=outputs/mine", "seed=1")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "hydra.run.dir" in err
+    assert before == ((folder / "metrics.csv").read_text(), (folder / "checkpoints" / "last.ckpt").read_bytes())
+
+
 def test_resume_of_a_damaged_checkpoint_is_one_line(cli, runs):
     cli()
     (folder,) = runs()

@@ -166,9 +166,11 @@ def composing() -> Iterator[None]:
     """Inside, `compose` reads conf/, also within a run of Hydra, which goes on after it."""
     running = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        yield
-    GlobalHydra.instance().hydra = running
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            yield
+    finally:
+        GlobalHydra.instance().hydra = running
 
 
 def check_overrides(overrides: Sequence[str]) -> None:
@@ -205,22 +207,15 @@ def resume_arguments(arguments: list[str]) -> list[str]:
     for needed in (".hydra/config.yaml", "checkpoints/last.ckpt"):
         if not (folder / needed).is_file():
             raise UserError(f"resume={folder}: expected the folder of a run; there is no {needed} in it")
-    quoted = str(folder.resolve()).replace("'", "\\'")
+    here = folder.resolve()
+    quoted = str(here).replace("'", "\\'")
     return [
-        *(
-            "--config-path",
-            str((folder / ".hydra").resolve()),
-            "--config-name",
-            "config",
-            "--config-dir",
-            str(CONF),
-        ),
-        *(
-            "hydra/job_logging=vae",
-            "hydra.output_subdir=null",
-            f"hydra.run.dir='{quoted}'",
-            f"resume='{quoted}'",
-        ),
+        f"--config-path={here / '.hydra'}",
+        f"--config-dir={CONF}",
+        "hydra/job_logging=vae",
+        "hydra.output_subdir=null",
+        f"hydra.run.dir='{quoted}'",
+        f"resume='{quoted}'",
     ]
 
 

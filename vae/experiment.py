@@ -112,6 +112,8 @@ def train(cfg: DictConfig, folder: Path) -> None:
     resumed = checkpoints / "last.ckpt" if cfg.resume else None
     if resumed:
         history.resume_from(last_step(resumed))
+    elif history.path.exists():
+        raise UserError(f"hydra.run.dir={folder}: expected a folder without a run; resume= goes on with the one in it")
     best = Kept(checkpoints, "best", monitor="val/elbo", mode="max", save_weights_only=True)
     trainer: Trainer = instantiate(
         cfg.trainer,
