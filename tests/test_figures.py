@@ -73,6 +73,17 @@ def test_samples_are_of_the_prior():
     np.testing.assert_allclose(np.cov(z.T), np.eye(2), atol=0.12)
 
 
+def test_fusions_go_from_one_image_through_what_lies_between_to_the_other():
+    x = torch.tensor([[0.0, 1.0], [1.0, 0.0]]).view(2, 1, 1, 2)
+    with torch.inference_mode():
+        (row,) = figures.fusions(VAE_2D, x, None, steps=5).max(-1)[None] / 255
+    inside = row[row.shape[0] // 2 + 4]  # a line through the middles of the seven pictures
+    found = inside[np.flatnonzero(np.diff(inside, prepend=-1))]
+    left = [0.0, *(1 / (1 + np.exp(-np.linspace(0, 1, 5)))), 1.0]
+    for value in left:
+        assert np.abs(found - value).min() < 2 / 255
+
+
 def test_principal_components_are_the_directions_of_most_variance():
     torch.manual_seed(0)
     codes = torch.randn(500, 4) * torch.tensor([0.1, 3.0, 0.2, 1.0]) + 5

@@ -50,7 +50,15 @@ def test_a_run_leaves_what_it_should(cli, runs):
         *(f"checkpoints/{name}.ckpt" for name in ("best", "last")),
         *(
             f"figures/{name}.png"
-            for name in ("curves", "latents", "manifold", "reconstructions", "samples", "val_reconstructions")
+            for name in (
+                "curves",
+                "fusions",
+                "latents",
+                "manifold",
+                "reconstructions",
+                "samples",
+                "val_reconstructions",
+            )
         ),
         *("metrics.csv", "summary.json", "train.log"),
     }
@@ -127,6 +135,12 @@ def test_the_best_epoch_is_tested_on_the_test_images(cli, runs, monkeypatch):
     assert summary["test/log_px"] == pytest.approx(exact.mean().item(), abs=0.15)
     assert summary["test/log_px_se"] == pytest.approx(exact.std().item() / 120**0.5, rel=0.1)
     assert summary["test/active_units"] == (mean.var(0) > 0.01).sum()
+    assert summary["test/bits_per_dim"] == pytest.approx(-summary["test/log_px"] / 64 / math.log(2))
+    shown = net("decoder", mean).sigmoid()
+    assert summary["test/squared_error"] == pytest.approx((shown - x).square().sum(1).mean().item(), rel=1e-4)
+    mean_image = data.images["train"].pixels.flatten(1).double().mean(0) / 255
+    baseline = (mean_image - x).square().sum(1).mean().item()
+    assert summary["test/squared_error_of_mean_image"] == pytest.approx(baseline, rel=1e-4)
     assert summary["test/elbo"] < summary["test/log_px"] < 0
 
 
@@ -260,6 +274,61 @@ def test_variants_run(arguments, cli, runs):
     assert cli(*arguments)[0] == 0
     (folder,) = runs()
     assert all(math.isfinite(value) for value in json.loads((folder / "summary.json").read_text()).values())
+
+
+def test_grey_cross_entropy_is_recorded_under_its_own_name(cli, runs):
+    code, out, _ = cli("dataset.binarize=none", "likelihood=grey_cross_entropy")
+    assert code == 0
+    (folder,) = runs()
+    header = (folder / "metrics.csv").read_text().split("\n")[0].split(",")
+    for split in ("train", "val", "test"):
+        assert {f"{split}/minus_cross_entropy", f"{split}/minus_cross_entropy_less_kl"} <= set(header)
+    for word in ("elbo", "log_likelihood", "log_px", "bits"):
+        assert word not in " ".join(header) + (folder / "summary.json").read_text() + out
+    for row in (row for row in rows(folder) if "val/kl" in row):
+        bound = row["val/minus_cross_entropy"] - row["val/kl"]
+        assert row["val/minus_cross_entropy_less_kl"] == pytest.approx(bound, abs=1e-3)
+    assert (folder / "checkpoints" / "best.ckpt").exists()
+
+
+def test_a_density_has_no_bits_per_dim(cli, runs):
+    for likelihood in ("continuous_bernoulli", "gaussian"):
+        assert cli("dataset.binarize=none", f"likelihood={likelihood}")[0] == 0
+    for folder in runs():
+        summary = json.loads((folder / "summary.json").read_text())
+        assert "test/log_px" in summary
+        assert "test/bits_per_dim" not in summary
+
+
+def test_digits_need_no_network(cli, runs, monkeypatch):
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("it asks the network"))
+    monkeypatch.setenv("PATH", "")
+    code, _, err = cli("dataset=digits", "trainer.max_epochs=8", defaults=(*SHORT, "hidden_size=100", "logger=csv"))
+    assert code == 0, err
+    (folder,) = runs()
+    elbo = [row["val/elbo"] for row in rows(folder) if "val/elbo" in row]
+    assert elbo[-1] > elbo[0] + 10
+    # a uniform guess among 17 levels costs log2 17 bits; one that knows how often each level occurs, about 3
+    assert json.loads((folder / "summary.json").read_text())["test/bits_per_dim"] < 3
+    assert len(list((folder / "figures").glob("*.png"))) == 6
+
+
+@pytest.mark.parametrize("likelihood", ["discretized_logistic", "shades", "gaussian", "categorical"])
+def test_a_folder_of_colour_pictures_that_are_not_square(likelihood, cli, runs, tmp_path):
+    (tmp_path / "mine").mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(40):
+        Image.fromarray(rng.integers(0, 256, (9, 12, 3)).astype(np.uint8)).save(tmp_path / "mine" / f"{i:02}.png")
+    folder = [f"dataset.path={tmp_path / 'mine'}", "dataset.size=[9,12]", "architecture.encoder.channels=[4,6]"]
+    small = ["dataset=folder", f"likelihood={likelihood}", *folder, "latent_dim=2", "hidden_size=8", "logger=csv"]
+    assert cli(*small, defaults=SHORT)[0] == 0
+    (folder,) = runs()
+    assert all(math.isfinite(value) for value in json.loads((folder / "summary.json").read_text()).values())
+    (folder / "summary.json").unlink()
+    assert cli(f"resume={folder}", defaults=())[0] == 0
+    pictures = {path.stem: np.asarray(Image.open(path)) for path in (folder / "figures").glob("*.png")}
+    assert set(pictures) >= {"samples", "reconstructions", "fusions", "manifold"}
+    assert pictures["samples"].std(-1).max() > 5  # in colour
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

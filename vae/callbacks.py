@@ -17,7 +17,6 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from vae import figures
 from vae.loggers import MetricsCSV
-from vae.module import CURVES
 
 log = logging.getLogger(__name__)
 
@@ -41,15 +40,16 @@ class Progress(Callback):
 
     def on_train_batch_end(self, _trainer: Any, module: Any, *_: Any) -> None:
         self.bar.update()
-        if module.latest is not self.latest and "train/elbo" in module.latest:
+        if module.latest is not self.latest and f"train/{module.curves[0]}" in module.latest:
             self.latest = module.latest
-            self.bar.set_postfix({name: f"{self.latest[f'train/{name}']:.1f}" for name in CURVES}, refresh=False)
+            curves = {name: f"{self.latest[f'train/{name}']:.1f}" for name in module.curves}
+            self.bar.set_postfix(curves, refresh=False)
 
     def on_validation_end(self, trainer: Any, module: Any) -> None:
-        latest = module.latest
+        latest, bound = module.latest, module.curves[0]
         log.info(
-            f"epoch {trainer.current_epoch + 1:>3}   train elbo {latest['train/elbo']:>8.2f}   val "
-            + "   ".join(f"{name} {latest[f'val/{name}']:>8.2f}" for name in CURVES)
+            f"epoch {trainer.current_epoch + 1:>3}   train {bound} {latest[f'train/{bound}']:>8.2f}   val "
+            + "   ".join(f"{name} {latest[f'val/{name}']:>8.2f}" for name in module.curves)
         )
 
     def on_test_start(self, trainer: Trainer, _module: Any) -> None:
@@ -100,9 +100,14 @@ class Pictures(Callback):
         self.show(trainer, "reconstructions", figures.reconstructions(module.vae, x))
         self.show(trainer, "samples", figures.samples(module.vae))
         self.show(trainer, "latents", figures.latents(codes, data.images["test"].labels))
+        known = data.images["train"]
+        pairs = torch.linspace(0, len(known.pixels) - 1, 16).long()
+        names = known.names and [known.names[i] for i in pairs]
+        x = (known.pixels[pairs].float() / 255).to(module.device)
+        self.show(trainer, "fusions", figures.fusions(module.vae, x, names))
         if codes.shape[1] == 2:
             self.show(trainer, "manifold", figures.manifold(module.vae))
-        self.show(trainer, "curves", figures.curves(self.history.rows))
+        self.show(trainer, "curves", figures.curves(self.history.rows, module.curves))
 
 
 class Kept(ModelCheckpoint):

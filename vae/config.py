@@ -20,6 +20,8 @@ CONF = Path(__file__).parent.parent / "conf"
 Count = Annotated[int, Field(ge=1, description="a whole number, 1 or more")]
 Seed = Annotated[int, Field(ge=0, lt=2**32, description="a whole number, 0 or more")]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, description="a number above 0")]
+Part = Annotated[float, Field(gt=0, lt=1)]
+Size = Annotated[Count | Part, Field(description="a whole number, 1 or more, or a part between 0 and 1")]
 Group = dict[str, Any]
 
 
@@ -34,9 +36,38 @@ class Section(BaseModel, strict=True, extra="allow"):
 class Dataset(Section):
     batch_size: Count
     seed: Seed
-    val_size: Count
+    val_size: Size
+    test_size: Size = 1
     split_seed: Seed
     binarize: Literal["dynamic", "static", "threshold", "none"]
+    split: Literal["random", "sequential"] = "random"
+    generation: Annotated[int, Field(ge=1, le=8)] | None = Field(None, description="1 to 8, or null for all")
+    shiny: bool = Field(False, description="true or false")
+    flips: bool = Field(False, description="true or false")
+    shift: int = Field(0, ge=0, description="a whole number, 0 or more")
+    path: str = Field("", description="a folder of images")
+    colour: Literal["rgb", "grey"] = "rgb"
+    size: Count | Annotated[list[Count], Field(min_length=2, max_length=2)] = Field(
+        1, description="a whole number, 1 or more, or two of them, [height,width]"
+    )
+
+
+class Likelihood(Section):
+    sigma: Annotated[float, Field(ge=0.003, description="a number of 0.003 or more")] = 1.0
+    learned: bool = Field(True, description="true or false")
+    scale: Literal["pixel", "shared"] = "pixel"
+    levels: Annotated[int, Field(ge=2, le=256, description="a whole number, 2 to 256")] = 256
+    K: Count = 1
+    paper: Annotated[float, Field(ge=0, le=1, description="a number from 0 to 1")] = 1.0
+
+
+class Convolutions(Section):
+    channels: Annotated[list[Count], Field(min_length=1)] = Field([1], description="a list of whole numbers, 1 or more")
+
+
+class Architecture(Section):
+    encoder: Convolutions
+    decoder: Convolutions
 
 
 class Schedule(Section):
@@ -84,15 +115,15 @@ class Config(BaseModel, strict=True, extra="forbid"):
         BeforeValidator(lambda size: size if isinstance(size, list) else [size]),
         Field(min_length=1, description="a whole number, 1 or more, or a list of them such as [400,200]"),
     ]
-    activation: Literal["tanh", "relu", "leaky_relu", "elu", "gelu", "silu", "softplus", "sigmoid"]
+    activation: Literal["tanh", "relu", "leaky_relu", "elu", "gelu", "silu", "softplus", "sigmoid", "identity"]
     batch_size: Count
     seed: Seed
     data_dir: str = Field(description="a folder")
     log_every_n_steps: Count
     resume: str | None
     test: Test = Field(description="its keys, such as test.K=100")
-    architecture: Group
-    likelihood: Group
+    architecture: Architecture
+    likelihood: Likelihood
     prior: Group
     objective: Group
     optimizer: Optimizer

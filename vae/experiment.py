@@ -30,7 +30,7 @@ def build(cfg: DictConfig, shape: tuple[int, int, int]) -> VAEModule:
     """The model for images of this shape. Past this function nothing of a model sees cfg."""
     likelihood = instantiate(cfg.likelihood)
     encoder = instantiate(cfg.architecture.encoder, shape=shape)
-    decoder = instantiate(cfg.architecture.decoder, shape=shape, params_per_pixel=likelihood.params_per_pixel)
+    decoder = instantiate(cfg.architecture.decoder, shape=shape, maps=likelihood.maps(shape[0]))
     vae = VAE(encoder, decoder, likelihood, prior=instantiate(cfg.prior))
     return VAEModule(
         vae,
@@ -84,18 +84,14 @@ def report(tested: dict[str, float], data: ImageDataModule, cfg: DictConfig, fol
     """The test as a small table on the screen, and as summary.json."""
     metric = {name.removeprefix("test/"): value for name, value in tested.items()}
     images = len(data.images["test"].pixels)
-    of = f"K = {cfg.test.K}, {min(cfg.test.images or images, images):,} images"
-    log.info(
-        f"""
-  test            nats per image, over {images:,} images
-  elbo            {metric["elbo"]:>8.2f}
-  kl              {metric["kl"]:>8.2f}
-  log_likelihood  {metric["log_likelihood"]:>8.2f}
-  log_px          {metric["log_px"]:>8.2f} +- {metric["log_px_se"]:.2f}  {of}
-  active_units    {metric["active_units"]:>8.0f}  of {cfg.latent_dim}
-
-{os.path.relpath(folder)}"""
-    )
+    scored = min(cfg.test.images or images, images)
+    notes = {
+        "log_px": f"+- {metric.pop('log_px_se', 0):.2f}  K = {cfg.test.K}, {scored:,} images",
+        "active_units": f"of {cfg.latent_dim}",
+    }
+    shown = {name: f"{value:.2f}" if isinstance(value, float) else str(value) for name, value in metric.items()}
+    lines = [f"  {name:<30}{value:>10} {notes.get(name, '')}".rstrip() for name, value in shown.items()]
+    log.info("\n".join(["", f"  test, over {images:,} images; nats per image", *lines, "", os.path.relpath(folder)]))
     part = folder / "summary.json.part"
     part.write_text(json.dumps(tested, indent=2) + "\n")
     part.replace(folder / "summary.json")
@@ -114,7 +110,7 @@ def train(cfg: DictConfig, folder: Path) -> None:
         history.resume_from(last_step(resumed))
     elif history.path.exists():
         raise UserError(f"hydra.run.dir={folder}: expected a folder without a run; resume= goes on with the one in it")
-    best = Kept(checkpoints, "best", monitor="val/elbo", mode="max", save_weights_only=True)
+    best = Kept(checkpoints, "best", monitor=f"val/{module.curves[0]}", mode="max", save_weights_only=True)
     trainer: Trainer = instantiate(
         cfg.trainer,
         default_root_dir=folder,

@@ -1,5 +1,6 @@
-"""Pictures of a model, as uint8 arrays (height, width, 3); means of p(x|z) stand for images."""
+"""Pictures of a model, as uint8 arrays (height, width, 3); likelihoods say how p(x|z) is shown."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from vae.model import VAE
 
 Picture = NDArray[np.uint8]
 
+MANY = 20  # labels to tell apart by colour
 SPLITS = {"train": ("tab:blue", 1), "val": ("tab:orange", 2)}
 
 
@@ -26,13 +28,13 @@ def grid(x: Tensor, columns: int) -> Picture:
 
 
 def reconstructions(vae: VAE, x: Tensor, columns: int = 5) -> Picture:
-    """Each image, left, beside the mean of p(x|z) at the mean of q(z|x), right."""
-    return grid(torch.stack([x, vae.p_x(vae.q_z(x).mean).mean], 1).flatten(0, 1), 2 * columns)
+    """Each image, left, beside the picture of p(x|z) at the mean of q(z|x), right."""
+    return grid(torch.stack([x, vae.picture(vae.q_z(x).mean)], 1).flatten(0, 1), 2 * columns)
 
 
 def samples(vae: VAE, n: int = 100, columns: int = 10) -> Picture:
-    """The mean of p(x|z) for n codes z ~ p(z)."""
-    return grid(vae.p_x(vae.p_z().sample((n,))).mean, columns)
+    """The picture of p(x|z) for n codes z ~ p(z)."""
+    return grid(vae.picture(vae.p_z().sample((n,))), columns)
 
 
 def manifold(vae: VAE, side: int = 20) -> Picture:
@@ -40,7 +42,7 @@ def manifold(vae: VAE, side: int = 20) -> Picture:
     device = next(vae.parameters()).device
     z = Normal(0.0, 1.0).icdf((torch.arange(side, device=device) + 0.5) / side)
     z1, z2 = torch.meshgrid(z, z.flip(0), indexing="xy")
-    return grid(vae.p_x(torch.stack([z1, z2], -1).flatten(0, 1)).mean, side)
+    return grid(vae.picture(torch.stack([z1, z2], -1).flatten(0, 1)), side)
 
 
 def rendered(figure: Any) -> Picture:
@@ -66,27 +68,51 @@ def plane(codes: Tensor) -> tuple[Tensor, list[str]]:
 
 
 def latents(codes: Tensor, labels: Tensor | None) -> Picture:
-    """The means of q(z|x), (N, D), coloured by label."""
+    """The means of q(z|x), (N, D), coloured by label: each in its own colour, or along a scale where there are many."""
     from matplotlib.figure import Figure
 
     z, (xlabel, ylabel) = plane(codes)
     figure = Figure(figsize=(8, 7.2), dpi=110, layout="constrained")
     axes = figure.subplots()
-    for label in [None] if labels is None else labels.unique().tolist():
-        points = z if labels is None else z[labels == label]
-        axes.scatter(points[:, 0], points[:, 1], s=3, alpha=0.6, linewidths=0, label=label)
-    if labels is not None:
-        axes.legend(markerscale=5, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    size = min(60, max(3, 20_000 / len(z)))
+    kinds = [] if labels is None else labels.unique().tolist()
+    if len(kinds) > MANY:
+        scale = axes.scatter(z[:, 0], z[:, 1], s=size, c=labels, alpha=0.6, linewidths=0)
+        figure.colorbar(scale, label="label", fraction=0.04)
+    else:
+        for kind in kinds or [None]:
+            points = z if kind is None else z[labels == kind]
+            axes.scatter(points[:, 0], points[:, 1], s=size, alpha=0.6, linewidths=0, label=kind)
+    if 0 < len(kinds) <= MANY:
+        axes.legend(markerscale=(75 / size) ** 0.5, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     axes.set(xlabel=xlabel, ylabel=ylabel, title="means of q(z|x), test images")
     return rendered(figure)
 
 
-def curves(rows: list[dict[str, float]]) -> Picture:
-    """elbo, kl and log_likelihood of the records of a run over its optimiser steps."""
+def fusions(vae: VAE, x: Tensor, names: Sequence[str] | None, steps: int = 5) -> Picture:
+    """Pairs of images (2 N, C, H, W), left and right, and between them what lies between their codes, decoded."""
+    from matplotlib.figure import Figure
+
+    first, second = vae.q_z(x).mean.unflatten(0, (-1, 2)).unbind(1)
+    between = vae.picture(torch.lerp(first, second, torch.linspace(0, 1, steps, device=x.device).view(-1, 1, 1)))
+    pairs = x.unflatten(0, (-1, 2)).transpose(0, 1)
+    rows = (torch.cat([pairs[:1], between, pairs[1:]]).transpose(0, 1).clamp(0, 1) * 255).byte().cpu()
+    figure = Figure(figsize=(1.3 * (steps + 2), 1.5 * len(rows)), dpi=110, layout="constrained", facecolor="white")
+    for n, (row, axes) in enumerate(zip(rows, figure.subplots(len(rows), steps + 2, squeeze=False), strict=True)):
+        for image, place in zip(row, axes, strict=True):
+            place.imshow(image.expand(3, -1, -1).permute(1, 2, 0), interpolation="nearest")
+            place.axis("off")
+        for place, i in ((axes[0], 2 * n), (axes[-1], 2 * n + 1)):
+            place.set_title(names[i] if names else "", fontsize=8)
+    return rendered(figure)
+
+
+def curves(rows: list[dict[str, float]], names: Sequence[str]) -> Picture:
+    """elbo, kl and log_likelihood, by the names they are recorded under, over the optimiser steps of a run."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(13, 4), dpi=110, layout="constrained")
-    for axes, name in zip(figure.subplots(1, 3), ("elbo", "kl", "log_likelihood"), strict=True):
+    for axes, name in zip(figure.subplots(1, 3), names, strict=True):
         for split, (colour, width) in SPLITS.items():
             points = [(row["step"], row[f"{split}/{name}"]) for row in rows if f"{split}/{name}" in row]
             axes.plot(*zip(*points, strict=True), color=colour, linewidth=width, label=split)

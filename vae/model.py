@@ -9,6 +9,8 @@ from functools import cached_property
 from torch import Tensor, nn
 from torch.distributions import Distribution, kl_divergence
 
+from vae.likelihoods import Likelihood
+
 
 @dataclass(frozen=True)
 class Terms:
@@ -62,7 +64,7 @@ class Terms:
 class VAE(nn.Module):
     """p(z), p(x|z) and q(z|x): a prior, a decoder with its likelihood, an encoder."""
 
-    def __init__(self, encoder: nn.Module, decoder: nn.Module, likelihood: nn.Module, prior: nn.Module) -> None:
+    def __init__(self, encoder: nn.Module, decoder: nn.Module, likelihood: Likelihood, prior: nn.Module) -> None:
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder
@@ -80,6 +82,10 @@ class VAE(nn.Module):
     def p_x(self, z: Tensor) -> Distribution:
         """p(x|z) for codes z, (..., D)."""
         return self.likelihood(self.decoder(z))
+
+    def picture(self, z: Tensor) -> Tensor:
+        """The images to show for codes z, (..., D): (..., C, H, W), in [0, 1]."""
+        return self.likelihood.picture(self.p_x(z))
 
     def terms(self, x: Tensor, K: int = 1) -> Terms:
         """Draw z_k ~ q(z|x), k = 1..K, each image with its own noise (sec. 2.4), and score them."""

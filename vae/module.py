@@ -17,6 +17,8 @@ from vae.estimator import active_units, log_px
 from vae.model import VAE, Terms
 
 CURVES = ("elbo", "kl", "log_likelihood")
+# What they are called where log p(x|z) is the log of no distribution, and bounds nothing.
+UNNORMALIZED = ("minus_cross_entropy_less_kl", "kl", "minus_cross_entropy")
 
 
 class Means:
@@ -31,9 +33,9 @@ class Means:
             self.sums = self.sums + torch.stack([getattr(terms, name).sum() for name in CURVES])
         self.images += len(terms.x)
 
-    def read(self, split: str) -> dict[str, float]:
+    def read(self, split: str, names: Iterable[str]) -> dict[str, float]:
         means = (torch.as_tensor(self.sums) / self.images).tolist()
-        return {f"{split}/{name}": mean for name, mean in zip(CURVES, means, strict=True)}
+        return {f"{split}/{name}": mean for name, mean in zip(names, means, strict=True)}
 
 
 class VAEModule(LightningModule):
@@ -63,6 +65,7 @@ class VAEModule(LightningModule):
         self.every = log_every_n_steps
         self.K = K
         self.images = images
+        self.curves = CURVES if vae.likelihood.normalized else UNNORMALIZED
         self.latest: dict[str, float] = {}
         self.rng_state: list[Tensor] = []
         self.train_means = Means()
@@ -102,7 +105,9 @@ class VAEModule(LightningModule):
         if self.global_step % self.every == 0 or self.trainer.is_last_batch:
             now = time.perf_counter()
             images_per_second = (self.train_means.images - self.untimed) / (now - self.since)
-            self.record(self.train_means.read("train") | {"lr": self.lr, "images_per_second": images_per_second})
+            self.record(
+                self.train_means.read("train", self.curves) | {"lr": self.lr, "images_per_second": images_per_second}
+            )
             self.train_means, self.since, self.untimed = Means(), now, 0
 
     def on_validation_epoch_start(self) -> None:
@@ -112,10 +117,11 @@ class VAEModule(LightningModule):
         self.val_means.add(self.vae.terms(x))
 
     def on_validation_epoch_end(self) -> None:
-        values = self.val_means.read("val")
-        if not math.isfinite(values["val/elbo"]):
+        values = self.val_means.read("val", self.curves)
+        bound = f"val/{self.curves[0]}"
+        if not math.isfinite(values[bound]):
             raise UserError(
-                f"the training diverged: val/elbo is {values['val/elbo']} after epoch {self.current_epoch + 1};"
+                f"the training diverged: {bound} is {values[bound]} after epoch {self.current_epoch + 1};"
                 " a lower optimizer.lr, or trainer.gradient_clip_val, usually helps"
             )
         self.log_dict(values, logger=False)  # for the checkpoint of the best epoch
@@ -126,29 +132,39 @@ class VAEModule(LightningModule):
 
     def on_test_start(self) -> None:
         torch.manual_seed(self.seed)
+        trainer: Any = self.trainer
+        self.mean_image = trainer.datamodule.mean_image().to(self.device)
         self.test_means = Means()
         self.log_px: list[Tensor] = []
         self.codes: list[Tensor] = []
+        self.errors: list[Tensor] = []
         self.left = sys.maxsize if self.images is None else self.images
 
     def test_step(self, x: Tensor, _i: int) -> None:
         terms = self.vae.terms(x)
         self.test_means.add(terms)
         self.codes.append(terms.q_z.mean)
+        shown = torch.stack([self.vae.p_x(terms.q_z.mean).mean, self.mean_image.expand_as(x)])
+        self.errors.append((shown - x).square().sum((-3, -2, -1)))
         if self.left > 0:
             self.log_px.append(log_px(self.vae, x[: self.left], self.K))
             self.left -= len(x)
 
     def on_test_epoch_end(self) -> None:
+        likelihood: Any = self.vae.likelihood
+        reconstruction, baseline = torch.cat(self.errors, 1).mean(1).tolist()
+        values = self.test_means.read("test", self.curves) | {
+            "test/active_units": active_units(torch.cat(self.codes)),
+            "test/squared_error": reconstruction,
+            "test/squared_error_of_mean_image": baseline,
+        }
         log_px = torch.cat(self.log_px)
-        self.record(
-            self.test_means.read("test")
-            | {
-                "test/log_px": log_px.mean().item(),
-                "test/log_px_se": log_px.std().item() / len(log_px) ** 0.5,
-                "test/active_units": active_units(torch.cat(self.codes)),
-            }
-        )
+        if likelihood.normalized:
+            values["test/log_px"] = log_px.mean().item()
+            values["test/log_px_se"] = log_px.std().item() / len(log_px) ** 0.5
+        if likelihood.normalized and likelihood.support.is_discrete:
+            values["test/bits_per_dim"] = -values["test/log_px"] / (self.mean_image.numel() * math.log(2))
+        self.record(values)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["rng_state"] = [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]

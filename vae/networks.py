@@ -1,6 +1,6 @@
-"""Encoders, x -> q(z|x), and decoders, z -> h, the parameters of p(x|z) for each pixel."""
+"""Encoders, x -> q(z|x), and decoders, z -> h, the maps a likelihood makes p(x|z) of."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from math import prod
 
@@ -16,6 +16,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "silu": nn.SiLU,
     "softplus": nn.Softplus,
     "sigmoid": nn.Sigmoid,
+    "identity": nn.Identity,
 }
 
 
@@ -30,16 +31,41 @@ def widths(hidden_size: int | Sequence[int]) -> list[int]:
     return [hidden_size] if isinstance(hidden_size, int) else list(hidden_size)
 
 
-def mlp(sizes: Sequence[int], activation: str) -> nn.Sequential:
-    """Linear layers of these sizes, with the activation between them and none at the end."""
-    layers: list[nn.Module] = []
-    for n_in, n_out in pairwise(sizes):
-        layers += [nn.Linear(n_in, n_out), ACTIVATIONS[activation]()]
-    return nn.Sequential(*layers[:-1])
+def dense(n_in: int, n_out: int, activation: str) -> list[nn.Module]:
+    """A hidden layer: linear, then the activation."""
+    return [nn.Linear(n_in, n_out), ACTIVATIONS[activation]()]
+
+
+class Gated(nn.Module):
+    """activation(A x + a) * sigmoid(B x + b) (Dauphin et al. 2017)."""
+
+    def __init__(self, n_in: int, n_out: int, activation: str) -> None:
+        super().__init__()
+        self.value = nn.Sequential(*dense(n_in, n_out, activation))
+        self.gate = nn.Sequential(*dense(n_in, n_out, "sigmoid"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.value(x) * self.gate(x)
+
+
+def gated(n_in: int, n_out: int, activation: str) -> list[nn.Module]:
+    """A hidden layer that is gated."""
+    return [Gated(n_in, n_out, activation)]
+
+
+def mlp(
+    sizes: Sequence[int], activation: str, hidden: Callable[[int, int, str], list[nn.Module]] = dense
+) -> nn.Sequential:
+    """Hidden layers of these sizes, and at the end a linear one."""
+    *inner, last = pairwise(sizes)
+    layers = [module for n_in, n_out in inner for module in hidden(n_in, n_out, activation)]
+    return nn.Sequential(*layers, nn.Linear(*last))
 
 
 class MLPEncoder(nn.Module):
     """x (B, C, H, W) -> q(z|x), a diagonal Gaussian over D = latent_dim codes."""
+
+    hidden = staticmethod(dense)
 
     def __init__(
         self,
@@ -49,26 +75,126 @@ class MLPEncoder(nn.Module):
         activation: str,
     ) -> None:
         super().__init__()
-        self.net = mlp([prod(shape), *widths(hidden_size), 2 * latent_dim], activation)
+        self.net = mlp([prod(shape), *widths(hidden_size), 2 * latent_dim], activation, self.hidden)
 
     def forward(self, x: Tensor) -> Distribution:
         return diagonal_gaussian(self.net(x.flatten(1)))
 
 
 class MLPDecoder(nn.Module):
-    """z (..., D) -> h (..., params_per_pixel * C, H, W), through the encoder's layers in reverse."""
+    """z (..., D) -> h (..., maps, H, W), through the encoder's layers in reverse."""
+
+    hidden = staticmethod(dense)
 
     def __init__(
         self,
         shape: tuple[int, int, int],
-        params_per_pixel: int,
+        maps: int,
         latent_dim: int,
         hidden_size: int | Sequence[int],
         activation: str,
     ) -> None:
         super().__init__()
-        self.h_shape = (params_per_pixel * shape[0], *shape[1:])
-        self.net = mlp([latent_dim, *reversed(widths(hidden_size)), prod(self.h_shape)], activation)
+        self.h_shape = (maps, *shape[1:])
+        self.net = mlp([latent_dim, *reversed(widths(hidden_size)), prod(self.h_shape)], activation, self.hidden)
 
     def forward(self, z: Tensor) -> Tensor:
         return self.net(z).unflatten(-1, self.h_shape)
+
+
+class GatedMLPEncoder(MLPEncoder):
+    """`MLPEncoder` with gated hidden layers; without an activation, that of Tomczak & Welling 2017."""
+
+    hidden = staticmethod(gated)
+
+
+class GatedMLPDecoder(MLPDecoder):
+    """`MLPDecoder` with gated hidden layers."""
+
+    hidden = staticmethod(gated)
+
+
+class Residual(nn.Module):
+    """h plus a change of it by two 3 x 3 convolutions; none at first."""
+
+    def __init__(self, channels: int, activation: str) -> None:
+        super().__init__()
+        first, second = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
+        self.change = nn.Sequential(ACTIVATIONS[activation](), first, ACTIVATIONS[activation](), second)
+        nn.init.zeros_(second.weight)
+
+    def forward(self, h: Tensor) -> Tensor:
+        return h + self.change(h)
+
+
+class Doubled(nn.Module):
+    """Maps of half the size (n_in channels) -> maps of `size`, by a convolution that gives four pixels for one."""
+
+    def __init__(self, n_in: int, n_out: int, kernel_size: int, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(n_in, 4 * n_out, kernel_size, padding="same")
+        self.shuffle = nn.PixelShuffle(2)
+        self.size = size
+
+    def forward(self, h: Tensor) -> Tensor:
+        height, width = self.size
+        return self.shuffle(self.conv(h))[..., :height, :width]
+
+
+def halved(shape: tuple[int, int, int], times: int) -> list[tuple[int, int]]:
+    """The size of an image, and of its maps each time they are halved; odd sizes round up."""
+    return [(-(-shape[1] // 2**i), -(-shape[2] // 2**i)) for i in range(times + 1)]
+
+
+class ConvEncoder(nn.Module):
+    """x (B, C, H, W) of any size -> q(z|x), a diagonal Gaussian over D = latent_dim codes.
+
+    A strided convolution for each of `channels` halves the maps; a residual block follows all but the first, whose
+    maps are large; fully connected layers of `hidden_size` end it.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        latent_dim: int,
+        channels: Sequence[int],
+        hidden_size: int | Sequence[int],
+        activation: str,
+    ) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for n_in, n_out in pairwise([shape[0], *channels]):
+            layers += [ACTIVATIONS[activation](), nn.Conv2d(n_in, n_out, 3, stride=2, padding=1)]
+            layers += [Residual(n_out, activation)] if len(layers) > 2 else []
+        flat = channels[-1] * prod(halved(shape, len(channels))[-1])
+        top = mlp([flat, *widths(hidden_size), 2 * latent_dim], activation)
+        self.net = nn.Sequential(*layers[1:], ACTIVATIONS[activation](), nn.Flatten(), top)
+
+    def forward(self, x: Tensor) -> Distribution:
+        return diagonal_gaussian(self.net(x))
+
+
+class ConvDecoder(nn.Module):
+    """z (..., D) -> h (..., maps, H, W), through the encoder's layers in reverse."""
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        maps: int,
+        latent_dim: int,
+        channels: Sequence[int],
+        hidden_size: int | Sequence[int],
+        activation: str,
+    ) -> None:
+        super().__init__()
+        sizes = halved(shape, len(channels))
+        top = mlp([latent_dim, *reversed(widths(hidden_size)), channels[-1] * prod(sizes[-1])], activation)
+        layers: list[nn.Module] = [top, nn.Unflatten(-1, (channels[-1], *sizes[-1]))]
+        for size, (n_out, n_in) in reversed(list(zip(sizes, pairwise([maps, *channels]), strict=False))):
+            last = size == sizes[0]
+            layers += [] if last else [Residual(n_in, activation)]
+            layers += [ACTIVATIONS[activation](), Doubled(n_in, n_out, 1 if last else 3, size)]
+        self.net = nn.Sequential(*layers)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.net(z.flatten(0, -2)).unflatten(0, z.shape[:-1])
