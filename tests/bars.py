@@ -34,5 +34,5 @@ def worse_at_the_end(done: float) -> float:
 class Bars(MNIST):
     """MNIST with other files."""
 
-    def prepare_data(self) -> None:
+    def fetch_files(self) -> None:
         write(self.folder)

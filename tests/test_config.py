@@ -29,7 +29,7 @@ ROOT_KEYS = [
 GROUPS = {
     "architecture": ["conv", "gated_mlp", "mlp"],
     "dataset": ["digits", "fashion_mnist", "folder", "frey", "mnist", "pokemon"],
-    "experiment": ["livestream", "manifold"],
+    "experiment": ["fashion", "frey", "frey_logistic", "livestream", "manifold", "pokemon", "pokemon_long"],
     "likelihood": [
         "bernoulli",
         "categorical",
@@ -42,7 +42,7 @@ GROUPS = {
         "shades",
     ],
     "logger": ["csv", "none", "wandb"],
-    "objective": ["elbo"],
+    "objective": ["elbo", "kl_warmup"],
     "optimizer": ["adadelta", "adam"],
     "optimizer/schedule": ["constant", "one_cycle"],
     "prior": ["standard_normal"],
@@ -78,7 +78,7 @@ def test_every_choice_composes_validates_and_takes_a_step(group, choice):
     optimizer = module.optimizer(module.parameters())
     for _ in range(2):  # of a residual block's layers, the first moves after the last
         optimizer.zero_grad()
-        loss = -module.objective(module.vae.terms(x)).mean()
+        loss = -module.objective(module.vae.terms(x), 0.5).mean()
         loss.backward()
         optimizer.step()
     assert torch.isfinite(loss)
@@ -191,7 +191,7 @@ def test_help_is_the_project_s_own_page(cli):
         "hidden_size=500",
         "activation=tanh",
         "resume=",
-        "likelihood: bernoulli, cont",
+        "likelihood: bernoulli, cat",
         "-m",
     ]:
         assert word in out

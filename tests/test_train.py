@@ -23,6 +23,7 @@ from wandb_server import WandbServer
 from vae import callbacks
 from vae.config import CONF
 from vae.module import VAEModule
+from vae.objectives import KLWarmUp
 
 ROOT = CONF.parent
 
@@ -289,6 +290,17 @@ def test_grey_cross_entropy_is_recorded_under_its_own_name(cli, runs):
         bound = row["val/minus_cross_entropy"] - row["val/kl"]
         assert row["val/minus_cross_entropy_less_kl"] == pytest.approx(bound, abs=1e-3)
     assert (folder / "checkpoints" / "best.ckpt").exists()
+
+
+def test_kl_warmup_knows_where_in_the_run_it_is_and_leaves_the_elbo_what_it_is(cli, runs, monkeypatch):
+    seen = []
+    call = KLWarmUp.__call__
+    monkeypatch.setattr(KLWarmUp, "__call__", lambda self, terms, done: seen.append(done) or call(self, terms, done))
+    assert cli("objective=kl_warmup", "trainer.max_epochs=3")[0] == 0
+    assert seen == pytest.approx([step / 36 for step in range(36)])
+    (folder,) = runs()
+    for row in (row for row in rows(folder) if "lr" in row):
+        assert row["train/elbo"] == pytest.approx(row["train/log_likelihood"] - row["train/kl"], abs=1e-3)
 
 
 def test_a_density_has_no_bits_per_dim(cli, runs):

@@ -22,11 +22,17 @@ Seed = Annotated[int, Field(ge=0, lt=2**32, description="a whole number, 0 or mo
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, description="a number above 0")]
 Part = Annotated[float, Field(gt=0, lt=1)]
 Size = Annotated[Count | Part, Field(description="a whole number, 1 or more, or a part between 0 and 1")]
+Side = Annotated[int, Field(ge=1, le=1024)]
 Group = dict[str, Any]
 
 
 class UserError(Exception):
     """What the person at the keyboard can put right: shown as its message alone, with exit code 2."""
+
+
+def str_of_number(value: Any) -> Any:
+    """A folder may be called 2024."""
+    return str(value) if isinstance(value, int) else value
 
 
 class Section(BaseModel, strict=True, extra="allow"):
@@ -45,11 +51,15 @@ class Dataset(Section):
     shiny: bool = Field(False, description="true or false")
     flips: bool = Field(False, description="true or false")
     shift: int = Field(0, ge=0, description="a whole number, 0 or more")
-    path: str = Field("", description="a folder of images")
+    path: Annotated[str, BeforeValidator(str_of_number)] = Field(".", min_length=1, description="a folder of images")
     colour: Literal["rgb", "grey"] = "rgb"
-    size: Count | Annotated[list[Count], Field(min_length=2, max_length=2)] = Field(
-        1, description="a whole number, 1 or more, or two of them, [height,width]"
+    size: Side | Annotated[list[Side], Field(min_length=2, max_length=2)] = Field(
+        1, description="a whole number, 1 to 1024, or two of them, [height,width]"
     )
+
+
+class Objective(Section):
+    warmup: Annotated[float, Field(gt=0, lt=1, description="a number between 0 and 1")] = 0.5
 
 
 class Likelihood(Section):
@@ -58,6 +68,7 @@ class Likelihood(Section):
     scale: Literal["pixel", "shared"] = "pixel"
     levels: Annotated[int, Field(ge=2, le=256, description="a whole number, 2 to 256")] = 256
     K: Count = 1
+    widest: Positive = 1.0
     paper: Annotated[float, Field(ge=0, le=1, description="a number from 0 to 1")] = 1.0
 
 
@@ -125,7 +136,7 @@ class Config(BaseModel, strict=True, extra="forbid"):
     architecture: Architecture
     likelihood: Likelihood
     prior: Group
-    objective: Group
+    objective: Objective
     optimizer: Optimizer
     trainer: Trainer
     logger: Logger

@@ -100,10 +100,10 @@ def fusions(vae: VAE, x: Tensor, names: Sequence[str] | None, steps: int = 5) ->
     figure = Figure(figsize=(1.3 * (steps + 2), 1.5 * len(rows)), dpi=110, layout="constrained", facecolor="white")
     for n, (row, axes) in enumerate(zip(rows, figure.subplots(len(rows), steps + 2, squeeze=False), strict=True)):
         for image, place in zip(row, axes, strict=True):
-            place.imshow(image.expand(3, -1, -1).permute(1, 2, 0), interpolation="nearest")
+            place.imshow(image.expand(3, -1, -1).permute(1, 2, 0).numpy(), interpolation="nearest")
             place.axis("off")
         for place, i in ((axes[0], 2 * n), (axes[-1], 2 * n + 1)):
-            place.set_title(names[i] if names else "", fontsize=8)
+            place.set_title(names[i] if names else "", fontsize=8, parse_math=False)
     return rendered(figure)
 
 

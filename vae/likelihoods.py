@@ -265,17 +265,23 @@ class Shades(Likelihood):
     """x of 8 bits, drawn as sprites are: on bare paper, in few shades of each colour.
 
     h is, for each pixel, the logits of paper and of each of K shades, and one colour; a shade is that colour made
-    darker or lighter by an offset that is the same everywhere and learned, as its scale is. The picture has no colour
-    between them: paper where that is likelier than paint, else the median shade.
+    darker or lighter by an offset that is the same everywhere and learned, as its scale is, up to `widest`: were it
+    wide, a grey would do for every colour, and none be worth its code. The picture has no colour between the shades:
+    paper where that is likelier than paint, else the median shade.
     """
 
     support = eight_bits
 
-    def __init__(self, K: int, paper: float) -> None:
+    def __init__(self, K: int, widest: float, paper: float) -> None:
         super().__init__()
-        self.K, self.paper = K, paper
+        self.K, self.widest, self.paper = K, widest, paper
         self.offset = nn.Parameter(torch.linspace(-3, 3, K))
-        self.log_s = nn.Parameter(torch.full((K,), -2.5))
+        self.raw_s = nn.Parameter(torch.zeros(K))
+
+    @property
+    def log_s(self) -> Tensor:
+        """(K,), of scales below `widest`."""
+        return at_least(math.log(self.widest) - F.softplus(self.raw_s), -7)
 
     def maps(self, channels: int) -> int:
         return 1 + self.K + channels
@@ -283,7 +289,7 @@ class Shades(Likelihood):
     def forward(self, h: Tensor) -> D.Distribution:
         logits, colour = h.split([1 + self.K, h.shape[-3] - 1 - self.K], -3)
         loc = (colour.unsqueeze(-4) + self.offset[:, None, None, None]).sigmoid()
-        return PaintedPixels(logits.log_softmax(-3), loc, at_least(self.log_s, -7), self.paper)
+        return PaintedPixels(logits.log_softmax(-3), loc, self.log_s, self.paper)
 
     def picture(self, p_x: D.Distribution) -> Tensor:
         assert isinstance(p_x, PaintedPixels)

@@ -41,14 +41,14 @@ class Means:
 class VAEModule(LightningModule):
     """Trains `vae` to maximise `objective`; tests it with `K` importance samples on `images` test images (None: all).
 
-    `optimizer` takes the parameters; `schedule` takes the part of the run that is done, in [0, 1], and gives the
-    factor of the learning rate.
+    `optimizer` takes the parameters; `objective` takes the terms and the part of the run that is done, in [0, 1);
+    `schedule` takes that part alone, and gives the factor of the learning rate.
     """
 
     def __init__(
         self,
         vae: VAE,
-        objective: Callable[[Terms], Tensor],
+        objective: Callable[[Terms, float], Tensor],
         optimizer: Callable[[Iterable[Tensor]], Optimizer],
         schedule: Callable[[float], float],
         seed: int,
@@ -97,7 +97,7 @@ class VAEModule(LightningModule):
     def training_step(self, x: Tensor, _i: int) -> Tensor:
         self.lr = self.trainer.optimizers[0].param_groups[0]["lr"]
         terms = self.vae.terms(x)
-        loss = -self.objective(terms).mean()
+        loss = -self.objective(terms, self.global_step / self.steps).mean()
         self.train_means.add(terms)
         return loss
 

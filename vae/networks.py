@@ -119,26 +119,34 @@ class Residual(nn.Module):
 
     def __init__(self, channels: int, activation: str) -> None:
         super().__init__()
-        first, second = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
-        self.change = nn.Sequential(ACTIVATIONS[activation](), first, ACTIVATIONS[activation](), second)
-        nn.init.zeros_(second.weight)
+        self.first, self.second = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
+        self.activation = ACTIVATIONS[activation]()
 
     def forward(self, h: Tensor) -> Tensor:
-        return h + self.change(h)
+        return h + self.second(self.activation(self.first(self.activation(h))))
 
 
 class Doubled(nn.Module):
     """Maps of half the size (n_in channels) -> maps of `size`, by a convolution that gives four pixels for one."""
 
-    def __init__(self, n_in: int, n_out: int, kernel_size: int, size: tuple[int, int]) -> None:
+    def __init__(self, n_in: int, n_out: int, size: tuple[int, int]) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(n_in, 4 * n_out, kernel_size, padding="same")
+        self.conv = nn.Conv2d(n_in, 4 * n_out, 3, padding=1)
         self.shuffle = nn.PixelShuffle(2)
         self.size = size
 
     def forward(self, h: Tensor) -> Tensor:
         height, width = self.size
         return self.shuffle(self.conv(h))[..., :height, :width]
+
+
+def keep_variance(net: nn.Module) -> None:
+    """Draw weights that neither shrink nor blow up what passes through many layers (He et al. 2015)."""
+    for name, parameter in net.named_parameters():
+        if parameter.ndim == 1 or name.endswith("second.weight"):  # biases, and what residual blocks add
+            nn.init.zeros_(parameter)
+        else:
+            nn.init.kaiming_normal_(parameter, nonlinearity="relu")
 
 
 def halved(shape: tuple[int, int, int], times: int) -> list[tuple[int, int]]:
@@ -163,12 +171,13 @@ class ConvEncoder(nn.Module):
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        for n_in, n_out in pairwise([shape[0], *channels]):
+        for i, (n_in, n_out) in enumerate(pairwise([shape[0], *channels])):
             layers += [ACTIVATIONS[activation](), nn.Conv2d(n_in, n_out, 3, stride=2, padding=1)]
-            layers += [Residual(n_out, activation)] if len(layers) > 2 else []
+            layers += [Residual(n_out, activation)] if i > 0 else []
         flat = channels[-1] * prod(halved(shape, len(channels))[-1])
         top = mlp([flat, *widths(hidden_size), 2 * latent_dim], activation)
         self.net = nn.Sequential(*layers[1:], ACTIVATIONS[activation](), nn.Flatten(), top)
+        keep_variance(self.net)
 
     def forward(self, x: Tensor) -> Distribution:
         return diagonal_gaussian(self.net(x))
@@ -190,11 +199,11 @@ class ConvDecoder(nn.Module):
         sizes = halved(shape, len(channels))
         top = mlp([latent_dim, *reversed(widths(hidden_size)), channels[-1] * prod(sizes[-1])], activation)
         layers: list[nn.Module] = [top, nn.Unflatten(-1, (channels[-1], *sizes[-1]))]
-        for size, (n_out, n_in) in reversed(list(zip(sizes, pairwise([maps, *channels]), strict=False))):
-            last = size == sizes[0]
-            layers += [] if last else [Residual(n_in, activation)]
-            layers += [ACTIVATIONS[activation](), Doubled(n_in, n_out, 1 if last else 3, size)]
+        for i, (n_out, n_in) in reversed(list(enumerate(pairwise([maps, *channels])))):
+            layers += [Residual(n_in, activation)] if i > 0 else []
+            layers += [ACTIVATIONS[activation](), Doubled(n_in, n_out, sizes[i])]
         self.net = nn.Sequential(*layers)
+        keep_variance(self.net)
 
     def forward(self, z: Tensor) -> Tensor:
         return self.net(z.flatten(0, -2)).unflatten(0, z.shape[:-1])
