@@ -203,9 +203,13 @@ class ImageDataModule(LightningDataModule, ABC):
     def batches_per_epoch(self) -> int:
         return -(-len(self.images["train"].pixels) // self.batch_size)
 
-    def x(self, split: str, n: int | None = None) -> Tensor:
-        """The first n images of a split (None: all), float in [0, 1], (n, C, H, W)."""
-        return self.images[split].pixels[:n].float().div_(255)
+    def x(self, split: str, rows: slice | Tensor = slice(None)) -> Tensor:
+        """These images of a split as they are fed to the model, not mirrored or moved: float in [0, 1], (N, C, H, W)."""
+        pixels = self.images[split].pixels[rows]
+        if split == "train":
+            rng = generator(pixels.device, Stream.ONCE, self.split_seed)
+            pixels = BINARIZE[self.binarize][0](pixels, rng)
+        return pixels.float().div_(255)
 
     def mean_image(self) -> Tensor:
         """The mean of the training images, (C, H, W), float in [0, 1]."""

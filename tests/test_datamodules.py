@@ -88,6 +88,13 @@ def test_threshold_is_rounding(data):
     assert torch.equal(data(binarize="threshold").x("test"), data(binarize="none").x("test").round())
 
 
+def test_training_images_are_shown_as_they_are_trained_on(data):
+    assert set(data().x("train").unique().tolist()) == {0.0, 1.0}
+    module = data(binarize="none")
+    rows = torch.tensor([3, 0])
+    assert torch.equal((module.x("train", rows) * 255).round().byte(), module.images["train"].pixels[rows])
+
+
 def epoch(module, number):
     module.trainer.current_epoch = number
     return torch.cat(list(module.train_dataloader()))

@@ -73,6 +73,18 @@ def test_samples_are_of_the_prior():
     np.testing.assert_allclose(np.cov(z.T), np.eye(2), atol=0.12)
 
 
+def test_mixture_samples_lie_where_the_codes_lie():
+    torch.manual_seed(0)
+    centres = torch.tensor([[2.0, -2.0], [-2.0, 2.0]])
+    codes = (centres[:, None] + 0.1 * torch.randn(2, 500, 2)).flatten(0, 1)
+    with torch.inference_mode():
+        shown = cells(figures.mixture_samples(VAE_2D, codes, n=2500, columns=50), 50, 50)
+    z = torch.from_numpy(np.log(shown / (1 - shown)).reshape(-1, 2))
+    distance = torch.cdist(z, centres.double())
+    assert (distance.min(1).values < 1).all()
+    assert 0.4 < distance.argmin(1).double().mean() < 0.6
+
+
 def test_fusions_go_from_one_image_through_what_lies_between_to_the_other():
     x = torch.tensor([[0.0, 1.0], [1.0, 0.0]]).view(2, 1, 1, 2)
     with torch.inference_mode():

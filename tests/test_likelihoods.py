@@ -1,6 +1,8 @@
 """Every likelihood: a density or a mass over its support, equal to torch's, from logits."""
 
 import math
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +11,8 @@ from omegaconf import OmegaConf
 from torch.distributions import AffineTransform, Normal, SigmoidTransform, TransformedDistribution, Uniform
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from vae.config import CONF, choices
+from vae.config import CONF, UserError, choices
+from vae.experiment import check_support
 from vae.likelihoods import (
     Bernoulli,
     Categorical,
@@ -195,6 +198,19 @@ def test_seventeen_levels_are_the_digits_and_nothing_between():
     sixteenths = Categorical(17).support
     assert sixteenths.check(SIXTEENTHS).all()
     assert not sixteenths.check(torch.tensor([15 / 255, 0.5 / 255, 17 / 255, -16 / 255, math.nan])).any()
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "pixel"),
+    [(Bernoulli(), 100 / 255), (DiscretizedLogistic("pixel"), 100.4 / 255), (Categorical(17), 100 / 255)],
+    ids=["Bernoulli on grey", "discretised on continuous", "17 levels on 256"],
+)
+def test_a_likelihood_that_cannot_hold_the_pixels_is_refused(likelihood, pixel):
+    module = SimpleNamespace(vae=SimpleNamespace(likelihood=likelihood))
+    for value, fits in ((1.0, True), (pixel, False)):
+        data = SimpleNamespace(x=lambda _split, value=value: torch.tensor([0.0, value]))
+        with nullcontext() if fits else pytest.raises(UserError, match=type(likelihood).__name__):
+            check_support(module, data, OmegaConf.create({"dataset": {"binarize": "none"}}))
 
 
 def test_grey_cross_entropy_is_what_it_says_and_calls_itself_no_likelihood():

@@ -56,6 +56,7 @@ def test_a_run_leaves_what_it_should(cli, runs):
                 "fusions",
                 "latents",
                 "manifold",
+                "mixture_samples",
                 "reconstructions",
                 "samples",
                 "val_reconstructions",
@@ -322,7 +323,7 @@ def test_digits_need_no_network(cli, runs, monkeypatch):
     assert elbo[-1] > elbo[0] + 10
     # a uniform guess among 17 levels costs log2 17 bits; one that knows how often each level occurs, about 3
     assert json.loads((folder / "summary.json").read_text())["test/bits_per_dim"] < 3
-    assert len(list((folder / "figures").glob("*.png"))) == 6
+    assert len(list((folder / "figures").glob("*.png"))) == 7
 
 
 @pytest.mark.parametrize("likelihood", ["discretized_logistic", "shades", "gaussian", "categorical"])
@@ -339,7 +340,7 @@ def test_a_folder_of_colour_pictures_that_are_not_square(likelihood, cli, runs, 
     (folder / "summary.json").unlink()
     assert cli(f"resume={folder}", defaults=())[0] == 0
     pictures = {path.stem: np.asarray(Image.open(path)) for path in (folder / "figures").glob("*.png")}
-    assert set(pictures) >= {"samples", "reconstructions", "fusions", "manifold"}
+    assert set(pictures) >= {"samples", "reconstructions", "mixture_samples", "fusions", "manifold"}
     assert pictures["samples"].std(-1).max() > 5  # in colour
 
 

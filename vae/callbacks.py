@@ -88,7 +88,7 @@ class Pictures(Callback):
     def on_validation_end(self, trainer: Any, module: Any) -> None:
         epoch = trainer.current_epoch + 1
         if epoch & (epoch - 1) == 0:
-            x = trainer.datamodule.x("val", 50).to(module.device)
+            x = trainer.datamodule.x("val", slice(50)).to(module.device)
             self.show(trainer, "val_reconstructions", figures.reconstructions(module.vae, x))
             self.show(trainer, "samples", figures.samples(module.vae))
 
@@ -96,14 +96,17 @@ class Pictures(Callback):
     def on_test_end(self, trainer: Any, module: Any) -> None:
         data = trainer.datamodule
         codes = torch.cat(module.codes)
-        x = data.x("test", 50).to(module.device)
+        x = data.x("test", slice(50)).to(module.device)
         self.show(trainer, "reconstructions", figures.reconstructions(module.vae, x))
         self.show(trainer, "samples", figures.samples(module.vae))
         self.show(trainer, "latents", figures.latents(codes, data.images["test"].labels))
         known = data.images["train"]
+        chunks = (data.x("train", slice(i, i + 500)) for i in range(0, min(len(known.pixels), 5000), 500))
+        learned = torch.cat([module.vae.q_z(x.to(module.device)).mean for x in chunks])
+        self.show(trainer, "mixture_samples", figures.mixture_samples(module.vae, learned))
         pairs = torch.linspace(0, len(known.pixels) - 1, 16).long()
         names = known.names and [known.names[i] for i in pairs]
-        x = (known.pixels[pairs].float() / 255).to(module.device)
+        x = data.x("train", pairs).to(module.device)
         self.show(trainer, "fusions", figures.fusions(module.vae, x, names))
         if codes.shape[1] == 2:
             self.show(trainer, "manifold", figures.manifold(module.vae))
