@@ -204,7 +204,7 @@ class ImageDataModule(LightningDataModule, ABC):
         return -(-len(self.images["train"].pixels) // self.batch_size)
 
     def x(self, split: str, rows: slice | Tensor = slice(None)) -> Tensor:
-        """These images of a split as they are fed to the model, not mirrored or moved: float in [0, 1], (N, C, H, W)."""
+        """Images of a split as the model is fed them, but not mirrored or moved: float in [0, 1], (N, C, H, W)."""
         pixels = self.images[split].pixels[rows]
         if split == "train":
             rng = generator(pixels.device, Stream.ONCE, self.split_seed)
