@@ -22,7 +22,7 @@ SPLITS = {"train": ("tab:blue", 1), "val": ("tab:orange", 2)}
 def grid(x: Tensor, columns: int) -> Picture:
     """Images (N, C, H, W) in [0, 1], row by row, enlarged without blur to be seen."""
     pixels = make_grid(x.clamp(0, 1), nrow=columns, padding=2, pad_value=0.5)
-    zoom = max(1, 800 // pixels.shape[-1])
+    zoom = max(1, round(900 / pixels.shape[-1]))
     pixels = pixels.repeat_interleave(zoom, 1).repeat_interleave(zoom, 2)
     return (pixels * 255).byte().permute(1, 2, 0).cpu().numpy()
 
