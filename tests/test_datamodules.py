@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.base import Batches, ShuffledBatches, Stream, draw, generator, keep, threshold
+from datamodules.base import Batches, Images, ShuffledBatches, Stream, draw, generator, keep, threshold
 from vae.config import UserError
 
 
@@ -57,6 +57,19 @@ def test_idx_files_become_pixels_and_labels(data):
         assert pixels.dtype == torch.uint8
         brightest_row = pixels[:, 0].float().mean(-1).argmax(-1)
         assert torch.equal(brightest_row, labels)
+
+
+def test_the_split_is_a_permutation_in_the_order_it_is_drawn(data):
+    """As it was when the README's figures were measured."""
+    module = data(split_seed=3)
+    rows = Images(torch.arange(50, dtype=torch.uint8).view(50, 1, 1, 1))
+    order = torch.randperm(50, generator=generator(torch.device("cpu"), Stream.SPLIT, 3))
+    module.val_size = 0.2
+    split = module.hold_out(rows, test_size=5)
+    parts = order.split([5, 10, 35])
+    for name, part in zip(("test", "val", "train"), parts, strict=True):
+        assert torch.equal(split[name].pixels.flatten().long(), part)
+    assert list(split) == ["train", "val", "test"]
 
 
 def test_train_and_validation_share_no_image(data):

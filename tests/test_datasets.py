@@ -197,6 +197,7 @@ def sprite(seed, mode):
     top, left = rng.integers(0, 30, 2)
     alpha = np.zeros((56, 68, 1))
     alpha[top : top + 8 + seed % 10, left : left + 10 + seed % 10] = 255
+    alpha[top + 2 : top + 5, left + 3] = 0  # a hole
     rgba = np.concatenate([palette[index], alpha], -1).astype(np.uint8)
     if mode == "P":
         picture = Image.fromarray(np.where(alpha[..., 0] > 0, index, 200).astype(np.uint8))
