@@ -40,13 +40,13 @@ class Progress(Callback):
 
     def on_train_batch_end(self, _trainer: Any, module: Any, *_: Any) -> None:
         self.bar.update()
-        if module.latest is not self.latest and f"train/{module.curves[0]}" in module.latest:
+        if module.latest is not self.latest and "train/objective" in module.latest:
             self.latest = module.latest
             curves = {name: f"{self.latest[f'train/{name}']:.1f}" for name in module.curves}
             self.bar.set_postfix(curves, refresh=False)
 
     def on_validation_end(self, trainer: Any, module: Any) -> None:
-        latest, bound = module.latest, module.curves[0]
+        latest, bound = module.latest, next(iter(module.curves))
         log.info(
             f"epoch {trainer.current_epoch + 1:>3}   train {bound} {latest[f'train/{bound}']:>8.2f}   val "
             + "   ".join(f"{name} {latest[f'val/{name}']:>8.2f}" for name in module.curves)
@@ -110,7 +110,7 @@ class Pictures(Callback):
         self.show(trainer, "fusions", figures.fusions(module.vae, x, names))
         if codes.shape[1] == 2:
             self.show(trainer, "manifold", figures.manifold(module.vae))
-        self.show(trainer, "curves", figures.curves(self.history.rows, module.curves))
+        self.show(trainer, "curves", figures.curves(self.history.rows, list(module.curves)))
 
 
 class Kept(ModelCheckpoint):

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar, cast
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -20,10 +20,18 @@ CONF = Path(__file__).parent.parent / "conf"
 Count = Annotated[int, Field(ge=1, description="a whole number, 1 or more")]
 Seed = Annotated[int, Field(ge=0, lt=2**32, description="a whole number, 0 or more")]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, description="a number above 0")]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False, description="a number of 0 or more")]
 Part = Annotated[float, Field(gt=0, lt=1)]
+HiddenSize = Annotated[
+    list[Count],
+    BeforeValidator(lambda size: size if isinstance(size, list) else [size]),
+    Field(min_length=1, description="a whole number, 1 or more, or a list of them such as [400,200]"),
+]
+Between = Annotated[float, Field(gt=0, lt=1, description="a number between 0 and 1")]
 Size = Annotated[Count | Part, Field(description="a whole number, 1 or more, or a part between 0 and 1")]
 Side = Annotated[int, Field(ge=1, le=1024)]
-Group = dict[str, Any]
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class UserError(Exception):
@@ -58,8 +66,35 @@ class Dataset(Section):
     )
 
 
+class Schedule(Section):
+    warmup: Between = 0.5
+    cycles: Count = 1
+    stages: Annotated[int, Field(ge=2, le=16, description="a whole number, 2 to 16")] = 2
+
+
 class Objective(Section):
-    warmup: Annotated[float, Field(gt=0, lt=1, description="a number between 0 and 1")] = 0.5
+    K: Count
+    beta: Weight = 1.0
+    gamma: Weight = 1.0
+    capacity: Weight = 1.0
+    nats: Weight = 1.0
+    schedule: Schedule = Schedule()
+
+
+class Posterior(Section):
+    latent_dim: Count
+    steps: Count = 1
+    hidden_size: Count = 1
+    context: Count = 1
+
+
+class Prior(Section):
+    top_dim: Count = 1
+    components: Count = 1
+    pseudo_inputs: Count = 1
+    mean: Annotated[float, Field(ge=0, le=1, description="a number from 0 to 1")] = 0.5
+    steps: Count = 1
+    hidden_size: HiddenSize = [1]
 
 
 class Likelihood(Section):
@@ -81,12 +116,11 @@ class Architecture(Section):
     decoder: Convolutions
 
 
-class Schedule(Section):
-    warmup: Annotated[float, Field(gt=0, lt=1, description="a number between 0 and 1")] = 0.5
-
-
 class Optimizer(Section):
     lr: Positive
+    weight_decay: Weight = 0.0
+    alpha: Annotated[float, Field(ge=0, lt=1, description="a number of 0 or more, below 1")] = 0.5
+    centered: bool = Field(False, description="true or false")
     eps: Positive = 1.0
     rho: Annotated[float, Field(ge=0, le=1, description="a number between 0 and 1")] = 1.0
     schedule: Schedule
@@ -121,21 +155,19 @@ class Config(BaseModel, strict=True, extra="forbid"):
     """Every root key."""
 
     latent_dim: Count
-    hidden_size: Annotated[
-        list[Count],
-        BeforeValidator(lambda size: size if isinstance(size, list) else [size]),
-        Field(min_length=1, description="a whole number, 1 or more, or a list of them such as [400,200]"),
-    ]
+    hidden_size: HiddenSize
     activation: Literal["tanh", "relu", "leaky_relu", "elu", "gelu", "silu", "softplus", "sigmoid", "identity"]
     batch_size: Count
     seed: Seed
     data_dir: str = Field(description="a folder")
     log_every_n_steps: Count
+    patience: Count | None = Field(description="a whole number, 1 or more, or null")
     resume: str | None
     test: Test = Field(description="its keys, such as test.K=100")
     architecture: Architecture
     likelihood: Likelihood
-    prior: Group
+    posterior: Posterior
+    prior: Prior
     objective: Objective
     optimizer: Optimizer
     trainer: Trainer
@@ -149,28 +181,39 @@ def meant(given: str, allowed: Iterable[str]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def validate(cfg: DictConfig) -> None:
-    """Raise UserError for a value out of its range: the key, what was given, what is allowed."""
-    plain = OmegaConf.to_container(cfg, resolve=True)
+def checked(model: type[Model], given: dict[str, Any]) -> Model:
+    """The values, each in its range; UserError for one that is not: the key, what was given, what is allowed."""
     try:
-        Config.model_validate(plain)
+        return model.model_validate(given)
     except ValidationError as error:
         first = error.errors()[0]
-        model: Any = Config
+        at: Any = model
         keys: list[str] = []
+        value: Any = given
         for key in map(str, first["loc"]):
-            field = model.model_fields.get(key)
+            field = at.model_fields.get(key)
             keys.append(key)
+            value = value.get(key)
             if field is None or not hasattr(field.annotation, "model_fields"):
                 break
-            model = field.annotation
+            at = field.annotation
         name = ".".join(keys)
-        given = OmegaConf.select(cfg, name)
         if field is None:
-            raise UserError(f"{name}: no such key{meant(name, Config.model_fields)}") from None
+            raise UserError(f"{name}: no such key{meant(name, model.model_fields)}") from None
         expected = field.description or first.get("ctx", {}).get("expected") or first["msg"]
-        guess = meant(str(given), getattr(field.annotation, "__args__", ())) if field.description is None else ""
-        raise UserError(f"{name}={given}: expected {expected}{guess}") from None
+        guess = meant(str(value), getattr(field.annotation, "__args__", ())) if field.description is None else ""
+        raise UserError(f"{name}={value}: expected {expected}{guess}") from None
+
+
+def validate(cfg: DictConfig) -> None:
+    """Raise UserError for a value out of its range."""
+    checked(Config, cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True)))
+
+
+def arguments(model: type[Model], typed: Sequence[str]) -> Model:
+    """key=value arguments as the model has them; UserError for what it does not."""
+    parsed = [parse(text) for text in typed]
+    return checked(model, {override.key_or_group: override.value() for override in parsed})
 
 
 def choices(group: str) -> list[str]:

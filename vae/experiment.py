@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import sys
 import warnings
 from pathlib import Path
 from pickle import UnpicklingError
@@ -12,6 +13,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Trainer, seed_everything
+from pytorch_lightning.callbacks import EarlyStopping
 
 from datamodules.base import ImageDataModule
 from vae.callbacks import CleanStop, Kept, Pictures, Progress
@@ -25,13 +27,15 @@ logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
 for needless in (r"`isinstance\(treespec, LeafSpec\)`", "Checkpoint directory .* exists and is not empty"):
     warnings.filterwarnings("ignore", needless)
 
+UNREADABLE = (OSError, RuntimeError, EOFError, KeyError, UnpicklingError)  # what a damaged checkpoint raises
+
 
 def build(cfg: DictConfig, shape: tuple[int, int, int]) -> VAEModule:
     """The model for images of this shape. Past this function nothing of a model sees cfg."""
-    likelihood = instantiate(cfg.likelihood)
-    encoder = instantiate(cfg.architecture.encoder, shape=shape)
+    posterior, likelihood = instantiate(cfg.posterior), instantiate(cfg.likelihood)
+    encoder = instantiate(cfg.architecture.encoder, shape=shape, outputs=posterior.outputs)
     decoder = instantiate(cfg.architecture.decoder, shape=shape, maps=likelihood.maps(shape[0]))
-    vae = VAE(encoder, decoder, likelihood, prior=instantiate(cfg.prior))
+    vae = VAE(encoder, posterior, decoder, likelihood, prior=instantiate(cfg.prior, shape=shape))
     return VAEModule(
         vae,
         objective=instantiate(cfg.objective),
@@ -44,6 +48,19 @@ def build(cfg: DictConfig, shape: tuple[int, int, int]) -> VAEModule:
     )
 
 
+def restored(cfg: DictConfig, shape: tuple[int, int, int], folder: Path) -> VAEModule:
+    """The model of a run in `folder`, with the weights of its best epoch, on the device it was trained on."""
+    module = build(cfg, shape)
+    trainer = instantiate(cfg.trainer, devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    device = trainer.strategy.root_device
+    path = folder / "checkpoints" / "best.ckpt"
+    try:
+        module.load_state_dict(torch.load(path, weights_only=True, map_location=device)["state_dict"])
+    except UNREADABLE:
+        raise UserError(f"run={folder}: {path} is damaged, or of another model than its config's") from None
+    return module.to(device).eval()
+
+
 def load(cfg: DictConfig) -> ImageDataModule:
     """The dataset of the config, in memory."""
     data = instantiate(cfg.dataset)
@@ -52,14 +69,16 @@ def load(cfg: DictConfig) -> ImageDataModule:
     return data
 
 
-def check_support(module: VAEModule, data: ImageDataModule, cfg: DictConfig) -> None:
-    """Raise UserError where the likelihood is no distribution over the pixels it would be given."""
+def check(module: VAEModule, data: ImageDataModule, cfg: DictConfig) -> None:
+    """Raise UserError where the likelihood is no distribution over the pixels, or the parts have no such objective."""
     likelihood: Any = module.vae.likelihood
     if not likelihood.support.check(data.x("val")).all():
         raise UserError(
             f"likelihood: {type(likelihood).__name__} is no distribution over these pixels"
             f" (dataset.binarize={cfg.dataset.binarize}); expected one whose support holds them"
         )
+    with torch.random.fork_rng():
+        module.objective(module.vae.terms(data.x("val", slice(2)), module.objective.K), 0.0)
 
 
 def tracker(cfg: DictConfig, folder: Path) -> list[Any]:
@@ -76,7 +95,7 @@ def last_step(checkpoint: Path) -> int:
     """The optimiser steps a checkpoint has behind it; UserError if it cannot be read."""
     try:
         return torch.load(checkpoint, weights_only=True)["global_step"]
-    except (OSError, RuntimeError, EOFError, KeyError, UnpicklingError):
+    except UNREADABLE:
         raise UserError(f"resume: {checkpoint} is damaged; expected a checkpoint of a run") from None
 
 
@@ -92,8 +111,13 @@ def report(tested: dict[str, float], data: ImageDataModule, cfg: DictConfig, fol
     shown = {name: f"{value:.2f}" if isinstance(value, float) else str(value) for name, value in metric.items()}
     lines = [f"  {name:<30}{value:>10} {notes.get(name, '')}".rstrip() for name, value in shown.items()]
     log.info("\n".join(["", f"  test, over {images:,} images; nats per image", *lines, "", os.path.relpath(folder)]))
+    write_summary(tested, folder)
+
+
+def write_summary(values: dict[str, float], folder: Path) -> None:
+    """<folder>/summary.json, whole or not at all."""
     part = folder / "summary.json.part"
-    part.write_text(json.dumps(tested, indent=2) + "\n")
+    part.write_text(json.dumps(values, indent=2) + "\n")
     part.replace(folder / "summary.json")
 
 
@@ -102,7 +126,7 @@ def train(cfg: DictConfig, folder: Path) -> None:
     seed_everything(cfg.seed, verbose=False)
     data = load(cfg)
     module = build(cfg, data.shape)
-    check_support(module, data, cfg)
+    check(module, data, cfg)
 
     checkpoints, history = folder / "checkpoints", MetricsCSV(folder)
     resumed = checkpoints / "last.ckpt" if cfg.resume else None
@@ -110,7 +134,7 @@ def train(cfg: DictConfig, folder: Path) -> None:
         history.resume_from(last_step(resumed))
     elif history.path.exists():
         raise UserError(f"hydra.run.dir={folder}: expected a folder without a run; resume= goes on with the one in it")
-    best = Kept(checkpoints, "best", monitor=f"val/{module.curves[0]}", mode="max", save_weights_only=True)
+    best = Kept(checkpoints, "best", monitor="val/objective", mode="max", save_weights_only=True)
     trainer: Trainer = instantiate(
         cfg.trainer,
         default_root_dir=folder,
@@ -122,6 +146,7 @@ def train(cfg: DictConfig, folder: Path) -> None:
             best,
             Kept(checkpoints, "last", every_n_epochs=1),
             CleanStop(checkpoints / "last.ckpt"),
+            EarlyStopping("val/objective", mode="max", patience=cfg.patience or sys.maxsize),
         ],
         enable_progress_bar=False,
         enable_model_summary=False,

@@ -121,11 +121,11 @@ def fusions(vae: VAE, x: Tensor, names: Sequence[str] | None, steps: int = 5) ->
 
 
 def curves(rows: list[dict[str, float]], names: Sequence[str]) -> Picture:
-    """elbo, kl and log_likelihood, by the names they are recorded under, over the optimiser steps of a run."""
+    """The curves of these names over the optimiser steps of a run."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(13, 4), dpi=110, layout="constrained")
-    for axes, name in zip(figure.subplots(1, 3), names, strict=True):
+    figure = Figure(figsize=(4.4 * len(names), 4), dpi=110, layout="constrained")
+    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         for split, (colour, width) in SPLITS.items():
             points = [(row["step"], row[f"{split}/{name}"]) for row in rows if f"{split}/{name}" in row]
             axes.plot(*zip(*points, strict=True), color=colour, linewidth=width, label=split)

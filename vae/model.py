@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from torch import Tensor, nn
-from torch.distributions import Distribution, kl_divergence
+from torch.distributions import Distribution, Independent, kl_divergence
 
+from vae.config import UserError
 from vae.likelihoods import Likelihood
 
 
@@ -56,28 +57,44 @@ class Terms:
             return (self.log_qz_x - self.log_pz).mean(0)
 
     @property
+    def kl_of_units(self) -> Tensor:
+        """The closed form of `kl`, before the sum over its D units, (B, D); UserError where there is none."""
+        if not (isinstance(self.q_z, Independent) and isinstance(self.p_z, Independent)):
+            needed = "posterior=diagonal_gaussian and prior=standard_normal"
+            raise UserError(f"objective=free_bits: the KL of single units has no closed form; expected {needed}")
+        return kl_divergence(self.q_z.base_dist, self.p_z.base_dist)
+
+    @property
+    def squared_error(self) -> Tensor:
+        """E_q of (x - E[x|z])^2, summed over pixels and channels, (B,)."""
+        return (self.p_x.mean - self.x).square().sum((-3, -2, -1)).mean(0)
+
+    @property
     def elbo(self) -> Tensor:
         """The evidence lower bound on log p(x), (B,) (Kingma & Welling 2013, sec. 2.2)."""
         return self.log_likelihood - self.kl
 
 
 class VAE(nn.Module):
-    """p(z), p(x|z) and q(z|x): a prior, a decoder with its likelihood, an encoder."""
+    """p(z), p(x|z) and q(z|x): a prior, a decoder with its likelihood, an encoder with its posterior."""
 
-    def __init__(self, encoder: nn.Module, decoder: nn.Module, likelihood: Likelihood, prior: nn.Module) -> None:
+    def __init__(
+        self, encoder: nn.Module, posterior: nn.Module, decoder: nn.Module, likelihood: Likelihood, prior: nn.Module
+    ) -> None:
         super().__init__()
         self.encoder = encoder
+        self.posterior = posterior
         self.decoder = decoder
         self.likelihood = likelihood
         self.prior = prior
 
     def q_z(self, x: Tensor) -> Distribution:
         """q(z|x) for images x, (B, C, H, W)."""
-        return self.encoder(x)
+        return self.posterior(self.encoder(x))
 
     def p_z(self) -> Distribution:
         """p(z)."""
-        return self.prior(self.encoder)
+        return self.prior(self.q_z)
 
     def p_x(self, z: Tensor) -> Distribution:
         """p(x|z) for codes z, (..., D)."""

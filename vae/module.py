@@ -13,29 +13,31 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from vae.config import UserError
-from vae.estimator import active_units, log_px
+from vae.estimator import active_units, importance_sample, summary
 from vae.model import VAE, Terms
+from vae.objectives import Objective
 
-CURVES = ("elbo", "kl", "log_likelihood")
-# What they are called where log p(x|z) is the log of no distribution, and bounds nothing.
-UNNORMALIZED = ("minus_cross_entropy_less_kl", "kl", "minus_cross_entropy")
+# What two terms are called where log p(x|z) is the log of no distribution, and bounds nothing.
+UNNORMALIZED = {"elbo": "minus_cross_entropy_less_kl", "log_likelihood": "minus_cross_entropy"}
 
 
 class Means:
-    """The three curves, in nats, averaged over images; the sums stay on the device until they are read."""
+    """Averages over images of values (B,) by name; the sums stay on the device until they are read."""
 
     def __init__(self) -> None:
+        self.names: list[str] = []
         self.sums: Tensor | float = 0.0
         self.images = 0
 
-    def add(self, terms: Terms) -> None:
-        with torch.no_grad():
-            self.sums = self.sums + torch.stack([getattr(terms, name).sum() for name in CURVES])
-        self.images += len(terms.x)
+    def add(self, values: dict[str, Tensor]) -> None:
+        self.names = list(values)
+        each = torch.stack(list(values.values())).detach()
+        self.sums = self.sums + each.sum(1)
+        self.images += each.shape[1]
 
-    def read(self, split: str, names: Iterable[str]) -> dict[str, float]:
+    def read(self, split: str) -> dict[str, float]:
         means = (torch.as_tensor(self.sums) / self.images).tolist()
-        return {f"{split}/{name}": mean for name, mean in zip(names, means, strict=True)}
+        return {f"{split}/{name}": mean for name, mean in zip(self.names, means, strict=True)}
 
 
 class VAEModule(LightningModule):
@@ -48,7 +50,7 @@ class VAEModule(LightningModule):
     def __init__(
         self,
         vae: VAE,
-        objective: Callable[[Terms, float], Tensor],
+        objective: Objective,
         optimizer: Callable[[Iterable[Tensor]], Optimizer],
         schedule: Callable[[float], float],
         seed: int,
@@ -65,7 +67,9 @@ class VAEModule(LightningModule):
         self.every = log_every_n_steps
         self.K = K
         self.images = images
-        self.curves = CURVES if vae.likelihood.normalized else UNNORMALIZED
+        renamed = {} if vae.likelihood.normalized else UNNORMALIZED
+        self.curves = {renamed.get(term, term): term for term in objective.curves}
+        self.bounds = "elbo" in self.curves
         self.latest: dict[str, float] = {}
         self.rng_state: list[Tensor] = []
         self.train_means = Means()
@@ -82,6 +86,11 @@ class VAEModule(LightningModule):
         limits = [trainer.max_steps, (trainer.max_epochs or -1) * trainer.datamodule.batches_per_epoch]
         return min(limit for limit in limits if limit > 0)
 
+    @torch.no_grad()
+    def values_of(self, terms: Terms) -> dict[str, Tensor]:
+        """The curves' values for each image, (B,)."""
+        return {name: getattr(terms, term) for name, term in self.curves.items()}
+
     def record(self, values: dict[str, float]) -> None:
         """Send values to every logger, at the number of optimiser steps taken so far."""
         self.latest = self.latest | values
@@ -96,34 +105,44 @@ class VAEModule(LightningModule):
 
     def training_step(self, x: Tensor, _i: int) -> Tensor:
         self.lr = self.trainer.optimizers[0].param_groups[0]["lr"]
-        terms = self.vae.terms(x)
-        loss = -self.objective(terms, self.global_step / self.steps).mean()
-        self.train_means.add(terms)
+        terms = self.vae.terms(x, self.objective.K)
+        value = self.objective(terms, self.global_step / self.steps)
+        self.train_means.add(self.values_of(terms) | {"objective": value})
+        loss = -value.mean()
+        if not loss.isfinite():
+            self.record(self.train_means.read("train"))
+            raise UserError(self.diverged(f"at step {self.global_step + 1}", self.values_of(terms)))
         return loss
+
+    def diverged(self, when: str, values: dict[str, Tensor]) -> str:
+        """The line for a loss that is no finite number: the term that broke, and what usually helps."""
+        broken = [name for name, value in values.items() if not value.isfinite().all()]
+        # a sum is broken by its parts, which come after it
+        culprit = f"{broken[-1]} is {values[broken[-1]].sum().item()}" if broken else "the objective is not finite"
+        return (
+            f"the training diverged {when}: {culprit};"
+            " a lower optimizer.lr, or trainer.gradient_clip_val=100, usually helps"
+        )
 
     def on_train_batch_end(self, _outputs: Any, _batch: Tensor, _batch_idx: int) -> None:
         if self.global_step % self.every == 0 or self.trainer.is_last_batch:
             now = time.perf_counter()
             images_per_second = (self.train_means.images - self.untimed) / (now - self.since)
-            self.record(
-                self.train_means.read("train", self.curves) | {"lr": self.lr, "images_per_second": images_per_second}
-            )
+            self.record(self.train_means.read("train") | {"lr": self.lr, "images_per_second": images_per_second})
             self.train_means, self.since, self.untimed = Means(), now, 0
 
     def on_validation_epoch_start(self) -> None:
         self.val_means, self.val_since = Means(), time.perf_counter()
 
     def validation_step(self, x: Tensor, _i: int) -> None:
-        self.val_means.add(self.vae.terms(x))
+        terms = self.vae.terms(x, self.objective.K)
+        self.val_means.add(self.values_of(terms) | {"objective": self.objective(terms, 1.0)})
 
     def on_validation_epoch_end(self) -> None:
-        values = self.val_means.read("val", self.curves)
-        bound = f"val/{self.curves[0]}"
-        if not math.isfinite(values[bound]):
-            raise UserError(
-                f"the training diverged: {bound} is {values[bound]} after epoch {self.current_epoch + 1};"
-                " a lower optimizer.lr, or trainer.gradient_clip_val, usually helps"
-            )
+        values = self.val_means.read("val")
+        if not math.isfinite(values["val/objective"]):
+            means = {name: torch.tensor(values[f"val/{name}"]) for name in self.curves}
+            raise UserError(self.diverged(f"in epoch {self.current_epoch + 1}", means))
         self.log_dict(values, logger=False)  # for the checkpoint of the best epoch
         self.record(values | {"epoch": self.current_epoch + 1})
 
@@ -142,28 +161,24 @@ class VAEModule(LightningModule):
 
     def test_step(self, x: Tensor, _i: int) -> None:
         terms = self.vae.terms(x)
-        self.test_means.add(terms)
+        self.test_means.add(self.values_of(terms))
         self.codes.append(terms.q_z.mean)
-        shown = torch.stack([self.vae.p_x(terms.q_z.mean).mean, self.mean_image.expand_as(x)])
+        shown = torch.stack([self.vae.p_x(self.codes[-1]).mean, self.mean_image.expand_as(x)])
         self.errors.append((shown - x).square().sum((-3, -2, -1)))
-        if self.left > 0:
-            self.log_px.append(log_px(self.vae, x[: self.left], self.K))
+        if self.left > 0 and self.bounds:
+            self.log_px.append(importance_sample(self.vae, x[: self.left], self.K).log_px)
             self.left -= len(x)
 
     def on_test_epoch_end(self) -> None:
-        likelihood: Any = self.vae.likelihood
         reconstruction, baseline = torch.cat(self.errors, 1).mean(1).tolist()
-        values = self.test_means.read("test", self.curves) | {
+        values = self.test_means.read("test") | {
             "test/active_units": active_units(torch.cat(self.codes)),
             "test/squared_error": reconstruction,
             "test/squared_error_of_mean_image": baseline,
         }
-        log_px = torch.cat(self.log_px)
-        if likelihood.normalized:
-            values["test/log_px"] = log_px.mean().item()
-            values["test/log_px_se"] = log_px.std().item() / len(log_px) ** 0.5
-        if likelihood.normalized and likelihood.support.is_discrete:
-            values["test/bits_per_dim"] = -values["test/log_px"] / (self.mean_image.numel() * math.log(2))
+        if self.bounds:
+            scored = summary(torch.cat(self.log_px), self.vae, self.mean_image.numel())
+            values |= {f"test/{name}": value for name, value in scored.items()}
         self.record(values)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

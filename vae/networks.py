@@ -1,11 +1,10 @@
-"""Encoders, x -> q(z|x), and decoders, z -> h, the maps a likelihood makes p(x|z) of."""
+"""Encoders: from x to what a posterior makes q(z|x) of. Decoders: from z to h, which a likelihood makes p(x|z) of."""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from math import prod
 
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent, Normal
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "tanh": nn.Tanh,
@@ -18,12 +17,6 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "sigmoid": nn.Sigmoid,
     "identity": nn.Identity,
 }
-
-
-def diagonal_gaussian(parameters: Tensor) -> Distribution:
-    """N(mean, diag(exp(log_var))) from (..., 2 D): the means, then the log-variances."""
-    mean, log_var = parameters.chunk(2, -1)
-    return Independent(Normal(mean, (log_var / 2).exp(), validate_args=False), 1, validate_args=False)
 
 
 def widths(hidden_size: int | Sequence[int]) -> list[int]:
@@ -63,22 +56,22 @@ def mlp(
 
 
 class MLPEncoder(nn.Module):
-    """x (B, C, H, W) -> q(z|x), a diagonal Gaussian over D = latent_dim codes."""
+    """x (B, C, H, W) -> (B, outputs)."""
 
     hidden = staticmethod(dense)
 
     def __init__(
         self,
         shape: tuple[int, int, int],
-        latent_dim: int,
+        outputs: int,
         hidden_size: int | Sequence[int],
         activation: str,
     ) -> None:
         super().__init__()
-        self.net = mlp([prod(shape), *widths(hidden_size), 2 * latent_dim], activation, self.hidden)
+        self.net = mlp([prod(shape), *widths(hidden_size), outputs], activation, self.hidden)
 
-    def forward(self, x: Tensor) -> Distribution:
-        return diagonal_gaussian(self.net(x.flatten(1)))
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x.flatten(1))
 
 
 class MLPDecoder(nn.Module):
@@ -155,7 +148,7 @@ def halved(shape: tuple[int, int, int], times: int) -> list[tuple[int, int]]:
 
 
 class ConvEncoder(nn.Module):
-    """x (B, C, H, W) of any size -> q(z|x), a diagonal Gaussian over D = latent_dim codes.
+    """x (B, C, H, W) of any size -> (B, outputs).
 
     A strided convolution for each of `channels` halves the maps; a residual block follows all but the first, whose
     maps are large; fully connected layers of `hidden_size` end it.
@@ -164,7 +157,7 @@ class ConvEncoder(nn.Module):
     def __init__(
         self,
         shape: tuple[int, int, int],
-        latent_dim: int,
+        outputs: int,
         channels: Sequence[int],
         hidden_size: int | Sequence[int],
         activation: str,
@@ -175,12 +168,12 @@ class ConvEncoder(nn.Module):
             layers += [ACTIVATIONS[activation](), nn.Conv2d(n_in, n_out, 3, stride=2, padding=1)]
             layers += [Residual(n_out, activation)] if i > 0 else []
         flat = channels[-1] * prod(halved(shape, len(channels))[-1])
-        top = mlp([flat, *widths(hidden_size), 2 * latent_dim], activation)
+        top = mlp([flat, *widths(hidden_size), outputs], activation)
         self.net = nn.Sequential(*layers[1:], ACTIVATIONS[activation](), nn.Flatten(), top)
         keep_variance(self.net)
 
-    def forward(self, x: Tensor) -> Distribution:
-        return diagonal_gaussian(self.net(x))
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
 
 
 class ConvDecoder(nn.Module):

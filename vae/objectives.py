@@ -1,25 +1,110 @@
-"""What training maximises: a callable from Terms and the part of the run that is done to one value per image, (B,)."""
+"""What training maximises: a callable from Terms and the part of the run that is done to one value per image, (B,).
 
+An objective says how many samples K it wants of each image, and which of the terms are the `curves` of its runs.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
+from torch.distributions import Independent, Normal
 
+from vae.config import UserError
 from vae.model import Terms
 
 
-class ELBO:
-    """The evidence lower bound (Kingma & Welling 2013, sec. 2.3)."""
+@dataclass
+class Objective(ABC):
+    """What all share."""
+
+    K: int
+    curves: ClassVar[tuple[str, ...]] = ("elbo", "kl", "log_likelihood")
+
+    @abstractmethod
+    def __call__(self, terms: Terms, done: float) -> Tensor:
+        """The value for each image, (B,)."""
+
+
+class ELBO(Objective):
+    """The evidence lower bound, from the mean of K samples (Kingma & Welling 2013, sec. 2.3)."""
 
     def __call__(self, terms: Terms, _done: float) -> Tensor:
         return terms.elbo
 
 
 @dataclass
-class KLWarmUp:
-    """The ELBO with its KL times beta, which rises from 0 to 1 in `warmup`, a part of the run (Bowman et al. 2016)."""
+class Beta(Objective):
+    """The ELBO with its KL times beta (Higgins et al. 2017), which may have a schedule (Bowman et al. 2016)."""
 
-    warmup: float
+    beta: float
+    schedule: Callable[[float], float]
 
     def __call__(self, terms: Terms, done: float) -> Tensor:
-        beta = min(1.0, done / self.warmup)
-        return terms.log_likelihood - beta * terms.kl
+        return terms.log_likelihood - self.beta * self.schedule(done) * terms.kl
+
+
+@dataclass
+class Capacity(Objective):
+    """E_q[log p(x|z)] - gamma |KL - C|, with C rising to `capacity` nats (Burgess et al. 2018)."""
+
+    gamma: float
+    capacity: float
+    schedule: Callable[[float], float]
+
+    def __call__(self, terms: Terms, done: float) -> Tensor:
+        return terms.log_likelihood - self.gamma * (terms.kl - self.capacity * self.schedule(done)).abs()
+
+
+@dataclass
+class FreeBits(Objective):
+    """The ELBO in which no unit's KL, in the mean of the batch, counts less than `nats` (Kingma et al. 2016)."""
+
+    nats: float
+
+    def __call__(self, terms: Terms, _done: float) -> Tensor:
+        return terms.log_likelihood - terms.kl_of_units.mean(0).clamp(min=self.nats).sum()
+
+
+class IWAE(Objective):
+    """log 1/K sum_k w_k (Burda et al. 2016)."""
+
+    def __call__(self, terms: Terms, _done: float) -> Tensor:
+        return terms.log_w.logsumexp(0) - math.log(self.K)
+
+
+class DReG(IWAE):
+    """The bound of `IWAE`, whose gradient for q is doubly reparameterised (Tucker et al. 2019).
+
+    That of p and of the decoder weighs sample k by w_k / sum w; that of q, which comes through z alone, by its square.
+    """
+
+    def __call__(self, terms: Terms, done: float) -> Tensor:
+        bound = super().__call__(terms, done)
+        if not terms.z.requires_grad:
+            return bound
+        weights = terms.log_w.detach().softmax(0)  # (K, B)
+        terms.z.register_hook(lambda gradient: gradient * weights.unsqueeze(-1))
+        log_w = terms.log_px_z + terms.log_pz - held(terms).log_prob(terms.z)
+        surrogate = (weights * log_w).sum(0)
+        return bound.detach() + surrogate - surrogate.detach()
+
+
+def held(terms: Terms) -> Independent:
+    """q(z|x) with its parameters held, so that its density moves with z alone."""
+    q = terms.q_z
+    if not isinstance(q, Independent):
+        raise UserError("objective=dreg: a flow has no density to hold; expected posterior=diagonal_gaussian")
+    normal = Normal(q.base_dist.loc.detach(), q.base_dist.scale.detach(), validate_args=False)
+    return Independent(normal, 1, validate_args=False)
+
+
+class Autoencoder(Objective):
+    """Minus the squared error, summed over pixels: neither a likelihood nor a bound on one."""
+
+    curves: ClassVar[tuple[str, ...]] = ("squared_error",)
+
+    def __call__(self, terms: Terms, _done: float) -> Tensor:
+        return -terms.squared_error
