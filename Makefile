@@ -1,7 +1,8 @@
-# make train [ARGS="latent_dim=2 experiment=manifold"] | make test | make check | make lock
-.PHONY: train test check lock
+# make train [ARGS="latent_dim=2 experiment=manifold"] | make test | make check | make results [BUDGET=full] | make lock
+.PHONY: train test check results lock
 
 PYTHON ?= python3
+BUDGET ?= cpu
 BIN := .venv/bin
 # uv: the one on the PATH, else the one in the venv.
 UV := PATH="$$PATH:$(CURDIR)/$(BIN)" VIRTUAL_ENV="$(CURDIR)/.venv" uv
@@ -14,6 +15,9 @@ test: .venv/ready
 
 check: .venv/ready
 	@$(BIN)/python -m ruff format --check . && $(BIN)/python -m ruff check . && $(BIN)/python -m mypy
+
+results: .venv/ready
+	@$(BIN)/python benchmarks/results.py $(BUDGET)
 
 # The stamp goes first and comes back last: a set-up that was interrupted is begun anew, one older than its pins is updated.
 .venv/ready: requirements.txt pyproject.toml

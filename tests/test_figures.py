@@ -31,7 +31,7 @@ class Pixels(nn.Module):
         return (z * self.scale).unflatten(-1, (1, 1, 2))
 
 
-VAE_2D = VAE(Codes(), Pixels(), Bernoulli(), StandardNormal(2))
+VAE_2D = VAE(nn.Identity(), Codes(), Pixels(), Bernoulli(), StandardNormal(2, (1, 1, 2)))
 
 
 def cells(picture, columns, rows):

@@ -22,8 +22,9 @@ from wandb_server import WandbServer
 
 from vae import callbacks
 from vae.config import CONF
+from vae.model import VAE
 from vae.module import VAEModule
-from vae.objectives import KLWarmUp
+from vae.objectives import Beta
 
 ROOT = CONF.parent
 
@@ -150,8 +151,9 @@ def test_log_px_of_the_first_images_alone(cli, monkeypatch):
     from vae import module
 
     seen = []
-    estimate = module.log_px
-    monkeypatch.setattr(module, "log_px", lambda vae, x, K: seen.append((len(x), K)) or estimate(vae, x, K))
+    estimate = module.importance_sample
+    spied = lambda vae, x, K: seen.append((len(x), K)) or estimate(vae, x, K)  # noqa: E731
+    monkeypatch.setattr(module, "importance_sample", spied)
     code, _, _ = cli("test.images=70", "test.K=9")
     assert code == 0
     assert seen == [(70, 9)]
@@ -167,7 +169,10 @@ def test_same_seed_same_numbers_other_seed_others(cli, runs):
     assert first == second != third
 
 
-@pytest.mark.parametrize("limit", [["trainer.max_epochs=4"], ["trainer.max_epochs=-1", "trainer.max_steps=45"]])
+@pytest.mark.parametrize(
+    "limit",
+    [["trainer.max_epochs=4"], ["trainer.max_epochs=-1", "trainer.max_steps=45", "prior=vampprior", "patience=9"]],
+)
 @pytest.mark.parametrize(("stop_after", "by", "code"), [(12, "signal", 130), (29, "signal", 130), (29, "crash", 1)])
 def test_a_run_stopped_and_resumed_ends_in_the_same_weights(stop_after, by, code, limit, cli, runs, monkeypatch):
     """Stopped by Ctrl-C, with a checkpoint where it was, or by a crash, with that of the last epoch (of 12 steps)."""
@@ -243,10 +248,36 @@ def test_a_run_of_a_sweep_resumes_where_its_folder_was_moved_to(cli, runs, tmp_p
     assert not folder.exists()
 
 
+@pytest.mark.parametrize(
+    ("broken", "term", "value"),
+    [("kl", "kl", math.inf), ("log_px_z", "log_likelihood", math.nan), ("log_px_z", "log_likelihood", -math.inf)],
+)
+def test_a_loss_that_is_not_finite_stops_the_run_with_its_step_and_term(
+    broken, term, value, cli, tmp_path, monkeypatch
+):
+    terms = VAE.terms
+
+    def then_broken(vae, x, K=1):
+        found = terms(vae, x, K)
+        if torch.is_grad_enabled() and next(drawn) == 8:
+            vars(found)[broken] = torch.full_like(getattr(found, broken), value)
+        return found
+
+    drawn = iter(range(1000))  # the first is the check before the run
+    monkeypatch.setattr(VAE, "terms", then_broken)
+    code, _, err = cli()
+    assert (code, err.count("\n")) == (2, 1)
+    assert f"diverged at step 8: {term} is {value}" in err
+    assert "optimizer.lr" in err
+    assert "gradient_clip_val" in err
+    (kept,) = tmp_path.rglob("metrics.csv")
+    assert rows(kept.parent)[-1]["step"] == 7
+
+
 def test_a_training_that_diverges_says_so(cli, tmp_path):
     code, _, err = cli("optimizer.lr=1e30")
     assert (code, err.count("\n")) == (2, 1)
-    assert "diverged" in err
+    assert "diverged at step" in err
     assert "optimizer.lr" in err
     assert len(list(tmp_path.rglob("metrics.csv"))) == 1
 
@@ -269,6 +300,9 @@ def test_a_sweep_leaves_a_folder_for_each_value(cli, runs):
         ["experiment=manifold"],
         ["experiment=livestream", "trainer.max_steps=30", "log_every_n_steps=10"],
         ["logger=none", "optimizer/schedule=constant", "trainer.gradient_clip_val=1.0"],
+        ["prior=vampprior", "prior.pseudo_inputs=7", "objective=iwae", "optimizer=rmsprop"],
+        ["prior=flow", "posterior=iaf", "optimizer=adagrad"],
+        ["prior=two_layers", "objective=dreg", "optimizer/schedule=powers_of_three"],
     ],
     ids=" ".join,
 )
@@ -293,15 +327,66 @@ def test_grey_cross_entropy_is_recorded_under_its_own_name(cli, runs):
     assert (folder / "checkpoints" / "best.ckpt").exists()
 
 
-def test_kl_warmup_knows_where_in_the_run_it_is_and_leaves_the_elbo_what_it_is(cli, runs, monkeypatch):
+def test_warm_up_knows_where_in_the_run_it_is_and_leaves_the_elbo_what_it_is(cli, monkeypatch):
+    """A run of 3 epochs of 12 steps, cut off in the second: beta belongs to the step, also after it goes on."""
     seen = []
-    call = KLWarmUp.__call__
-    monkeypatch.setattr(KLWarmUp, "__call__", lambda self, terms, done: seen.append(done) or call(self, terms, done))
-    assert cli("objective=kl_warmup", "trainer.max_epochs=3")[0] == 0
-    assert seen == pytest.approx([step / 36 for step in range(36)])
-    (folder,) = runs()
+    call = Beta.__call__
+
+    def spied(self, terms, done):
+        if torch.is_grad_enabled():
+            seen.append((done, self.schedule(done)))
+        if len(seen) == 20 and not stopped:
+            stopped.append(True)
+            sys.exit(1)
+        return call(self, terms, done)
+
+    stopped = []
+    monkeypatch.setattr(Beta, "__call__", spied)
+    warm = ["objective=beta", "objective.beta=1.0", "objective/schedule=linear", "objective.schedule.warmup=0.5"]
+    assert cli(*warm, "trainer.max_epochs=3")[0] == 1
+    (folder,) = (path.parent for path in Path("outputs").rglob("checkpoints"))
+    assert seen.pop(0)[0] == 0.0  # the check before the run
+    assert [done for done, _ in seen] == pytest.approx([step / 36 for step in range(19)])
+    seen.clear()
+    assert cli(f"resume={folder}", defaults=())[0] == 0
+    assert seen.pop(0)[0] == 0.0
+    assert [done for done, _ in seen] == pytest.approx([step / 36 for step in range(12, 36)])
+    assert [beta for _, beta in seen] == pytest.approx([min(1, step / 18) for step in range(12, 36)])
     for row in (row for row in rows(folder) if "lr" in row):
         assert row["train/elbo"] == pytest.approx(row["train/log_likelihood"] - row["train/kl"], abs=1e-3)
+    for row in (row for row in rows(folder) if "val/elbo" in row):
+        assert row["val/objective"] == pytest.approx(row["val/elbo"])  # as at the end of the warm-up
+
+
+def test_patience_ends_a_training_that_gets_no_better(cli, runs):
+    turning = ["optimizer/schedule=constant", "optimizer.schedule._target_=bars.worse_at_the_end"]
+    assert cli("trainer.max_epochs=30", "patience=2", *turning)[0] == 0
+    (folder,) = runs()
+    val = [r["val/objective"] for r in rows(folder) if "val/objective" in r]
+    assert int(np.argmax(val)) == len(val) - 3
+    assert len(val) < 30
+
+
+def test_the_best_epoch_is_that_of_the_objective(cli, runs):
+    assert cli("objective=iwae", "objective.K=20", "trainer.max_epochs=4")[0] == 0
+    (folder,) = runs()
+    val = [r for r in rows(folder) if "val/elbo" in r]
+    assert all(r["val/objective"] > r["val/elbo"] for r in val)
+    best = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)["epoch"]
+    assert best == int(np.argmax([r["val/objective"] for r in val]))
+
+
+def test_an_autoencoder_records_no_elbo(cli, runs):
+    assert cli("-m", "objective=autoencoder,elbo")[0] == 0
+    folder, other = runs()
+    assert "test/elbo" in (other / "summary.json").read_text()
+    words = (folder / "metrics.csv").read_text() + (folder / "summary.json").read_text()
+    for word in ("elbo", "kl", "log_likelihood", "log_px", "bits"):
+        assert word not in words
+    summary = json.loads((folder / "summary.json").read_text())
+    assert set(summary) == {f"test/{n}" for n in ("squared_error", "squared_error_of_mean_image", "active_units")}
+    records = [r["val/squared_error"] for r in rows(folder) if "val/squared_error" in r]
+    assert [-r["val/objective"] for r in rows(folder) if "val/objective" in r] == pytest.approx(records)
 
 
 def test_a_density_has_no_bits_per_dim(cli, runs):

@@ -62,7 +62,6 @@ def evaluate(folder: Path, K: int, images: int | None) -> dict[str, float]:
 
 
 def cli() -> int:
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         given = arguments(Arguments, sys.argv[1:])
         found = evaluate(Path(given.run), given.K, given.images)
@@ -78,4 +77,5 @@ def cli() -> int:
 
 
 if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     sys.exit(cli())

@@ -69,14 +69,18 @@ def load(cfg: DictConfig) -> ImageDataModule:
     return data
 
 
-def check(module: VAEModule, data: ImageDataModule, cfg: DictConfig) -> None:
-    """Raise UserError where the likelihood is no distribution over the pixels, or the parts have no such objective."""
+def check_support(module: VAEModule, data: ImageDataModule, cfg: DictConfig) -> None:
+    """Raise UserError where the likelihood is no distribution over the pixels it would be given."""
     likelihood: Any = module.vae.likelihood
     if not likelihood.support.check(data.x("val")).all():
         raise UserError(
             f"likelihood: {type(likelihood).__name__} is no distribution over these pixels"
             f" (dataset.binarize={cfg.dataset.binarize}); expected one whose support holds them"
         )
+
+
+def check_parts(module: VAEModule, data: ImageDataModule) -> None:
+    """Raise UserError, from what refuses, where posterior, prior and objective do not go together."""
     with torch.random.fork_rng():
         module.objective(module.vae.terms(data.x("val", slice(2)), module.objective.K), 0.0)
 
@@ -126,7 +130,8 @@ def train(cfg: DictConfig, folder: Path) -> None:
     seed_everything(cfg.seed, verbose=False)
     data = load(cfg)
     module = build(cfg, data.shape)
-    check(module, data, cfg)
+    check_support(module, data, cfg)
+    check_parts(module, data)
 
     checkpoints, history = folder / "checkpoints", MetricsCSV(folder)
     resumed = checkpoints / "last.ckpt" if cfg.resume else None
@@ -146,7 +151,9 @@ def train(cfg: DictConfig, folder: Path) -> None:
             best,
             Kept(checkpoints, "last", every_n_epochs=1),
             CleanStop(checkpoints / "last.ckpt"),
-            EarlyStopping("val/objective", mode="max", patience=cfg.patience or sys.maxsize),
+            EarlyStopping(
+                "val/objective", mode="max", patience=cfg.patience or sys.maxsize, check_on_train_epoch_end=False
+            ),
         ],
         enable_progress_bar=False,
         enable_model_summary=False,

@@ -1,0 +1,98 @@
+"""The estimators, against a linear-Gaussian model, whose log p(x) is known."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from exact import NOISE, linear_gaussian
+
+from vae.estimator import active_units, importance_sample, kept_scores, summary
+
+
+@pytest.mark.parametrize("K", [1, 10, 1000])
+def test_log_px_agrees_with_the_exact_one_within_its_error(K):
+    vae, x, exact = linear_gaussian(widen=1.2, n=400)
+    error = importance_sample(vae, x, K).log_px - exact
+    standard_error = error.std() / 20
+    bias = error.var() / 2  # of the log of a mean, to first order: the bound is loose at small K
+    assert -4 * standard_error - 2 * bias < error.mean() < 4 * standard_error
+
+
+def test_log_px_rises_with_K():
+    vae, x, exact = linear_gaussian(widen=2.0, n=2000)
+    at = [importance_sample(vae, x, K).log_px.mean().item() for K in (1, 5, 50, 500)]
+    assert at == sorted(at)
+    assert at[-1] == pytest.approx(exact.mean().item(), abs=0.02)
+
+
+@pytest.mark.parametrize("K", [1, 7, 10, 23])
+def test_log_px_of_equal_weights_is_that_weight_in_chunks_of_any_size(K):
+    vae, x, exact = linear_gaussian(widen=1.0)
+    drawn = []
+    terms = vae.terms
+    vae.terms = lambda x, K: drawn.append(K) or terms(x, K)
+    torch.testing.assert_close(importance_sample(vae, x, K, pixels=5 * x.numel()).log_px, exact, atol=1e-4, rtol=0)
+    assert sum(drawn) == K
+    assert max(drawn) <= 5
+
+
+def test_active_units_are_those_whose_mean_moves():
+    torch.manual_seed(0)
+    variance = torch.tensor([1.0, 0.02, 0.005, 0.0])
+    assert active_units(torch.randn(5000, 4) * variance.sqrt() + 3) == 2
+
+
+@pytest.mark.parametrize("pixels", [1, 2**23])
+def test_rate_and_distortion_are_their_closed_forms(pixels):
+    vae, x, _ = linear_gaussian(widen=1.5)
+    torch.manual_seed(1)
+    scores = importance_sample(vae, x, 4001, pixels * x.numel() * 1000 if pixels == 1 else pixels)
+    q, W = vae.q_z(x), vae.decoder.W
+    trace, mean = q.covariance_matrix[0].trace(), q.mean
+    rate = (trace + mean.square().sum(1) - 2 - q.covariance_matrix[0].logdet()) / 2
+    torch.testing.assert_close(scores.rate, rate, atol=0.1, rtol=0)
+    error = (x.flatten(1) - mean @ W.T).square().sum(1) + (W @ q.covariance_matrix[0] @ W.T).trace()
+    distortion = error / (2 * NOISE**2) + 2 * math.log(2 * math.pi * NOISE**2)
+    torch.testing.assert_close(scores.distortion, distortion, atol=0.25, rtol=0)
+
+
+def test_scores_are_kept_as_they_come_and_never_computed_twice(tmp_path):
+    vae, x, _ = linear_gaussian(widen=1.5, n=250)
+    vae.register_parameter("device", torch.nn.Parameter(torch.zeros(())))
+    file, asked = tmp_path / "scores.npz", []
+
+    def images(rows):
+        if rows.start == 200 and not file.with_suffix(".stopped").exists():
+            file.with_suffix(".stopped").touch()
+            raise KeyboardInterrupt
+        asked.append((rows.start, rows.stop))
+        return x[rows]
+
+    whole = kept_scores(vae, lambda rows: x[rows], 250, 7, 3, tmp_path / "whole.npz")
+    with pytest.raises(KeyboardInterrupt):
+        kept_scores(vae, images, 250, 7, 3, file)
+    with np.load(file) as saved:
+        assert np.isfinite(saved["log_px"]).sum() == 200
+    part = kept_scores(vae, images, 120, 7, 3, file)
+    assert asked == [(0, 100), (100, 200)]
+    again = kept_scores(vae, images, 250, 7, 3, file)
+    assert asked == [(0, 100), (100, 200), (200, 250)]
+    for a, b, c in zip(whole, again, part, strict=True):
+        assert torch.equal(a, b)
+        assert torch.equal(a[:120], c)
+    assert len({*whole.log_px[:100].tolist(), *whole.log_px[100:200].tolist()}) == 200
+    with np.load(file) as saved:
+        assert saved["log_px"].shape == (250,)
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_summary_is_the_mean_its_error_and_bits():
+    vae, *_ = linear_gaussian(widen=1.0)
+    vae.likelihood.support = torch.distributions.constraints.boolean
+    found = summary(torch.tensor([-1.0, -2.0, -3.0, -6.0]), vae, dimensions=4)
+    assert found["log_px"] == -3
+    assert found["log_px_se"] == pytest.approx((14 / 3) ** 0.5 / 2)
+    assert found["bits_per_dim"] == pytest.approx(3 / 4 / math.log(2))
+    vae.likelihood.support = torch.distributions.constraints.real
+    assert "bits_per_dim" not in summary(torch.ones(3), vae, dimensions=4)

@@ -1,0 +1,155 @@
+"""python -m vae.evaluate, on runs of train.py on bars."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from bars import Bars
+from conftest import BARS, SHORT
+from wandb_server import WandbServer
+
+from vae import estimator, evaluate
+from vae.config import CONF
+
+ROOT = CONF.parent
+
+
+@pytest.fixture
+def score(monkeypatch, capsys):
+    """Run the command; (exit code, stdout, stderr)."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["evaluate.py", *arguments])
+        code = evaluate.cli()
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def test_the_test_images_are_scored_with_the_best_weights_and_each_is_kept(cli, runs, score):
+    turning = ["optimizer/schedule=constant", "optimizer.schedule._target_=bars.worse_at_the_end"]
+    cli("prior=vampprior", "prior.pseudo_inputs=5", "trainer.max_epochs=5", *turning)
+    (folder,) = runs()
+    before = json.loads((folder / "summary.json").read_text())
+    code, out, err = score(f"run={folder}", "K=2000")
+    assert code == 0, err
+    with np.load(folder / "scores_K2000.npz") as saved:
+        scores = {name: saved[name] for name in saved}
+    # by the definitions, from the weights alone
+    data = Bars("data", 20, 0, 60, 0, "dynamic")
+    data.setup()
+    x = data.x("test").double().flatten(1)
+    best = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
+    w = {name.removeprefix("vae."): value.double() for name, value in best["state_dict"].items()}
+
+    def net(side, x):
+        hidden = torch.tanh(x @ w[f"{side}.net.0.weight"].T + w[f"{side}.net.0.bias"])
+        return hidden @ w[f"{side}.net.2.weight"].T + w[f"{side}.net.2.bias"]
+
+    normal = torch.distributions.Normal
+    mean, log_var = net("encoder", x).chunk(2, -1)
+    u_mean, u_log_var = net("encoder", w["prior.u"].clamp(0, 1).flatten(1)).chunk(2, -1)
+    torch.manual_seed(1)
+    q = normal(mean, (log_var / 2).exp())
+    z = q.sample((2000,))
+    parts = normal(u_mean, (u_log_var / 2).exp()).log_prob(z.unsqueeze(-2)).sum(-1)
+    rate = q.log_prob(z).sum(-1) - (parts.logsumexp(-1) - math.log(5))
+    logits = net("decoder", z)
+    log_px_z = torch.distributions.Bernoulli(logits=logits).log_prob(x.expand_as(logits)).sum(-1)
+    log_px = (log_px_z - rate).logsumexp(0) - math.log(2000)
+    np.testing.assert_allclose(scores["log_px"], log_px, atol=0.6)
+    found = json.loads((folder / "summary.json").read_text())
+    assert {name: found[name] for name in before} == before
+    assert found["test/log_px_K2000"] == pytest.approx(log_px.mean().item(), abs=0.05)
+    assert found["test/rate_K2000"] == pytest.approx(rate.mean().item(), abs=0.05)
+    assert found["test/distortion_K2000"] == pytest.approx(-log_px_z.mean().item(), abs=0.1)
+    assert found["test/log_px_se_K2000"] == pytest.approx(scores["log_px"].std(ddof=1) / 120**0.5, rel=1e-4)
+    assert found["test/bits_per_dim_K2000"] == pytest.approx(-found["test/log_px_K2000"] / 64 / math.log(2))
+    assert found["test/images_K2000"] == 120
+    assert f"{found['test/log_px_K2000']:.2f}" in out
+    assert data.images["train"].pixels.shape[0] != 120
+
+
+def test_what_was_scored_is_not_scored_again(cli, runs, score, monkeypatch):
+    cli()
+    (folder,) = runs()
+    drawn = []
+    sample = estimator.importance_sample
+    monkeypatch.setattr(estimator, "importance_sample", lambda vae, x, K: drawn.append(len(x)) or sample(vae, x, K))
+    first = score(f"run={folder}", "K=9", "images=100")
+    assert score(f"run={folder}", "K=9", "images=100") == first
+    assert drawn == [100]
+    assert "120" in score(f"run={folder}", "K=9")[1]
+    assert drawn == [100, 20]
+    assert json.loads((folder / "summary.json").read_text())["test/images_K9"] == 120
+
+
+def test_ctrl_c_is_one_line_and_130(cli, runs, score, monkeypatch):
+    cli()
+    (folder,) = runs()
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(estimator, "importance_sample", stopped)
+    before = (folder / "summary.json").read_text()
+    code, _, err = score(f"run={folder}", "K=9")
+    assert (code, err.count("\n")) == (130, 1)
+    assert (folder / "summary.json").read_text() == before
+
+
+REFUSED = {
+    "K=0": ["K=0", "1 or more"],
+    "K=many": ["K=many", "whole number"],
+    "images=1": ["images=1", "2 or more"],
+    "images=121": ["images=121", "2 to 120"],
+    "image=5": ["image: no such key", "did you mean images?"],
+    "run=nowhere": ["run=nowhere", "finished run", "summary.json"],
+    "images": ["images"],
+}
+
+
+@pytest.mark.parametrize("argument", REFUSED)
+def test_what_cannot_be_is_one_line_and_exit_code_2(argument, cli, runs, score):
+    cli()
+    (folder,) = runs()
+    code, out, err = score(*([] if argument.startswith("run") else [f"run={folder}"]), argument)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    for words in REFUSED[argument]:
+        assert words in err
+
+
+def test_a_run_that_bounds_nothing_or_is_damaged_is_refused(cli, runs, score):
+    cli("objective=autoencoder")
+    (folder,) = runs()
+    assert score(f"run={folder}")[0] == 2
+    assert "expected the folder of a finished run" in score("K=3")[2]
+    cli("latent_dim=2", "hydra.run.dir=outputs/other")
+    (other,) = set(runs()) - {folder}
+    (other / "checkpoints" / "best.ckpt").write_bytes((folder / "checkpoints" / "best.ckpt").read_bytes())
+    code, _, err = score(f"run={other}")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "best.ckpt" in err
+
+
+def test_the_scores_arrive_in_the_run_s_wandb(tmp_path):
+    with WandbServer() as server:
+        env = os.environ | server.env | {"PYTHONPATH": str(ROOT / "tests"), "HOME": str(tmp_path)}
+        train = [sys.executable, str(ROOT / "train.py"), *BARS, *SHORT]
+        assert subprocess.run(train, cwd=tmp_path, env=env, capture_output=True, timeout=120).returncode == 0
+        (folder,) = (path.parent for path in (tmp_path / "outputs").rglob("summary.json"))
+        command = [sys.executable, "-m", "vae.evaluate", f"run={folder}", "K=7"]
+        env["PYTHONPATH"] += os.pathsep + str(ROOT)
+        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert len(server.runs) == 1
+    run = server.runs[(folder / "wandb_id").read_text()]
+    written = json.loads((folder / "summary.json").read_text())
+    assert run.summary["test/log_px_K7"] == pytest.approx(written["test/log_px_K7"])
+    assert run.summary["test/log_px"] == pytest.approx(written["test/log_px"])
