@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent, kl_divergence
+from torch.distributions import Distribution, kl_divergence
 
-from vae.config import UserError
 from vae.likelihoods import Likelihood
 
 
@@ -55,14 +54,6 @@ class Terms:
             return kl_divergence(self.q_z, self.p_z)
         except NotImplementedError:
             return (self.log_qz_x - self.log_pz).mean(0)
-
-    @property
-    def kl_of_units(self) -> Tensor:
-        """The closed form of `kl`, before the sum over its D units, (B, D); UserError where there is none."""
-        if not (isinstance(self.q_z, Independent) and isinstance(self.p_z, Independent)):
-            needed = "posterior=diagonal_gaussian and prior=standard_normal"
-            raise UserError(f"objective=free_bits: the KL of single units has no closed form; expected {needed}")
-        return kl_divergence(self.q_z.base_dist, self.p_z.base_dist)
 
     @property
     def squared_error(self) -> Tensor:
