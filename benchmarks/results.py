@@ -6,8 +6,10 @@ after each, to outputs/results/<budget>.md.
 """
 
 import csv
+import hashlib
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -21,17 +23,23 @@ BUDGETS = ("cpu", "full")
 COLUMNS = ("`python train.py`", "metric", "expected", "reached", "active units", "epochs", "time")
 
 
-def train(arguments: list[str], folder: Path) -> None:
-    """Begin or go on with a run; the seconds it took, in all its parts, are kept in its folder."""
+def train(arguments: list[str], folder: Path) -> int:
+    """Begin or go on with a run; its exit code. The seconds it took, in all its parts, are kept in its folder."""
     resumed = (folder / "checkpoints" / "last.ckpt").exists()
+    if not resumed:
+        shutil.rmtree(folder, ignore_errors=True)  # what was stopped within its first epoch begins anew
     what = [f"resume={folder}"] if resumed else [*arguments, f"hydra.run.dir={folder}"]
     clock, since = folder / "seconds", time.monotonic()
     before = float(clock.read_text()) if clock.exists() else 0.0
-    try:
-        subprocess.run([sys.executable, "train.py", *what], cwd=ROOT, check=True)
-    finally:
-        if folder.exists():
-            clock.write_text(f"{before + time.monotonic() - since:.0f}")
+    with subprocess.Popen([sys.executable, "train.py", *what], cwd=ROOT) as run:
+        try:
+            return run.wait()
+        except KeyboardInterrupt:  # the run has it too, and stops after the step under way
+            run.wait()
+            raise
+        finally:
+            if folder.exists():
+                clock.write_text(f"{before + time.monotonic() - since:.0f}")
 
 
 def line(cells: Iterable[str]) -> str:
@@ -64,21 +72,25 @@ def main(budget: str) -> int:
     for recipe in recipes:
         arguments = shlex.split(recipe["run"]) + (shlex.split(recipe["cpu"]) if budget == "cpu" else [])
         name = recipe["run"].removeprefix("experiment=").translate(str.maketrans(" =/", "_--"))
-        runs.append((recipe, arguments, results / budget / name))
+        fingerprint = hashlib.sha256(shlex.join(arguments).encode()).hexdigest()[:8]
+        runs.append((recipe, arguments, results / budget / f"{name}-{fingerprint}"))
+    failed = 0
     for i, (_, arguments, folder) in enumerate(runs):
         print(f"\n[{i + 1}/{len(runs)}] python train.py {shlex.join(arguments)}", flush=True)
         if not (folder / "summary.json").exists():
-            train(arguments, folder)
+            code = train(arguments, folder)
+            if code >= 128:  # stopped by a signal
+                return code
+            failed += code != 0
         table = results / f"{budget}.md"
+        table.parent.mkdir(parents=True, exist_ok=True)
         table.write_text(line(COLUMNS) + line("---" for _ in COLUMNS) + "".join(row(*run) for run in runs))
     print(f"\n{table.relative_to(ROOT)}")
-    return 0
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
     try:
-        sys.exit(main(*sys.argv[1:] or ["cpu"]))
+        sys.exit(main("".join(sys.argv[1:]) or "cpu"))
     except KeyboardInterrupt:
         sys.exit(130)
-    except subprocess.CalledProcessError as failed:
-        sys.exit(failed.returncode)

@@ -12,6 +12,9 @@ SHAPE = (1, 2, 2)
 
 
 class Gaussian(nn.Module):
+    def maps(self, channels):
+        return channels
+
     def forward(self, h):
         return Independent(Normal(h, NOISE), 3)
 

@@ -182,6 +182,12 @@ REFUSED = {
     "prior=vampprior prior.pseudo_inputs=0": ["prior.pseudo_inputs=0", "1 or more"],
     "prior=flow latent_dim=1": ["prior=flow", "latent_dim=1", "2 or more"],
     "posterior=point": ["posterior=point", "objective=autoencoder"],
+    "posterior.latent_dim=5": ["posterior.latent_dim=5", "which is 3"],
+    "prior.latent_dim=5": ["prior.latent_dim=5", "latent_dim"],
+    "architecture.decoder.latent_dim=5": ["architecture.decoder.latent_dim=5", "latent_dim"],
+    "prior=two_layers prior.hidden_size=[3,0]": ["prior.hidden_size", "1 or more"],
+    "experiment=tomczak2017_vae objective/schedule=constant": ["objective", "warmup"],
+    "experiment=altosaar optimizer=adam": ["optimizer", "centered", "~optimizer"],
     "patience=0": ["patience=0", "1 or more"],
     "likelihood=categorical_17 dataset.binarize=none": ["likelihood", "Categorical", "dataset.binarize=none"],
 }

@@ -7,6 +7,8 @@ import pytest
 import torch
 from exact import NOISE, linear_gaussian
 
+from vae import estimator
+from vae.config import UserError
 from vae.estimator import active_units, importance_sample, kept_scores, summary
 
 
@@ -57,34 +59,82 @@ def test_rate_and_distortion_are_their_closed_forms(pixels):
     torch.testing.assert_close(scores.distortion, distortion, atol=0.25, rtol=0)
 
 
-def test_scores_are_kept_as_they_come_and_never_computed_twice(tmp_path):
+@pytest.fixture
+def scored(tmp_path, monkeypatch):
+    """A model and 250 images, of which the first two batches are the same; what was scored, in batches."""
     vae, x, _ = linear_gaussian(widen=1.5, n=250)
     vae.register_parameter("device", torch.nn.Parameter(torch.zeros(())))
-    file, asked = tmp_path / "scores.npz", []
+    x[100:200] = x[:100]
+    sizes = []
 
-    def images(rows):
-        if rows.start == 200 and not file.with_suffix(".stopped").exists():
-            file.with_suffix(".stopped").touch()
-            raise KeyboardInterrupt
-        asked.append((rows.start, rows.stop))
-        return x[rows]
+    def spied(vae, x, K):
+        sizes.append(len(x))
+        return importance_sample(vae, x, K)
 
-    whole = kept_scores(vae, lambda rows: x[rows], 250, 7, 3, tmp_path / "whole.npz")
-    with pytest.raises(KeyboardInterrupt):
-        kept_scores(vae, images, 250, 7, 3, file)
-    with np.load(file) as saved:
-        assert np.isfinite(saved["log_px"]).sum() == 200
-    part = kept_scores(vae, images, 120, 7, 3, file)
-    assert asked == [(0, 100), (100, 200)]
-    again = kept_scores(vae, images, 250, 7, 3, file)
-    assert asked == [(0, 100), (100, 200), (200, 250)]
+    monkeypatch.setattr(estimator, "importance_sample", spied)
+    return lambda n, weights="w", name="scores": kept_scores(vae, x, n, 7, 3, tmp_path / f"{name}.npz", weights), sizes
+
+
+def test_scores_are_kept_as_they_come_and_never_computed_twice(scored, tmp_path):
+    score, sizes = scored
+    whole = score(250, name="whole")
+    assert sizes == [100, 100, 50]
+    assert (whole.log_px[:100] != whole.log_px[100:200]).all()  # other noise for the same images
+    part = score(150)
+    assert score(150).log_px.equal(part.log_px)
+    assert sizes == [100, 100, 50, 100, 100]
+    again = score(250)
+    assert sizes == [100, 100, 50, 100, 100, 50]
     for a, b, c in zip(whole, again, part, strict=True):
         assert torch.equal(a, b)
-        assert torch.equal(a[:120], c)
-    assert len({*whole.log_px[:100].tolist(), *whole.log_px[100:200].tolist()}) == 200
-    with np.load(file) as saved:
-        assert saved["log_px"].shape == (250,)
+        assert torch.equal(a[:150], c)
+    with np.load(tmp_path / "scores.npz") as saved:
+        assert torch.from_numpy(saved["log_px"]).equal(whole.log_px)
     assert not list(tmp_path.glob("*.part"))
+
+
+def test_what_was_scored_before_an_interruption_is_kept(scored, monkeypatch):
+    score, sizes = scored
+    spied = estimator.importance_sample
+
+    def interrupted(*arguments):
+        if len(sizes) == 2:
+            raise KeyboardInterrupt
+        return spied(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(estimator, "importance_sample", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            score(250)
+    score(250)
+    assert sizes == [100, 100, 50]
+
+
+def test_scores_of_other_weights_are_not_these(scored):
+    score, sizes = scored
+    score(250)
+    score(250, weights="others")
+    assert sizes == 2 * [100, 100, 50]
+
+
+@pytest.mark.parametrize("damage", [lambda whole: whole[:200], lambda _: b"", lambda _: b"no archive at all"])
+def test_damaged_scores_are_one_line(damage, scored, tmp_path):
+    score, _ = scored
+    score(100)
+    file = tmp_path / "scores.npz"
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(UserError, match=r"scores\.npz is damaged"):
+        score(100)
+
+
+def test_a_decoder_of_many_maps_is_asked_for_less_at_a_time(monkeypatch):
+    vae, x, _ = linear_gaussian(widen=1.5)
+    monkeypatch.setattr(estimator, "MAPS", 3 * 5 * 4 * 7)
+    vae.likelihood.maps = lambda channels: 7 * channels
+    drawn, terms = [], vae.terms
+    vae.terms = lambda x, K: drawn.append(K) or terms(x, K)
+    importance_sample(vae, x, 8)
+    assert drawn == [3, 3, 2]
 
 
 def test_a_summary_is_the_mean_its_error_and_bits():

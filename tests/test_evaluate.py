@@ -11,6 +11,7 @@ import pytest
 import torch
 from bars import Bars
 from conftest import BARS, SHORT
+from omegaconf import OmegaConf
 from wandb_server import WandbServer
 
 from vae import estimator, evaluate
@@ -85,6 +86,7 @@ def test_what_was_scored_is_not_scored_again(cli, runs, score, monkeypatch):
     first = score(f"run={folder}", "K=9", "images=100")
     assert score(f"run={folder}", "K=9", "images=100") == first
     assert drawn == [100]
+    assert first[0] == 0
     assert "120" in score(f"run={folder}", "K=9")[1]
     assert drawn == [100, 20]
     assert json.loads((folder / "summary.json").read_text())["test/images_K9"] == 120
@@ -109,6 +111,7 @@ REFUSED = {
     "K=many": ["K=many", "whole number"],
     "images=1": ["images=1", "2 or more"],
     "images=121": ["images=121", "2 to 120"],
+    "K=1,2": ["K=1,2", "whole number"],
     "image=5": ["image: no such key", "did you mean images?"],
     "run=nowhere": ["run=nowhere", "finished run", "summary.json"],
     "images": ["images"],
@@ -136,6 +139,49 @@ def test_a_run_that_bounds_nothing_or_is_damaged_is_refused(cli, runs, score):
     code, _, err = score(f"run={other}")
     assert (code, err.count("\n")) == (2, 1)
     assert "best.ckpt" in err
+
+
+def test_a_run_of_a_sweep_can_be_scored(cli, runs, score):
+    cli("-m", "latent_dim=2,3", "trainer.max_epochs=1")
+    for folder in runs():
+        assert "=" in folder.name
+        assert score(f"run={folder}", "K=3")[0] == 0
+
+
+def test_the_help_says_how(score):
+    code, out, _ = score("--help")
+    assert code == 0
+    assert "run=outputs/... [K=5000] [images=10000]" in out
+
+
+DAMAGED = {
+    "summary.json": "{",
+    ".hydra/config.yaml": "a: [",
+    "scores_K4.npz": "nothing",
+    "checkpoints/best.ckpt": "nothing",
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_what_is_damaged_is_one_line(name, cli, runs, score):
+    cli()
+    (folder,) = runs()
+    (folder / name).write_text(DAMAGED[name])
+    code, out, err = score(f"run={folder}", "K=4")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert name.split("/")[-1] in err
+    assert "damaged" in err
+
+
+def test_a_run_of_before_is_one_line(cli, runs, score):
+    cli()
+    (folder,) = runs()
+    config = folder / ".hydra" / "config.yaml"
+    cfg = OmegaConf.load(config)
+    del cfg["posterior"]
+    OmegaConf.save(cfg, config)
+    code, _, err = score(f"run={folder}", "K=4")
+    assert (code, err) == (2, "posterior: there is no such key, and it is needed\n")
 
 
 def test_the_scores_arrive_in_the_run_s_wandb(tmp_path):

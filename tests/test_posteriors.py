@@ -1,5 +1,7 @@
 """Posteriors, against torch's own densities and Jacobians by automatic differentiation."""
 
+import math
+
 import pytest
 import torch
 from torch.distributions import Independent, Normal
@@ -24,6 +26,12 @@ def test_the_bound_of_log_variances_changes_none_within_it():
     assert torch.equal(bounded, log_var)
     bounded.sum().backward()
     assert torch.equal(log_var.grad, torch.ones_like(log_var))
+
+
+def test_the_posterior_is_bounded():
+    q = DiagonalGaussian(1)(torch.tensor([[0.0, 200.0], [0.0, -200.0], [0.0, 1.0]]))
+    expected = torch.tensor([[(10 + math.log(191)) / 2], [-(10 + math.log(191)) / 2], [0.5]]).exp()
+    torch.testing.assert_close(q.base_dist.stddev, expected)
 
 
 def test_beyond_the_bound_nothing_overflows_and_the_way_back_is_open():
@@ -64,6 +72,37 @@ def test_an_autoregressive_map_is_triangular_scored_and_undone(D, backwards):
     back = afresh.inv(y)
     torch.testing.assert_close(back, x, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(afresh.log_abs_det_jacobian(back, y), jacobian.slogdet().logabsdet, atol=1e-4, rtol=0)
+
+
+def test_the_steps_of_iaf_take_turns_and_each_of_z_hears_the_encoder():
+    posterior = disturbed(IAF(3, steps=2, hidden_size=16, context=4))
+    h = torch.randn(1, posterior.outputs).double()
+
+    def moved(z, context):
+        for made in posterior.steps:
+            z = GatedAutoregressive(made, context)(z)
+        return z
+
+    by_z, by_context = torch.autograd.functional.jacobian(moved, (torch.randn(3).double(), h[0, 6:]))
+    assert (by_z.tril(-1) != 0).any()
+    assert (by_z.triu(1) != 0).any()
+    first = torch.autograd.functional.jacobian(
+        lambda context: GatedAutoregressive(posterior.steps[0], context)(torch.randn(3).double()), h[0, 6:]
+    )
+    assert (first != 0).all()
+    assert (by_context != 0).all()
+
+
+def test_the_gradient_of_a_flow_s_density_is_that_of_its_jacobian():
+    made, context, x = disturbed(MADE(3, 16, 2, False)), torch.randn(2).double(), torch.randn(3).double()
+    flow = GatedAutoregressive(made, context)
+    log_det = flow.log_abs_det_jacobian(x, flow(x))
+    found = torch.autograd.grad(log_det, made.parameters(), allow_unused=True)
+    afresh = GatedAutoregressive(made, context)
+    jacobian = torch.autograd.functional.jacobian(lambda x: afresh._call(x), x, create_graph=True)
+    expected = torch.autograd.grad(jacobian.slogdet().logabsdet, made.parameters(), allow_unused=True)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a if a is not None else torch.zeros_like(b), b)
 
 
 def test_iaf_scores_what_it_drew_as_it_scores_a_stranger_s_code():

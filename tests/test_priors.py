@@ -40,7 +40,7 @@ PRIORS = {
     "standard_normal": lambda: StandardNormal(2, SHAPE),
     "mixture": lambda: disturbed(Mixture(2, SHAPE, 5)),
     "vampprior": lambda: disturbed(VampPrior(2, SHAPE, 4, 0.5)),
-    "flow": lambda: disturbed(Flow(2, SHAPE, 3, 16), 0.15),
+    "flow": lambda: disturbed(Flow(2, SHAPE, 3, 16), 0.1),
     "two_layers": lambda: disturbed(TwoLayers(2, SHAPE, 3, [8, 6], "tanh"), 0.1),
 }
 
@@ -100,6 +100,7 @@ def test_the_vampprior_s_pseudo_inputs_are_images():
     assert seen[0].min() >= 0
     assert seen[0].max() <= 1
     assert seen[0].shape == (4, *SHAPE)
+    assert VampPrior(2, SHAPE, 500, 0.05).u.mean().item() == pytest.approx(0.05, abs=0.002)
 
 
 @pytest.mark.parametrize("backwards", [False, True])
@@ -114,6 +115,23 @@ def test_a_coupling_is_undone_and_scored(D, backwards):
     torch.testing.assert_close(flow.log_abs_det_jacobian(x, y), jacobian.slogdet().logabsdet)
 
 
+def test_the_steps_of_a_flow_take_turns():
+    flow = disturbed(Flow(4, SHAPE, 2, 8))(Q())
+    jacobian = torch.autograd.functional.jacobian(lambda z: flow.transforms[1](flow.transforms[0](z)), torch.randn(4))
+    for row, unit in zip(jacobian, torch.eye(4), strict=True):
+        assert not torch.allclose(row, unit)
+
+
+def test_the_gradient_of_a_flow_s_density_is_that_of_its_jacobian():
+    coupling, z = disturbed(Coupling(3, 8, False)), torch.randn(3)
+    flow = Affine(coupling)
+    found = torch.autograd.grad(flow.log_abs_det_jacobian(flow.inv(z), z), coupling.parameters())
+    jacobian = torch.autograd.functional.jacobian(lambda z: Affine(coupling)._inverse(z), z, create_graph=True)
+    expected = torch.autograd.grad(-jacobian.slogdet().logabsdet, coupling.parameters(), materialize_grads=True)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
 def test_a_flow_begins_as_a_standard_normal():
     z = torch.randn(5, 4)
     exact = MultivariateNormal(torch.zeros(4), torch.eye(4)).log_prob(z)
@@ -123,6 +141,22 @@ def test_a_flow_begins_as_a_standard_normal():
 def test_a_flow_needs_two_dimensions():
     with pytest.raises(UserError, match=r"prior=flow latent_dim=1: expected a latent_dim of 2 or more"):
         Flow(1, SHAPE, 2, 8)
+
+
+def test_the_second_layer_s_proposal_learns_through_what_it_draws():
+    """The slope of the mean of log p(z1, z2) - log q(z2|z1) in q's offset, in closed form for linear layers."""
+    torch.manual_seed(0)
+    prior = TwoLayers(1, SHAPE, 1, [], "identity")
+    down, up = prior.down[0], prior.up[0]
+    down.weight.data, down.bias.data = torch.tensor([[1.3], [0.0]]), torch.tensor([0.2, -0.4])
+    up.weight.data, up.bias.data = torch.tensor([[0.5], [0.0]]), torch.tensor([0.7, -1.0])
+    z1 = torch.tensor([0.9])
+    prior(Q()).log_prob(z1.expand(400_000, 1)).mean().backward()
+    mean, slope, variance = 0.5 * 0.9 + 0.7, 1.3, math.exp(-0.4)
+    towards_z1 = slope * (0.9 - slope * mean - 0.2) / variance
+    assert up.bias.grad[0].item() == pytest.approx(towards_z1 - mean, abs=0.02)
+    curvature = slope**2 / variance + 1
+    assert up.bias.grad[1].item() == pytest.approx((1 - curvature * math.exp(-1.0)) / 2, abs=0.02)
 
 
 def test_two_layers_are_right_in_the_mean():

@@ -25,6 +25,7 @@ from vae.config import CONF
 from vae.model import VAE
 from vae.module import VAEModule
 from vae.objectives import Beta
+from vae.schedules import one_cycle
 
 ROOT = CONF.parent
 
@@ -154,9 +155,21 @@ def test_log_px_of_the_first_images_alone(cli, monkeypatch):
     estimate = module.importance_sample
     spied = lambda vae, x, K: seen.append((len(x), K)) or estimate(vae, x, K)  # noqa: E731
     monkeypatch.setattr(module, "importance_sample", spied)
+    monkeypatch.setattr("datamodules.base.EVAL_BATCH", 50)
     code, _, _ = cli("test.images=70", "test.K=9")
     assert code == 0
-    assert seen == [(70, 9)]
+    assert seen == [(50, 9), (20, 9)]
+
+
+def test_the_learning_rate_follows_its_schedule(cli, runs):
+    assert cli("log_every_n_steps=1", "optimizer.lr=0.01")[0] == 0
+    (folder,) = runs()
+    rates = [row["lr"] for row in rows(folder) if "lr" in row]
+    expected = [
+        0.01 * one_cycle((step + 1) / 25, warmup=0.1) for step in range(24)
+    ]  # neither the first is 0 nor the last
+    assert rates == pytest.approx(expected)
+    assert min(rates) > 0
 
 
 def test_same_seed_same_numbers_other_seed_others(cli, runs):
@@ -365,6 +378,12 @@ def test_patience_ends_a_training_that_gets_no_better(cli, runs):
     val = [r["val/objective"] for r in rows(folder) if "val/objective" in r]
     assert int(np.argmax(val)) == len(val) - 3
     assert len(val) < 30
+    last, summary = (folder / "checkpoints" / "last.ckpt").read_bytes(), (folder / "summary.json").read_text()
+    (folder / "summary.json").write_text(json.dumps(json.loads(summary) | {"test/log_px_K5": -1.0}))
+    assert cli(f"resume={folder}", defaults=())[0] == 0  # it has ended, and there is nothing to go on with
+    assert (folder / "checkpoints" / "last.ckpt").read_bytes() == last
+    assert [r["val/objective"] for r in rows(folder) if "val/objective" in r] == val
+    assert json.loads((folder / "summary.json").read_text()) == json.loads(summary) | {"test/log_px_K5": -1.0}
 
 
 def test_the_best_epoch_is_that_of_the_objective(cli, runs):

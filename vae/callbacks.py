@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Callback, Trainer
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -126,6 +126,13 @@ class Kept(ModelCheckpoint):
         paths = {key: here(state_dict[key]) for key in ("best_model_path", "kth_best_model_path")}
         scores = {here(path): score for path, score in state_dict["best_k_models"].items()}
         super().load_state_dict(state_dict | paths | {"dirpath": self.dirpath, "best_k_models": scores})
+
+
+class Patience(EarlyStopping):
+    """Ends a training that gets no better, and keeps it ended when it is resumed."""
+
+    def on_train_start(self, trainer: Trainer, _module: Any) -> None:
+        trainer.should_stop = self.wait_count >= self.patience
 
 
 class CleanStop(Callback):

@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, cast
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -174,6 +175,18 @@ class Config(BaseModel, strict=True, extra="forbid"):
     logger: Logger
     dataset: Dataset
 
+    @model_validator(mode="after")
+    def _codes_are_of_one_size(self) -> Self:
+        for name, part in {
+            "posterior": self.posterior,
+            "prior": self.prior,
+            "architecture.decoder": self.architecture.decoder,
+        }.items():
+            given = getattr(part, "latent_dim", self.latent_dim)
+            if given != self.latent_dim:
+                raise UserError(f"{name}.latent_dim={given}: expected that of latent_dim, which is {self.latent_dim}")
+        return self
+
 
 def meant(given: str, allowed: Iterable[str]) -> str:
     """The part of a message that guesses what a misspelling stands for, or nothing."""
@@ -200,6 +213,8 @@ def checked(model: type[Model], given: dict[str, Any]) -> Model:
         name = ".".join(keys)
         if field is None:
             raise UserError(f"{name}: no such key{meant(name, model.model_fields)}") from None
+        if first["type"] == "missing":
+            raise UserError(f"{name}: there is no such key, and it is needed") from None
         expected = field.description or first.get("ctx", {}).get("expected") or first["msg"]
         guess = meant(str(value), getattr(field.annotation, "__args__", ())) if field.description is None else ""
         raise UserError(f"{name}={value}: expected {expected}{guess}") from None
@@ -212,8 +227,14 @@ def validate(cfg: DictConfig) -> None:
 
 def arguments(model: type[Model], typed: Sequence[str]) -> Model:
     """key=value arguments as the model has them; UserError for what it does not."""
-    parsed = [parse(text) for text in typed]
-    return checked(model, {override.key_or_group: override.value() for override in parsed})
+    given = {}
+    for text in typed:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise UserError(f"{text}: expected key=value, with one of {', '.join(model.model_fields)}")
+        field = model.model_fields.get(key)
+        given[key] = value if field and field.annotation is str else yaml.safe_load(value)
+    return checked(model, given)
 
 
 def choices(group: str) -> list[str]:

@@ -1,19 +1,22 @@
 """What a trained model is worth: log p(x) by importance sampling, and the latent units that carry something."""
 
 import math
+import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from vae.config import UserError
 from vae.model import VAE
 
 BATCH = 100  # images at a time, and between two writes, of what is kept
+MAPS = 2**28  # at most so many numbers of the decoder at a time: 1 GB
 
 
 class Scores(NamedTuple):
@@ -30,7 +33,8 @@ def importance_sample(vae: VAE, x: Tensor, K: int, pixels: int = 2**23) -> Score
     x is (B, C, H, W). Exactly K samples are drawn for each image, in chunks of at most `pixels` decoded pixels at a
     time; rate and distortion are means over the same samples.
     """
-    chunk = max(1, pixels // x.numel())
+    numbers = vae.likelihood.maps(x.shape[1]) * x[:, 0].numel()
+    chunk = max(1, min(pixels // x.numel(), MAPS // numbers))
     draws = [min(chunk, K - k) for k in range(0, K, chunk)]
     log_w, rate, distortion = [], torch.zeros(len(x), device=x.device), torch.zeros(len(x), device=x.device)
     for k in draws:
@@ -41,30 +45,40 @@ def importance_sample(vae: VAE, x: Tensor, K: int, pixels: int = 2**23) -> Score
     return Scores(torch.stack(log_w).logsumexp(0) - math.log(K), rate, distortion)
 
 
-@torch.inference_mode()
-def kept_scores(vae: VAE, x: Callable[[slice], Tensor], n: int, K: int, seed: int, file: Path) -> Scores:
-    """`importance_sample` of the n images x(rows), each (n,), on the CPU.
-
-    They are written to the npz `file` as they come. What is there already is not computed again; nor would it be any
-    other: every batch has random numbers of its own.
-    """
-    kept = torch.full((len(Scores._fields), n), math.nan)
-    if file.exists():
+def read_scores(file: Path, weights: str) -> Tensor:
+    """What `kept_scores` wrote of these weights, (3, N); (3, 0) if nothing. UserError if the file cannot be read."""
+    nothing = torch.empty(len(Scores._fields), 0)
+    if not file.exists():
+        return nothing
+    try:
         with np.load(file) as saved:
-            before = torch.stack([torch.from_numpy(saved[name]) for name in Scores._fields])
-        kept = torch.cat([before, kept[:, before.shape[1] :]], 1)
+            scores = torch.stack([torch.from_numpy(saved[name]) for name in Scores._fields])
+            return scores if str(saved["weights"]) == weights else nothing
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, BadZipFile):
+        raise UserError(f"{file} is damaged; without it, all images are scored anew") from None
+
+
+@torch.inference_mode()
+def kept_scores(vae: VAE, x: Tensor, n: int, K: int, seed: int, file: Path, weights: str) -> Scores:
+    """`importance_sample` of the first n of images x, (N, C, H, W): each (n,), on the CPU.
+
+    They are written to the npz `file` as they come, with `weights`, the fingerprint of the model's. What is there
+    already is not computed again; nor would it be any other: every batch has random numbers of its own.
+    """
     device = next(vae.parameters()).device
+    batches = x[: -(-n // BATCH) * BATCH].split(BATCH)  # whole ones, also where n ends within one
+    kept = read_scores(file, weights)
+    half_written = file.with_suffix(f".{os.getpid()}.part")
     with tqdm(desc=f"K = {K}", total=n, dynamic_ncols=True, disable=not sys.stderr.isatty()) as bar:
-        for i in range(0, n, BATCH):
-            rows = slice(i, min(i + BATCH, n))
-            if kept[:, rows].isnan().any():
+        for i, batch in enumerate(batches):
+            if kept.shape[1] < i * BATCH + len(batch):
                 torch.manual_seed(seed + i)
-                kept[:, rows] = torch.stack(importance_sample(vae, x(rows).to(device), K)).cpu()
-                half_written = file.with_suffix(".part")
+                scores = torch.stack(importance_sample(vae, batch.to(device), K)).cpu()
+                kept = torch.cat([kept[:, : i * BATCH], scores], 1)
                 with half_written.open("wb") as part:
-                    np.savez(part, **dict(zip(Scores._fields, kept.numpy(), strict=True)))
+                    np.savez(part, weights=weights, **dict(zip(Scores._fields, kept.numpy(), strict=True)))
                 half_written.replace(file)
-            bar.update(rows.stop - i)
+            bar.update(len(batch))
     return Scores(*kept[:, :n])
 
 

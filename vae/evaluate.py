@@ -1,5 +1,11 @@
-"""Score a finished run with more samples: python -m vae.evaluate run=outputs/... [K=5000] [images=10000]."""
+"""Score a finished run with more samples: python -m vae.evaluate run=outputs/... [K=5000] [images=10000].
 
+Of test images (all of them unless said), log p(x) by K importance samples each, rate and distortion. The means go to
+the run's summary.json and to its W&B run, the values of each image to scores_K<K>.npz in its folder. Cut off, or asked
+for more images, the same command goes on from what is there.
+"""
+
+import hashlib
 import json
 import logging
 import sys
@@ -9,6 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, Field
+from yaml import YAMLError
 
 from vae.config import Count, UserError, arguments, one_line, validate
 
@@ -19,41 +26,43 @@ class Arguments(BaseModel, strict=True, extra="forbid"):
     images: int | None = Field(None, ge=2, description="a whole number, 2 or more, or null for all test images")
 
 
-def config_of(folder: Path) -> DictConfig:
-    """The config of a finished run; UserError if it is none."""
-    for needed in ("summary.json", ".hydra/config.yaml", "checkpoints/best.ckpt"):
+def finished(folder: Path) -> tuple[DictConfig, dict[str, float]]:
+    """The config and the summary of a finished run; UserError if it is none."""
+    for needed in ("summary.json", ".hydra/config.yaml", ".hydra/overrides.yaml", "checkpoints/best.ckpt"):
         if not (folder / needed).is_file():
             raise UserError(f"run={folder}: expected the folder of a finished run; there is no {needed} in it")
-    cfg = OmegaConf.load(folder / ".hydra" / "config.yaml")
-    assert isinstance(cfg, DictConfig)
+    try:
+        cfg = OmegaConf.load(folder / ".hydra" / "config.yaml")
+        summary = json.loads((folder / "summary.json").read_text())
+    except (YAMLError, ValueError):
+        raise UserError(f"run={folder}: its config.yaml or summary.json is damaged") from None
+    if not isinstance(cfg, DictConfig):
+        raise UserError(f"run={folder}: its config.yaml is damaged")
     validate(cfg)
-    return cfg
+    return cfg, summary
 
 
 def evaluate(folder: Path, K: int, images: int | None) -> dict[str, float]:
-    """log p(x), rate and distortion of test images by K importance samples each, with the weights of the best epoch.
-
-    The values of each image are kept in <folder>/scores_K<K>.npz: the same call again, or one for more images, goes on
-    from there. The means go to summary.json and to the W&B run.
-    """
-    cfg = config_of(folder)
+    """What was found, by the names it has in summary.json; raises UserError for what cannot be."""
+    cfg, before = finished(folder)
     from vae.estimator import kept_scores, summary  # only now is torch imported
     from vae.experiment import load, restored, tracker, write_summary
     from vae.loggers import finish
 
     data = load(cfg)
-    there = len(data.images["test"].pixels)
-    if images is not None and images > there:
-        raise UserError(f"images={images}: expected 2 to {there}, or null for all")
+    x = data.x("test")
+    if images is not None and images > len(x):
+        raise UserError(f"images={images}: expected 2 to {len(x)}, or null for all")
     module = restored(cfg, data.shape, folder)
     if not module.bounds:
         raise UserError(f"run={folder}: what it was trained for bounds no log p(x), so there is nothing to evaluate")
-    n = images or there
-    scores = kept_scores(module.vae, lambda rows: data.x("test", rows), n, K, cfg.seed, folder / f"scores_K{K}.npz")
-    means = summary(scores.log_px, module.vae, data.mean_image().numel())
+    weights = hashlib.sha256((folder / "checkpoints" / "best.ckpt").read_bytes()).hexdigest()
+    n = images or len(x)
+    scores = kept_scores(module.vae, x, n, K, cfg.seed, folder / f"scores_K{K}.npz", weights)
+    means = summary(scores.log_px, module.vae, x[0].numel())
     means |= {"rate": scores.rate.mean().item(), "distortion": scores.distortion.mean().item(), "images": n}
     found = {f"test/{name}_K{K}": value for name, value in means.items()}
-    write_summary(json.loads((folder / "summary.json").read_text()) | found, folder)
+    write_summary(before | found, folder)
     if (folder / "wandb_id").exists():
         for logger in tracker(cfg, folder):
             logger.log_metrics(found)
@@ -62,17 +71,22 @@ def evaluate(folder: Path, K: int, images: int | None) -> dict[str, float]:
 
 
 def cli() -> int:
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(__doc__)
+        return 0
     try:
         given = arguments(Arguments, sys.argv[1:])
         found = evaluate(Path(given.run), given.K, given.images)
-    except (UserError, HydraException, OmegaConfBaseException) as error:
+    except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
         print(one_line(error), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped; the same command goes on", file=sys.stderr)
         return 130
     for name, value in found.items():
-        print(f"  {name.removeprefix('test/'):<24}{value:>12,.2f}".removesuffix(".00"))
+        print(
+            f"  {name.removeprefix('test/'):<24}" + (f"{value:>12.2f}" if isinstance(value, float) else f"{value:>9}")
+        )
     return 0
 
 

@@ -13,10 +13,9 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Trainer, seed_everything
-from pytorch_lightning.callbacks import EarlyStopping
 
 from datamodules.base import ImageDataModule
-from vae.callbacks import CleanStop, Kept, Pictures, Progress
+from vae.callbacks import CleanStop, Kept, Patience, Pictures, Progress
 from vae.config import UserError, run_name
 from vae.loggers import MetricsCSV, finish
 from vae.model import VAE
@@ -49,10 +48,10 @@ def build(cfg: DictConfig, shape: tuple[int, int, int]) -> VAEModule:
 
 
 def restored(cfg: DictConfig, shape: tuple[int, int, int], folder: Path) -> VAEModule:
-    """The model of a run in `folder`, with the weights of its best epoch, on the device it was trained on."""
+    """The model of a run in `folder`, with the weights of its best epoch, on its kind of device if there is one."""
     module = build(cfg, shape)
-    trainer = instantiate(cfg.trainer, devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False)
-    device = trainer.strategy.root_device
+    gpu = cfg.trainer.accelerator != "cpu" and torch.cuda.is_available()
+    device = torch.device("cuda" if gpu else "cpu")
     path = folder / "checkpoints" / "best.ckpt"
     try:
         module.load_state_dict(torch.load(path, weights_only=True, map_location=device)["state_dict"])
@@ -82,7 +81,16 @@ def check_support(module: VAEModule, data: ImageDataModule, cfg: DictConfig) -> 
 def check_parts(module: VAEModule, data: ImageDataModule) -> None:
     """Raise UserError, from what refuses, where posterior, prior and objective do not go together."""
     with torch.random.fork_rng():
-        module.objective(module.vae.terms(data.x("val", slice(2)), module.objective.K), 0.0)
+        terms = module.vae.terms(data.x("val", slice(2)), module.objective.K)
+        for key, call in {
+            "objective": lambda: module.objective(terms, 0.0),
+            "optimizer": lambda: module.optimizer(module.vae.parameters()),
+            "optimizer.schedule": lambda: module.schedule(0.0),
+        }.items():
+            try:
+                call()
+            except TypeError as error:  # a recipe's key that the class chosen in place of the recipe's does not have
+                raise UserError(f"{key}: {error}; ~{key}.KEY takes a key away") from None
 
 
 def tracker(cfg: DictConfig, folder: Path) -> list[Any]:
@@ -115,7 +123,8 @@ def report(tested: dict[str, float], data: ImageDataModule, cfg: DictConfig, fol
     shown = {name: f"{value:.2f}" if isinstance(value, float) else str(value) for name, value in metric.items()}
     lines = [f"  {name:<30}{value:>10} {notes.get(name, '')}".rstrip() for name, value in shown.items()]
     log.info("\n".join(["", f"  test, over {images:,} images; nats per image", *lines, "", os.path.relpath(folder)]))
-    write_summary(tested, folder)
+    before = folder / "summary.json"
+    write_summary((json.loads(before.read_text()) if before.exists() else {}) | tested, folder)
 
 
 def write_summary(values: dict[str, float], folder: Path) -> None:
@@ -151,9 +160,7 @@ def train(cfg: DictConfig, folder: Path) -> None:
             best,
             Kept(checkpoints, "last", every_n_epochs=1),
             CleanStop(checkpoints / "last.ckpt"),
-            EarlyStopping(
-                "val/objective", mode="max", patience=cfg.patience or sys.maxsize, check_on_train_epoch_end=False
-            ),
+            Patience("val/objective", patience=cfg.patience or sys.maxsize, mode="max", check_on_train_epoch_end=False),
         ],
         enable_progress_bar=False,
         enable_model_summary=False,

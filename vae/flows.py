@@ -1,11 +1,15 @@
 """Invertible maps of codes, (..., D), with the log-determinants of their Jacobians: what flows are made of."""
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Transform, constraints
+
+from vae.networks import mlp, widths
 
 
 class MaskedLinear(nn.Linear):
@@ -31,7 +35,7 @@ class MADE(nn.Module):
         super().__init__()
         order = torch.arange(1, latent_dim + 1)
         order = order.flip(0) if backwards else order
-        hidden = torch.arange(hidden_size) % max(1, latent_dim - 1) + 1
+        hidden = torch.arange(hidden_size) % latent_dim  # how many of z each may know
         self.first = MaskedLinear(hidden[:, None] >= order)
         self.context = nn.Linear(context, hidden_size, bias=False)
         self.last = MaskedLinear(order.repeat(2)[:, None] > hidden)
@@ -42,26 +46,47 @@ class MADE(nn.Module):
         return m, s
 
 
-class GatedAutoregressive(Transform):
-    """z -> sigmoid(s) z + (1 - sigmoid(s)) m, with (m, s) of a MADE (Kingma et al. 2016).
-
-    At first the gates are mostly open. The map of a z it has just made is not computed again, back or forth.
-    """
+class Step(Transform, ABC):
+    """One invertible map. What it has just moved it neither moves nor scores again."""
 
     bijective = True
     domain = codomain = constraints.real_vector
+
+    def __init__(self) -> None:
+        super().__init__(cache_size=1)
+        self.scored: tuple[Any, Any] = (None, None)  # the last x that was moved, and its log-determinant
+
+    @abstractmethod
+    def moved(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """y, (..., D), and log |det dy/dx|, (...)."""
+
+    def _call(self, x: Tensor) -> Tensor:
+        y, log_det = self.moved(x)
+        self.scored = x, log_det
+        return y
+
+    def log_abs_det_jacobian(self, x: Tensor, _y: Tensor) -> Tensor:
+        if self.scored[0] is not x:
+            self._call(x)
+        return self.scored[1]
+
+
+class GatedAutoregressive(Step):
+    """z -> sigmoid(s) z + (1 - sigmoid(s)) m, with (m, s) of a MADE (Kingma et al. 2016); at first mostly open gates.
+
+    The way back takes D passes.
+    """
+
     OPEN = 1.5
 
     def __init__(self, made: nn.Module, context: Tensor) -> None:
-        super().__init__(cache_size=1)
+        super().__init__()
         self.made, self.context = made, context
-        self.scored: tuple[Any, Any] = (None, None)  # the last x that was moved, and its log-determinant
 
-    def _call(self, x: Tensor) -> Tensor:
+    def moved(self, x: Tensor) -> tuple[Tensor, Tensor]:
         m, s = self.made(x, self.context)
         gate = (s + self.OPEN).sigmoid()
-        self.scored = x, F.logsigmoid(s + self.OPEN).sum(-1)
-        return gate * x + (1 - gate) * m
+        return gate * x + (1 - gate) * m, F.logsigmoid(s + self.OPEN).sum(-1)
 
     def _inverse(self, y: Tensor) -> Tensor:
         x = torch.zeros_like(y)
@@ -71,35 +96,28 @@ class GatedAutoregressive(Transform):
             x = (y - (1 - gate) * m) / gate
         return x
 
-    def log_abs_det_jacobian(self, x: Tensor, _y: Tensor) -> Tensor:
-        if self.scored[0] is not x:
-            self._call(x)
-        return self.scored[1]
-
 
 class Coupling(nn.Module):
-    """Half of z shifted and scaled by what a network says of the other half (RealNVP, Dinh et al. 2017).
+    """What a network says of half of z to shift and scale the other by (RealNVP, Dinh et al. 2017).
 
     `backwards` moves the first half. At first it changes nothing. A scale is e^-2 to e^2.
     """
 
-    def __init__(self, latent_dim: int, hidden_size: int, backwards: bool) -> None:
+    def __init__(self, latent_dim: int, hidden_size: int | Sequence[int], backwards: bool) -> None:
         super().__init__()
-        self.kept, self.moved = latent_dim // 2, latent_dim - latent_dim // 2
+        self.halves = [latent_dim // 2, latent_dim - latent_dim // 2]
         self.backwards = backwards
-        last = nn.Linear(hidden_size, 2 * self.moved)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
-        hidden = [nn.Linear(self.kept, hidden_size), nn.ReLU(), nn.Linear(hidden_size, hidden_size), nn.ReLU()]
-        self.net = nn.Sequential(*hidden, last)
+        self.net = mlp([self.halves[0], *widths(hidden_size), 2 * self.halves[1]], "relu")
+        for parameter in self.net[-1].parameters():
+            nn.init.zeros_(parameter)
 
-    def split(self, z: Tensor) -> tuple[Tensor, Tensor]:
+    def split(self, z: Tensor) -> list[Tensor]:
         """The half that is kept, and the half that moves."""
         z = z.flip(-1) if self.backwards else z
-        kept, moved = z.split([self.kept, self.moved], -1)
-        return kept, moved
+        return list(z.split(self.halves, -1))
 
     def join(self, kept: Tensor, moved: Tensor) -> Tensor:
+        """z of its halves."""
         z = torch.cat([kept, moved], -1)
         return z.flip(-1) if self.backwards else z
 
@@ -109,21 +127,17 @@ class Coupling(nn.Module):
         return shift, 2 * torch.tanh(raw / 2)
 
 
-class Affine(Transform):
+class Affine(Step):
     """A `Coupling` as a map and its inverse, each one pass."""
 
-    bijective = True
-    domain = codomain = constraints.real_vector
-
     def __init__(self, coupling: nn.Module) -> None:
-        super().__init__(cache_size=1)
+        super().__init__()
         self.coupling: Any = coupling
-        self.scored: tuple[Any, Any] = (None, None)  # the last x that was moved to, and its log-determinant
 
-    def _call(self, x: Tensor) -> Tensor:
+    def moved(self, x: Tensor) -> tuple[Tensor, Tensor]:
         kept, moved = self.coupling.split(x)
         shift, log_scale = self.coupling(kept)
-        return self.coupling.join(kept, moved * log_scale.exp() + shift)
+        return self.coupling.join(kept, moved * log_scale.exp() + shift), log_scale.sum(-1)
 
     def _inverse(self, y: Tensor) -> Tensor:
         kept, moved = self.coupling.split(y)
@@ -131,8 +145,3 @@ class Affine(Transform):
         x = self.coupling.join(kept, (moved - shift) * (-log_scale).exp())
         self.scored = x, log_scale.sum(-1)
         return x
-
-    def log_abs_det_jacobian(self, x: Tensor, _y: Tensor) -> Tensor:
-        if self.scored[0] is not x:
-            self.scored = x, self.coupling(self.coupling.split(x)[0])[1].sum(-1)
-        return self.scored[1]

@@ -49,7 +49,10 @@ class Terms:
 
     @cached_property
     def kl(self) -> Tensor:
-        """KL(q(z|x) || p(z)), (B,): the closed form (app. B) where torch knows one, else the mean of K samples."""
+        """KL(q(z|x) || p(z)), (B,): the closed form (app. B) where torch knows one, else the mean of K samples.
+
+        A prior of two layers draws its own z2, so that this is KL(q(z, z2|x) || p(z, z2)).
+        """
         try:
             return kl_divergence(self.q_z, self.p_z)
         except NotImplementedError:

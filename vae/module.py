@@ -43,7 +43,7 @@ class Means:
 class VAEModule(LightningModule):
     """Trains `vae` to maximise `objective`; tests it with `K` importance samples on `images` test images (None: all).
 
-    `optimizer` takes the parameters; `objective` takes the terms and the part of the run that is done, in [0, 1);
+    `optimizer` takes the parameters; `objective` takes the terms and the part of the run that is done, in [0, 1];
     `schedule` takes that part alone, and gives the factor of the learning rate.
     """
 

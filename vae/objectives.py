@@ -1,4 +1,4 @@
-"""What training maximises: a callable from Terms and the part of the run that is done to one value per image, (B,).
+"""What training maximises: of Terms and the part of the run that is done, in [0, 1], one value per image, (B,).
 
 An objective says how many samples K it wants of each image, and which of the terms are the `curves` of its runs.
 """
@@ -48,7 +48,7 @@ class Beta(Objective):
 
 @dataclass
 class Capacity(Objective):
-    """E_q[log p(x|z)] - gamma |KL - C|, with C rising to `capacity` nats (Burgess et al. 2018)."""
+    """E_q[log p(x|z)] - gamma |KL - C|, of each image, with C rising to `capacity` nats (Burgess et al. 2018)."""
 
     gamma: float
     capacity: float
@@ -83,7 +83,8 @@ class IWAE(Objective):
 class DReG(IWAE):
     """The bound of `IWAE`, whose gradient for q is doubly reparameterised (Tucker et al. 2019).
 
-    That of p and of the decoder weighs sample k by w_k / sum w; that of q, which comes through z alone, by its square.
+    That of p and of the decoder weighs sample k by w_k / sum w; that of q, which comes through z alone, by its square:
+    from here on a gradient that reaches z is weighed once more, so the terms serve no second objective.
     """
 
     def __call__(self, terms: Terms, done: float) -> Tensor:
