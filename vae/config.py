@@ -214,7 +214,7 @@ def checked(model: type[Model], given: dict[str, Any]) -> Model:
         if field is None:
             raise UserError(f"{name}: no such key{meant(name, model.model_fields)}") from None
         if first["type"] == "missing":
-            raise UserError(f"{name}: there is no such key, and it is needed") from None
+            raise UserError(f"{name}: missing; expected {field.description or 'its keys'}") from None
         expected = field.description or first.get("ctx", {}).get("expected") or first["msg"]
         guess = meant(str(value), getattr(field.annotation, "__args__", ())) if field.description is None else ""
         raise UserError(f"{name}={value}: expected {expected}{guess}") from None
