@@ -386,9 +386,14 @@ def test_patience_ends_a_training_that_gets_no_better(cli, runs):
     assert json.loads((folder / "summary.json").read_text()) == json.loads(summary) | {"test/log_px_K5": -1.0}
 
 
-def test_the_best_epoch_is_that_of_the_objective(cli, runs):
+def test_the_best_epoch_is_that_of_the_objective(cli, runs, monkeypatch):
+    drawn, terms = set(), VAE.terms
+    spied = lambda vae, x, K=1: drawn.add((torch.is_grad_enabled(), K)) or terms(vae, x, K)  # noqa: E731
+    monkeypatch.setattr(VAE, "terms", spied)
     assert cli("objective=iwae", "objective.K=20", "trainer.max_epochs=4")[0] == 0
     (folder,) = runs()
+    assert {K for training, K in drawn if training} == {20}  # and for the test, 1 and test.K
+    assert {K for training, K in drawn if not training} == {1, 4, 20}
     val = [r for r in rows(folder) if "val/elbo" in r]
     assert all(r["val/objective"] > r["val/elbo"] for r in val)
     best = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)["epoch"]

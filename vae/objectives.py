@@ -77,7 +77,7 @@ class IWAE(Objective):
     """log 1/K sum_k w_k (Burda et al. 2016)."""
 
     def __call__(self, terms: Terms, _done: float) -> Tensor:
-        return terms.log_w.logsumexp(0) - math.log(self.K)
+        return terms.log_w.logsumexp(0) - math.log(len(terms.log_w))
 
 
 class DReG(IWAE):
