@@ -128,9 +128,8 @@ def test_the_command_line_wins_over_a_recipe_and_a_dataset():
 
 @pytest.mark.parametrize("path", sorted((CONF / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
 def test_a_recipe_says_what_it_reached(path):
-    assert re.search(
-        "[Rr]eached test/(elbo|log_px|squared_error|minus_cross_entropy)", path.read_text().split("\n\n")[0]
-    )
+    comment = " ".join(path.read_text().split("\n\n")[0].replace("\n#", "").split())
+    assert re.search("[Rr]eached test/(elbo|log_px|squared_error|minus_cross_entropy)", comment)
 
 
 REFUSED = {
