@@ -15,7 +15,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from vae.config import CONF, UserError, check_overrides, one_line, resume_arguments, validate
+from vae.command_line import check_overrides, resume_arguments
+from vae.config import CONF, UserError, one_line, validate
 
 log = logging.getLogger("train")
 

@@ -11,7 +11,8 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from vae.config import CONF, Config, choices, folder_name, run_name, validate
+from vae.command_line import choices, folder_name, run_name
+from vae.config import CONF, Config, validate
 from vae.experiment import build
 
 ROOT = CONF.parent

@@ -11,7 +11,8 @@ from omegaconf import OmegaConf
 from torch.distributions import AffineTransform, Normal, SigmoidTransform, TransformedDistribution, Uniform
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from vae.config import CONF, UserError, choices
+from vae.command_line import choices
+from vae.config import CONF, UserError
 from vae.experiment import check_support
 from vae.likelihoods import (
     Bernoulli,

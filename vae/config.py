@@ -1,18 +1,10 @@
-"""What may be typed on the command line, and one clear line for what may not. Nothing here imports torch."""
+"""The keys there are and the values they may have; one clear line for others. Nothing here imports torch."""
 
-import hashlib
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, cast
 
-import yaml
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, ValueType
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
@@ -223,127 +215,6 @@ def checked(model: type[Model], given: dict[str, Any]) -> Model:
 def validate(cfg: DictConfig) -> None:
     """Raise UserError for a value out of its range."""
     checked(Config, cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True)))
-
-
-def arguments(model: type[Model], typed: Sequence[str]) -> Model:
-    """key=value arguments as the model has them; UserError for what it does not."""
-    given = {}
-    for text in typed:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise UserError(f"{text}: expected key=value, with one of {', '.join(model.model_fields)}")
-        field = model.model_fields.get(key)
-        given[key] = value if field and field.annotation is str else yaml.safe_load(value)
-    return checked(model, given)
-
-
-def choices(group: str) -> list[str]:
-    """The files of a config group, without their ending."""
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
-
-
-def leaves(cfg: DictConfig, prefix: str = "") -> set[str]:
-    """Every key, dotted."""
-    keys = set()
-    for key, value in cfg.items_ex(resolve=False):
-        keys.add(f"{prefix}{key!s}")
-        if isinstance(value, DictConfig):
-            keys |= leaves(value, f"{prefix}{key!s}.")
-    return keys
-
-
-def parse(text: str) -> Override:
-    """An override, by Hydra's grammar; UserError if it is none."""
-    try:
-        return OverridesParser.create().parse_override(text)
-    except HydraException as error:
-        raise UserError(f"{text}: cannot be read as key=value: {str(error).splitlines()[0]}") from None
-
-
-def values(override: Override) -> list[str]:
-    """Its value, or those of its sweep; none of glob(...), which names only what there is."""
-    if override.value_type is ValueType.GLOB_CHOICE_SWEEP:
-        return []
-    return list(map(str, override.sweep_string_iterator() if override.is_sweep_override() else [override.value()]))
-
-
-@contextmanager
-def composing() -> Iterator[None]:
-    """Inside, `compose` reads conf/, also within a run of Hydra, which goes on after it."""
-    running = GlobalHydra.instance().hydra
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            yield
-    finally:
-        GlobalHydra.instance().hydra = running
-
-
-def check_overrides(overrides: Sequence[str]) -> None:
-    """Raise UserError where one names a choice that has no file, or a key that no chosen file has."""
-    parsed = list(map(parse, overrides))
-    for override in parsed:
-        if override.key_or_group == "resume":
-            raise UserError(f"{override.input_line}: expected resume=FOLDER, and no other key")
-    changed = [o for o in parsed if not (o.is_delete() or o.is_add() or o.is_hydra_override())]
-    chosen = {o.key_or_group: values(o) for o in changed if choices(o.key_or_group)}
-    for group, names in chosen.items():
-        for name in names:
-            if name not in choices(group):
-                allowed = ", ".join(choices(group))
-                raise UserError(f"{group}={name}: expected one of {allowed}{meant(name, choices(group))}")
-    first = [f"{group}={names[0]}" for group, names in chosen.items() if names]
-    others = [f"{group}={name}" for group, names in chosen.items() for name in names[1:]]
-    with composing():
-        keys = leaves(compose("config", first)).union(*(leaves(compose("config", [*first, o])) for o in others))
-    for key in (o.key_or_group for o in changed if o.key_or_group not in chosen):
-        if key not in keys:
-            raise UserError(f"{key}: no such key{meant(key, keys)} (python train.py --help)")
-
-
-def resume_arguments(arguments: list[str]) -> list[str]:
-    """The command line with resume=FOLDER replaced by that run's own config and folder; others as they are."""
-    folders = [arg.removeprefix("resume=") for arg in arguments if arg.startswith("resume=")]
-    if not folders:
-        return arguments
-    if len(arguments) > 1:
-        others = " ".join(arg for arg in arguments if not arg.startswith("resume="))
-        raise UserError(f"resume={folders[0]}: a run goes on with its own config; expected no other key, not {others}")
-    folder = Path(folders[0])
-    for needed in (".hydra/config.yaml", "checkpoints/last.ckpt"):
-        if not (folder / needed).is_file():
-            raise UserError(f"resume={folder}: expected the folder of a run; there is no {needed} in it")
-    here = folder.resolve()
-    quoted = str(here).replace("'", "\\'")
-    return [
-        f"--config-path={here / '.hydra'}",
-        f"--config-dir={CONF}",
-        "hydra/job_logging=vae",
-        "hydra.output_subdir=null",
-        f"hydra.run.dir='{quoted}'",
-        f"resume='{quoted}'",
-    ]
-
-
-def run_name(overrides: Sequence[str]) -> str:
-    """The overrides without which the config would be another; what says where files go or are sent aside."""
-    kept = [o for o in overrides if not o.startswith(("hydra", "logger", "data_dir"))]
-    with composing():
-        cfg = compose("config", kept)
-        for override in tuple(kept):
-            with suppress(HydraException):  # the others do not compose without it
-                if compose("config", [o for o in kept if o != override]) == cfg:
-                    kept.remove(override)
-    return " ".join(kept) or "defaults"
-
-
-def folder_name(overrides: str) -> str:
-    """Overrides as the name of one folder: no slash, and not longer than file systems take."""
-    name = overrides.replace("/", ".")
-    return name if len(name) <= 150 else f"{name[:140]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-
-
-OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
 
 
 def one_line(error: Exception) -> str:

@@ -17,7 +17,8 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, Field
 from yaml import YAMLError
 
-from vae.config import Count, UserError, arguments, one_line, validate
+from vae.command_line import arguments
+from vae.config import Count, UserError, one_line, validate
 
 
 class Arguments(BaseModel, strict=True, extra="forbid"):

@@ -16,7 +16,8 @@ from pytorch_lightning import Trainer, seed_everything
 
 from datamodules.base import ImageDataModule
 from vae.callbacks import CleanStop, Kept, Patience, Pictures, Progress
-from vae.config import UserError, run_name
+from vae.command_line import run_name
+from vae.config import UserError
 from vae.loggers import MetricsCSV, finish
 from vae.model import VAE
 from vae.module import VAEModule
