@@ -14,11 +14,11 @@ from torch import Tensor
 from vae.config import UserError
 
 EVAL_BATCH = 500  # images at a time where nothing is learned
-DRAWN_AT_ONCE = 2000  # images binarised at a time
+AT_ONCE = 10  # batches drawn together, and handed out together to be trained on one after the other
 
 
 class Images(NamedTuple):
-    """pixels (N, C, H, W), uint8; labels (N,) and names, or None where there are none."""
+    """pixels (N, C, H, W), uint8, or bool if made binary; labels (N,) and names, or None where there are none."""
 
     pixels: Tensor
     labels: Tensor | None = None
@@ -37,25 +37,29 @@ def pair(size: int | Sequence[int]) -> tuple[int, int]:
 
 
 def draw(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Each pixel is 255 with probability pixel/255, else 0; same shape and type (Salakhutdinov & Murray 2008).
+    """Each pixel is true with probability pixel/255; same shape, bool (Salakhutdinov & Murray 2008).
 
-    Sixteen random bits are compared with the pixel. 0 and 255 stay what they are; the probability of every other
+    Sixteen random bits are compared with the pixel. 0 is never true and 255 always; the probability of every other
     value is right to 2^-16.
     """
     words = torch.empty(-(-pixels.numel() // 4), dtype=torch.int64, device=pixels.device)
     bits = words.random_(-(2**63), None, generator=generator).view(torch.int16)[: pixels.numel()].view_as(pixels)
-    below = pixels.short().mul_(257).sub_(2**15)  # int16 wraps: 0..255 becomes -32768..32767
-    return ((bits < below) | (pixels == 255)).to(torch.uint8).mul_(255)
+    return bits.clamp_(max=2**15 - 2) < pixels.short().mul_(257).sub_(2**15)  # which wraps 0..255 to -2^15..2^15-1
 
 
 def threshold(pixels: Tensor, _generator: torch.Generator) -> Tensor:
-    """255 where a pixel is above 127, else 0."""
-    return (pixels > 127).to(torch.uint8).mul_(255)
+    """True where a pixel is above 127; bool."""
+    return pixels > 127
 
 
 def keep(pixels: Tensor, _generator: torch.Generator) -> Tensor:
     """The grey levels themselves."""
     return pixels
+
+
+def unit(pixels: Tensor) -> Tensor:
+    """Pixels of either type as the floats they stand for, in [0, 1]."""
+    return pixels.float() if pixels.dtype is torch.bool else pixels.float().div_(255)
 
 
 Binarize = Callable[[Tensor, torch.Generator], Tensor]  # of pixels (N, C, H, W)
@@ -92,32 +96,35 @@ class Batches:
         return -(-len(self.pixels) // self.batch_size)
 
     def __iter__(self) -> Iterator[Tensor]:
-        for x in self.pixels.split(self.batch_size):
-            yield x.float().div_(255)
+        return map(unit, self.pixels.split(self.batch_size))
 
 
-class ShuffledBatches(Batches):
-    """A new order, and new noise where `each_use` draws it, for every epoch: a function of `seed` and `epoch()` alone.
+class Epoch:
+    """Pixels in a new order, and with new noise where `each_use` draws it, `AT_ONCE` batches at a time.
 
-    An epoch that was cut off goes on with the batch it had come to, through the two methods Lightning looks for.
+    Order and noise are a function of `seed` and `epoch()` alone. An epoch that was cut off goes on with the batches it
+    had come to, through the two methods Lightning looks for.
     """
 
     def __init__(
         self, pixels: Tensor, batch_size: int, each_use: Binarize, seed: int, epoch: Callable[[], int]
     ) -> None:
-        super().__init__(pixels, batch_size)
+        self.pixels, self.batch_size = pixels, batch_size
         self.each_use, self.seed, self.epoch = each_use, seed, epoch
         self.taken = 0
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def __len__(self) -> int:
+        return -(-len(self.pixels) // (AT_ONCE * self.batch_size))
+
+    def __iter__(self) -> Iterator[Batches]:
         first, self.taken = self.taken % len(self), 0
         rng = generator(self.pixels.device, Stream.EPOCH, self.seed, self.epoch())
         order = torch.randperm(len(self.pixels), generator=rng, device=self.pixels.device)
-        for rows in order.split(max(1, DRAWN_AT_ONCE // self.batch_size) * self.batch_size):
-            for x in self.each_use(self.pixels[rows], rng).split(self.batch_size):
-                self.taken += 1
-                if self.taken > first:
-                    yield x.float().div_(255)
+        for rows in order.split(AT_ONCE * self.batch_size):
+            batches = Batches(self.each_use(self.pixels[rows], rng), self.batch_size)
+            self.taken += 1
+            if self.taken > first:
+                yield batches
 
     def state_dict(self) -> dict[str, int]:
         return {"taken": self.taken}
@@ -209,19 +216,20 @@ class ImageDataModule(LightningDataModule, ABC):
         if split == "train":
             rng = generator(pixels.device, Stream.ONCE, self.split_seed)
             pixels = BINARIZE[self.binarize][0](pixels, rng)
-        return pixels.float().div_(255)
+        return unit(pixels)
 
     def mean_image(self) -> Tensor:
         """The mean of the training images, (C, H, W), float in [0, 1]."""
-        return self.images["train"].pixels.float().mean(0) / 255
+        pixels = self.images["train"].pixels
+        return pixels.float().mean(0) / (1 if pixels.dtype is torch.bool else 255)
 
     def on_device(self, split: str) -> Tensor:
         assert self.trainer is not None
         return self.images[split].pixels.to(self.trainer.strategy.root_device)
 
-    def train_dataloader(self) -> Batches:
+    def train_dataloader(self) -> Epoch:
         trainer: Any = self.trainer
-        return ShuffledBatches(
+        return Epoch(
             self.on_device("train"),
             self.batch_size,
             lambda pixels, rng: BINARIZE[self.binarize][0](self.augment(pixels, rng), rng),

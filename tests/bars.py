@@ -26,9 +26,11 @@ def write(folder: Path, n_train: int = 300, n_test: int = 120) -> None:
         (folder / f"{name}-labels-idx1-ubyte").write_bytes(idx(labels))
 
 
-def worse_at_the_end(done: float) -> float:
+class WorseAtTheEnd:
     """A schedule: up the bound, then down again."""
-    return 1.0 if done < 0.6 else -1.0
+
+    def __call__(self, done: float) -> float:
+        return 1.0 if done < 0.6 else -1.0
 
 
 class Bars(MNIST):

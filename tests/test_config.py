@@ -24,6 +24,7 @@ ROOT_KEYS = [
     "seed",
     "data_dir",
     "log_every_n_steps",
+    "gradient_clip_val",
     "patience",
     "resume",
     "test",
@@ -105,7 +106,7 @@ def test_every_choice_composes_validates_and_takes_a_step(group, choice):
     optimizer = module.optimizer(module.parameters())
     for _ in range(2):  # of a residual block's layers, the first moves after the last
         optimizer.zero_grad()
-        loss = -module.objective(module.vae.terms(x, module.objective.K), 0.5).mean()
+        loss = -module.values(x, module.objective.weight(0.5))[-1].mean()
         loss.backward()
         optimizer.step()
     assert torch.isfinite(loss)
@@ -152,7 +153,7 @@ REFUSED = {
     "dataset.batch_size=0": ["dataset.batch_size=0", "1 or more"],
     "optimizer.lr=inf": ["optimizer.lr=inf", "above 0"],
     "trainer.check_val_every_n_epoch=0": ["trainer.check_val_every_n_epoch=0", "1 or more"],
-    "trainer.gradient_clip_val=-1": ["trainer.gradient_clip_val=-1", "null for no clipping"],
+    "gradient_clip_val=-1": ["gradient_clip_val=-1", "null for no clipping"],
     "logger.tags=lesson": ["logger.tags=lesson", "[a,b]"],
     "data_dir=5": ["data_dir=5", "a folder"],
     "test=null": ["test=None", "test.K=100"],

@@ -34,7 +34,7 @@ def score(monkeypatch, capsys):
 
 
 def test_the_test_images_are_scored_with_the_best_weights_and_each_is_kept(cli, runs, score):
-    turning = ["optimizer/schedule=constant", "optimizer.schedule._target_=bars.worse_at_the_end"]
+    turning = ["optimizer/schedule=constant", "optimizer.schedule._target_=bars.WorseAtTheEnd"]
     cli("prior=vampprior", "prior.pseudo_inputs=5", "trainer.max_epochs=5", *turning)
     (folder,) = runs()
     before = json.loads((folder / "summary.json").read_text())

@@ -12,7 +12,8 @@ from vae.model import VAE
 from vae.objectives import ELBO, IWAE, Autoencoder, Beta, Capacity, DReG, FreeBits
 from vae.posteriors import IAF, DiagonalGaussian, Point
 from vae.priors import StandardNormal, VampPrior
-from vae.schedules import constant, cyclical, linear, one_cycle, powers_of_three
+from vae.schedules import Constant, Cyclical, OneCycle, PowersOfThree
+from vae.schedules import Linear as Warmup
 
 
 def small(posterior=DiagonalGaussian, prior=StandardNormal):
@@ -101,7 +102,8 @@ def test_beta_weighs_the_kl():
     vae, x = small()
     terms = vae.terms(x, 3)
     for done, beta in ((0.0, 0.0), (0.05, 1.0), (0.2, 4.0), (0.9, 4.0)):
-        value = Beta(3, beta=4.0, schedule=lambda done: linear(done, warmup=0.2))(terms, done)
+        objective = Beta(3, beta=4.0, schedule=Warmup(0.2))
+        value = objective(terms, objective.weight(done))
         torch.testing.assert_close(value, terms.log_px_z.mean(0) - beta * terms.kl)
 
 
@@ -109,7 +111,8 @@ def test_capacity_pulls_the_kl_to_what_it_may_be():
     vae, x = small()
     terms = vae.terms(x)
     for done, nats in ((0.0, 0.0), (0.1, 5.0), (1.0, 10.0)):
-        value = Capacity(1, gamma=3.0, capacity=10.0, schedule=lambda done: linear(done, warmup=0.2))(terms, done)
+        objective = Capacity(1, gamma=3.0, capacity=10.0, schedule=Warmup(0.2))
+        value = objective(terms, objective.weight(done))
         torch.testing.assert_close(value, terms.log_px_z[0] - 3 * (terms.kl - nats).abs())
 
 
@@ -140,7 +143,7 @@ def test_the_autoencoder_is_a_squared_error_and_nothing_is_drawn():
         ELBO(1)(terms, 0.0)
 
 
-@pytest.mark.parametrize("objective", [ELBO(4), Beta(4, 2.0, constant), IWAE(4), DReG(4), FreeBits(4, 0.0)])
+@pytest.mark.parametrize("objective", [ELBO(4), Beta(4, 2.0, Constant()), IWAE(4), DReG(4), FreeBits(4, 0.0)])
 def test_the_sign_of_every_term(objective):
     """A step up any of them brings images nearer to their reconstructions, and q, left to itself, to the prior."""
     vae, x = small()
@@ -158,23 +161,23 @@ def test_the_sign_of_every_term(objective):
 
 
 def test_schedules_start_and_end_where_they_say():
-    assert [linear(done, warmup=0.2) for done in (0, 0.1, 0.2, 1.0)] == [0, 0.5, 1, 1]
-    assert [constant(done) for done in (0, 0.3, 1.0)] == [1, 1, 1]
-    cycle = [cyclical(done, cycles=4, warmup=0.5) for done in (0, 0.0625, 0.125, 0.2, 0.25, 0.3125, 0.999, 1.0)]
+    assert [Warmup(warmup=0.2)(done) for done in (0, 0.1, 0.2, 1.0)] == [0, 0.5, 1, 1]
+    assert [Constant()(done) for done in (0, 0.3, 1.0)] == [1, 1, 1]
+    cycle = [Cyclical(cycles=4, warmup=0.5)(done) for done in (0, 0.0625, 0.125, 0.2, 0.25, 0.3125, 0.999, 1.0)]
     assert cycle == pytest.approx([0, 0.5, 1, 1, 0, 0.5, 1, 1])
 
 
 def test_one_cycle_rises_then_falls_to_zero():
-    assert one_cycle(0.05, warmup=0.1) == pytest.approx(0.5)
-    assert one_cycle(0.1, warmup=0.1) == 1.0
-    assert one_cycle(0.55, warmup=0.1) == pytest.approx(0.5)
-    assert one_cycle(1.0, warmup=0.1) == pytest.approx(0.0)
+    assert OneCycle(warmup=0.1)(0.05) == pytest.approx(0.5)
+    assert OneCycle(warmup=0.1)(0.1) == 1.0
+    assert OneCycle(warmup=0.1)(0.55) == pytest.approx(0.5)
+    assert OneCycle(warmup=0.1)(1.0) == pytest.approx(0.0)
 
 
 def test_powers_of_three_are_burda_s_3280_epochs():
-    epochs = [powers_of_three(epoch / 3280, stages=8) for epoch in range(3280)]
+    epochs = [PowersOfThree(stages=8)(epoch / 3280) for epoch in range(3280)]
     expected = [10 ** (-i / 7) for i in range(8) for _ in range(3**i)]
     assert len(expected) == 3280
     assert epochs == pytest.approx(expected)
-    assert powers_of_three(1.0, stages=8) == pytest.approx(0.1)
-    assert math.isclose(powers_of_three(0.0, stages=8), 1.0)
+    assert PowersOfThree(stages=8)(1.0) == pytest.approx(0.1)
+    assert math.isclose(PowersOfThree(stages=8)(0.0), 1.0)

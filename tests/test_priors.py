@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
-from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal, Normal
+from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal, Normal, kl_divergence
 
 from vae.config import UserError
 from vae.flows import Affine, Coupling
-from vae.posteriors import DiagonalGaussian
+from vae.posteriors import DiagonalGaussian, DiagonalNormal
 from vae.priors import DiagonalMixture, Flow, Mixture, StandardNormal, TwoLayers, VampPrior
 
 SHAPE = (1, 2, 3)
@@ -174,3 +174,11 @@ def test_two_layers_are_right_in_the_mean():
     exact = MultivariateNormal(offset[:2], covariance).log_prob(z1)
     torch.testing.assert_close(estimates.logsumexp(0) - math.log(200_000), exact, atol=0.02, rtol=0)
     assert (estimates.mean(0) < exact).all()
+
+
+def test_the_kl_to_the_standard_normal_is_torch_s():
+    mean, log_var = torch.randn(7, 3, dtype=torch.float64), torch.randn(7, 3, dtype=torch.float64)
+    q = Independent(Normal(mean, (log_var / 2).exp()), 1)
+    p = Independent(Normal(torch.zeros(3, dtype=torch.float64), torch.ones(3, dtype=torch.float64)), 1)
+    found = kl_divergence(DiagonalNormal(mean, log_var), StandardNormal(3, SHAPE)(None))
+    torch.testing.assert_close(found, kl_divergence(q, p))

@@ -25,7 +25,7 @@ from vae.config import CONF
 from vae.model import VAE
 from vae.module import VAEModule
 from vae.objectives import Beta
-from vae.schedules import one_cycle
+from vae.schedules import OneCycle
 
 ROOT = CONF.parent
 
@@ -101,7 +101,7 @@ def test_records_are_complete_and_consistent(cli, runs):
 
 
 def test_the_best_epoch_is_tested_on_the_test_images(cli, runs, monkeypatch):
-    turning = ["optimizer/schedule=constant", "optimizer.schedule._target_=bars.worse_at_the_end"]
+    turning = ["optimizer/schedule=constant", "optimizer.schedule._target_=bars.WorseAtTheEnd"]
     cli("trainer.max_epochs=5", "test.K=2000", *turning)
     (folder,) = runs()
     summary = json.loads((folder / "summary.json").read_text())
@@ -166,7 +166,7 @@ def test_the_learning_rate_follows_its_schedule(cli, runs):
     (folder,) = runs()
     rates = [row["lr"] for row in rows(folder) if "lr" in row]
     expected = [
-        0.01 * one_cycle((step + 1) / 25, warmup=0.1) for step in range(24)
+        0.01 * OneCycle(warmup=0.1)((step + 1) / 25) for step in range(24)
     ]  # neither the first is 0 nor the last
     assert rates == pytest.approx(expected)
     assert min(rates) > 0
@@ -191,17 +191,17 @@ def test_a_run_stopped_and_resumed_ends_in_the_same_weights(stop_after, by, code
     """Stopped by Ctrl-C, with a checkpoint where it was, or by a crash, with that of the last epoch (of 12 steps)."""
     assert cli(*limit)[0] == 0
     (whole,) = runs()
-    step = VAEModule.training_step
+    step = VAEModule.step
 
-    def then_stop(module, x, i):
+    def then_stop(module, x):
         if module.global_step == stop_after - 1:
             if by == "crash":
                 sys.exit(1)
             os.kill(os.getpid(), signal.SIGINT)
-        return step(module, x, i)
+        return step(module, x)
 
     with monkeypatch.context() as patch:
-        patch.setattr(VAEModule, "training_step", then_stop)
+        patch.setattr(VAEModule, "step", then_stop)
         assert cli(*limit)[0] == code
     (stopped,) = {path.parent for path in Path("outputs").rglob("checkpoints")} - {Path(os.path.relpath(whole))}
     assert not (stopped / "summary.json").exists()
@@ -212,6 +212,18 @@ def test_a_run_stopped_and_resumed_ends_in_the_same_weights(stop_after, by, code
     assert (stopped / "summary.json").read_text() == (whole / "summary.json").read_text()
     timeless = [[row | {"images_per_second": 0} for row in rows(folder)] for folder in (stopped, whole)]
     assert timeless[0] == timeless[1]
+
+
+def test_many_steps_at_a_time_are_the_steps_one_at_a_time(cli, runs, monkeypatch):
+    cli("trainer.max_steps=31", "log_every_n_steps=5")
+    monkeypatch.setattr("datamodules.base.AT_ONCE", 1)
+    cli("trainer.max_steps=31", "log_every_n_steps=5")
+    many, one = runs()
+    assert same(weights(many), weights(one))
+    assert (many / "summary.json").read_text() == (one / "summary.json").read_text()
+    timeless = [[row | {"images_per_second": 0} for row in rows(folder)] for folder in (many, one)]
+    assert timeless[0] == timeless[1]
+    assert torch.load(many / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 24
 
 
 def test_resume_of_what_is_no_run_is_one_line(cli, tmp_path):
@@ -248,7 +260,7 @@ def test_resume_of_a_damaged_checkpoint_is_one_line(cli, runs):
 
 
 def test_a_run_of_a_sweep_resumes_where_its_folder_was_moved_to(cli, runs, tmp_path):
-    turning = ["optimizer/schedule=constant", "optimizer.schedule._target_=bars.worse_at_the_end"]
+    turning = ["optimizer/schedule=constant", "optimizer.schedule._target_=bars.WorseAtTheEnd"]
     cli("-m", "seed=0,1", "trainer.max_epochs=5", *turning)
     (_, folder) = runs()
     before = (folder / "summary.json").read_text()
@@ -312,7 +324,7 @@ def test_a_sweep_leaves_a_folder_for_each_value(cli, runs):
         ["dataset.binarize=none", "likelihood=continuous_bernoulli"],
         ["experiment=manifold"],
         ["experiment=livestream", "trainer.max_steps=30", "log_every_n_steps=10"],
-        ["logger=none", "optimizer/schedule=constant", "trainer.gradient_clip_val=1.0"],
+        ["logger=none", "optimizer/schedule=constant", "gradient_clip_val=1.0"],
         ["prior=vampprior", "prior.pseudo_inputs=7", "objective=iwae", "optimizer=rmsprop"],
         ["prior=flow", "posterior=iaf", "optimizer=adagrad"],
         ["prior=two_layers", "objective=dreg", "optimizer/schedule=powers_of_three"],
@@ -343,17 +355,22 @@ def test_grey_cross_entropy_is_recorded_under_its_own_name(cli, runs):
 def test_warm_up_knows_where_in_the_run_it_is_and_leaves_the_elbo_what_it_is(cli, monkeypatch):
     """A run of 3 epochs of 12 steps, cut off in the second: beta belongs to the step, also after it goes on."""
     seen = []
-    call = Beta.__call__
+    weight, call = Beta.weight, Beta.__call__
 
-    def spied(self, terms, done):
+    def asked(self, done):
+        self.done = done
+        return weight(self, done)
+
+    def spied(self, terms, beta):
         if torch.is_grad_enabled():
-            seen.append((done, self.schedule(done)))
+            seen.append((self.done, beta))
         if len(seen) == 20 and not stopped:
             stopped.append(True)
             sys.exit(1)
-        return call(self, terms, done)
+        return call(self, terms, beta)
 
     stopped = []
+    monkeypatch.setattr(Beta, "weight", asked)
     monkeypatch.setattr(Beta, "__call__", spied)
     warm = ["objective=beta", "objective.beta=1.0", "objective/schedule=linear", "objective.schedule.warmup=0.5"]
     assert cli(*warm, "trainer.max_epochs=3")[0] == 1
@@ -372,7 +389,7 @@ def test_warm_up_knows_where_in_the_run_it_is_and_leaves_the_elbo_what_it_is(cli
 
 
 def test_patience_ends_a_training_that_gets_no_better(cli, runs):
-    turning = ["optimizer/schedule=constant", "optimizer.schedule._target_=bars.worse_at_the_end"]
+    turning = ["optimizer/schedule=constant", "optimizer.schedule._target_=bars.WorseAtTheEnd"]
     assert cli("trainer.max_epochs=30", "patience=2", *turning)[0] == 0
     (folder,) = runs()
     val = [r["val/objective"] for r in rows(folder) if "val/objective" in r]

@@ -39,7 +39,7 @@ class Progress(Callback):
         self.start("train", module.steps, trainer.global_step)
 
     def on_train_batch_end(self, _trainer: Any, module: Any, *_: Any) -> None:
-        self.bar.update()
+        self.bar.update(module.global_step - self.bar.n)
         if module.latest is not self.latest and "train/objective" in module.latest:
             self.latest = module.latest
             curves = {name: f"{self.latest[f'train/{name}']:.1f}" for name in module.curves}

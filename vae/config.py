@@ -130,7 +130,6 @@ class Trainer(Section):
     max_epochs: Count | Literal[-1] = Field(description="a whole number, 1 or more, or -1 for no limit")
     max_steps: Count | Literal[-1] = Field(description="a whole number, 1 or more, or -1 for no limit")
     check_val_every_n_epoch: Count
-    gradient_clip_val: Positive | None = Field(description="a number above 0, or null for no clipping")
 
     @model_validator(mode="after")
     def _ends(self) -> Self:
@@ -154,6 +153,7 @@ class Config(BaseModel, strict=True, extra="forbid"):
     seed: Seed
     data_dir: str = Field(description="a folder")
     log_every_n_steps: Count
+    gradient_clip_val: Positive | None = Field(description="a number above 0, or null for no clipping")
     patience: Count | None = Field(description="a whole number, 1 or more, or null")
     resume: str | None
     test: Test = Field(description="its keys, such as test.K=100")

@@ -41,6 +41,7 @@ def build(cfg: DictConfig, shape: tuple[int, int, int]) -> VAEModule:
         objective=instantiate(cfg.objective),
         optimizer=instantiate({key: value for key, value in cfg.optimizer.items() if key != "schedule"}),
         schedule=instantiate(cfg.optimizer.schedule),
+        gradient_clip_val=cfg.gradient_clip_val,
         seed=cfg.seed,
         log_every_n_steps=cfg.log_every_n_steps,
         K=cfg.test.K,
@@ -82,9 +83,8 @@ def check_support(module: VAEModule, data: ImageDataModule, cfg: DictConfig) -> 
 def check_parts(module: VAEModule, data: ImageDataModule) -> None:
     """Raise UserError, from what refuses, where posterior, prior and objective do not go together."""
     with torch.random.fork_rng():
-        terms = module.vae.terms(data.x("val", slice(2)), module.objective.K)
         for key, call in {
-            "objective": lambda: module.objective(terms, 0.0),
+            "objective": lambda: module.values(data.x("val", slice(2)), module.objective.weight(0.0)),
             "optimizer": lambda: module.optimizer(module.vae.parameters()),
             "optimizer.schedule": lambda: module.schedule(0.0),
         }.items():

@@ -68,16 +68,23 @@ def independent(pixels: D.Distribution) -> D.Distribution:
     return D.Independent(pixels, 3, validate_args=False)
 
 
+class Bits(D.Bernoulli):
+    """A Bernoulli whose values are 0 or 1 and nothing between, so that log p is one logsigmoid, of h or of -h."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return F.logsigmoid((2 * value - 1) * self.logits)
+
+
 class Bernoulli(Likelihood):
     """x in {0, 1}; h is the logit (Kingma & Welling 2013, app. C.1)."""
 
     support: constraints.Constraint = constraints.boolean
 
     def forward(self, h: Tensor) -> D.Distribution:
-        return independent(D.Bernoulli(logits=h, validate_args=False))
+        return independent(Bits(logits=h, validate_args=False))
 
 
-class GreyCrossEntropy(Bernoulli):
+class GreyCrossEntropy(Likelihood):
     """The cross-entropy of grey levels with p, which many tutorials call a likelihood: it is none, of no distribution.
 
     Offered to compare with their figures, under its own name.
@@ -85,6 +92,9 @@ class GreyCrossEntropy(Bernoulli):
 
     support = constraints.unit_interval
     normalized = False
+
+    def forward(self, h: Tensor) -> D.Distribution:
+        return independent(D.Bernoulli(logits=h, validate_args=False))
 
 
 class ContinuousBernoulli(Likelihood):

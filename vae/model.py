@@ -42,7 +42,7 @@ class Terms:
         """log w = log p(x|z) + log p(z) - log q(z|x), (K, B): its mean over z is the ELBO."""
         return self.log_px_z + self.log_pz - self.log_qz_x
 
-    @property
+    @cached_property
     def log_likelihood(self) -> Tensor:
         """E_q[log p(x|z)] from the K samples, (B,)."""
         return self.log_px_z.mean(0)
@@ -63,7 +63,7 @@ class Terms:
         """E_q of (x - E[x|z])^2, summed over pixels and channels, (B,)."""
         return (self.p_x.mean - self.x).square().sum((-3, -2, -1)).mean(0)
 
-    @property
+    @cached_property
     def elbo(self) -> Tensor:
         """The evidence lower bound on log p(x), (B,) (Kingma & Welling 2013, sec. 2.2)."""
         return self.log_likelihood - self.kl

@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from datamodules.base import Batches
 from vae.config import UserError
 from vae.estimator import active_units, importance_sample, summary
-from vae.model import VAE, Terms
+from vae.model import VAE
 from vae.objectives import Objective
 
 # What two terms are called where log p(x|z) is the log of no distribution, and bounds nothing.
@@ -22,18 +23,16 @@ UNNORMALIZED = {"elbo": "minus_cross_entropy_less_kl", "log_likelihood": "minus_
 
 
 class Means:
-    """Averages over images of values (B,) by name; the sums stay on the device until they are read."""
+    """Averages over images of `names`, as rows of values (n, B); the sums stay on the device until they are read."""
 
-    def __init__(self) -> None:
-        self.names: list[str] = []
+    def __init__(self, names: Iterable[str]) -> None:
+        self.names = list(names)
         self.sums: Tensor | float = 0.0
         self.images = 0
 
-    def add(self, values: dict[str, Tensor]) -> None:
-        self.names = list(values)
-        each = torch.stack(list(values.values())).detach()
-        self.sums = self.sums + each.sum(1)
-        self.images += each.shape[1]
+    def add(self, values: Tensor) -> None:
+        self.sums = self.sums + values.sum(1)
+        self.images += values.shape[1]
 
     def read(self, split: str) -> dict[str, float]:
         means = (torch.as_tensor(self.sums) / self.images).tolist()
@@ -53,16 +52,19 @@ class VAEModule(LightningModule):
         objective: Objective,
         optimizer: Callable[[Iterable[Tensor]], Optimizer],
         schedule: Callable[[float], float],
+        gradient_clip_val: float | None,
         seed: int,
         log_every_n_steps: int,
         K: int,
         images: int | None,
     ) -> None:
         super().__init__()
+        self.automatic_optimization = False  # a training_step is many steps of the optimiser
         self.vae = vae
         self.objective = objective
         self.optimizer = optimizer
         self.schedule = schedule
+        self.gradient_clip_val = gradient_clip_val
         self.seed = seed
         self.every = log_every_n_steps
         self.K = K
@@ -72,7 +74,8 @@ class VAEModule(LightningModule):
         self.bounds = "elbo" in self.curves
         self.latest: dict[str, float] = {}
         self.rng_state: list[Tensor] = []
-        self.train_means = Means()
+        self.names = [*self.curves, "objective"]
+        self.train_means = Means(self.names)
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(self.vae.parameters())
@@ -86,16 +89,17 @@ class VAEModule(LightningModule):
         limits = [trainer.max_steps, (trainer.max_epochs or -1) * trainer.datamodule.batches_per_epoch]
         return min(limit for limit in limits if limit > 0)
 
-    @torch.no_grad()
-    def values_of(self, terms: Terms) -> dict[str, Tensor]:
-        """The curves' values for each image, (B,)."""
-        return {name: getattr(terms, term) for name, term in self.curves.items()}
+    def values(self, x: Tensor, weight: float) -> Tensor:
+        """The curves' values and, last, what is maximised, of images x: (n, B). Only the last has a gradient."""
+        terms = self.vae.terms(x, self.objective.K)
+        curves = [getattr(terms, term).detach() for term in self.curves.values()]
+        return torch.stack([*curves, self.objective(terms, weight)])
 
-    def record(self, values: dict[str, float]) -> None:
-        """Send values to every logger, at the number of optimiser steps taken so far."""
+    def record(self, values: dict[str, float], step: int | None = None) -> None:
+        """Send values to every logger, at this number of optimiser steps; None: those taken so far."""
         self.latest = self.latest | values
         for logger in self.trainer.loggers:
-            logger.log_metrics(values, step=self.global_step)
+            logger.log_metrics(values, step=self.global_step if step is None else step)
 
     def on_train_start(self) -> None:
         if self.rng_state:  # resumed
@@ -103,45 +107,72 @@ class VAEModule(LightningModule):
             torch.cuda.set_rng_state_all(self.rng_state[1:])
         self.since, self.untimed = time.perf_counter(), self.train_means.images
 
-    def training_step(self, x: Tensor, _i: int) -> Tensor:
-        self.lr = self.trainer.optimizers[0].param_groups[0]["lr"]
-        terms = self.vae.terms(x, self.objective.K)
-        value = self.objective(terms, self.global_step / self.steps)
-        self.train_means.add(self.values_of(terms) | {"objective": value})
-        loss = -value.mean()
-        if not loss.isfinite():
-            self.record(self.train_means.read("train"))
-            raise UserError(self.diverged(f"at step {self.global_step + 1}", self.values_of(terms)))
-        return loss
+    def training_step(self, batches: Batches, _i: int) -> None:
+        """A step of the optimiser for each of the batches; how they went is read from the device after the last."""
+        taken = []
+        for x in batches:
+            taken.append(self.step(x))
+            if self.global_step % self.every == 0:
+                self.count(taken)
+                self.record_training()
+                taken = []
+            if self.global_step == self.trainer.max_steps:
+                break
+        self.count(taken)
 
-    def diverged(self, when: str, values: dict[str, Tensor]) -> str:
+    def step(self, x: Tensor) -> Tensor:
+        """One step of the optimiser on images x; their values, (n, B)."""
+        optimizer: Any = self.optimizers()
+        schedule: Any = self.lr_schedulers()
+        self.lr = schedule.get_last_lr()[0]
+        values = self.values(x, self.objective.weight(self.global_step / self.steps))
+        optimizer.zero_grad()
+        self.manual_backward(-values[-1].mean())
+        if self.gradient_clip_val:
+            self.clip_gradients(optimizer, self.gradient_clip_val, "norm")
+        optimizer.step()
+        schedule.step()
+        return values.detach()
+
+    def count(self, taken: list[Tensor]) -> None:
+        """Add the values of the steps just taken to the means; UserError if what they maximised was not finite."""
+        means = torch.stack([values.mean(1) for values in taken]).tolist() if taken else []
+        for i, (values, (*of_curves, objective)) in enumerate(zip(taken, means, strict=True)):
+            if not math.isfinite(objective):
+                step = self.global_step - len(taken) + i + 1
+                if self.train_means.images:
+                    self.record(self.train_means.read("train"), step - 1)
+                raise UserError(self.diverged(f"at step {step}", dict(zip(self.curves, of_curves, strict=True))))
+            self.train_means.add(values)
+
+    def diverged(self, when: str, means: dict[str, float]) -> str:
         """The line for a loss that is no finite number: the term that broke, and what usually helps."""
-        broken = [name for name, value in values.items() if not value.isfinite().all()]
+        broken = [name for name, mean in means.items() if not math.isfinite(mean)]
         # a sum is broken by its parts, which come after it
-        culprit = f"{broken[-1]} is {values[broken[-1]].sum().item()}" if broken else "the objective is not finite"
-        return (
-            f"the training diverged {when}: {culprit};"
-            " a lower optimizer.lr, or trainer.gradient_clip_val=100, usually helps"
-        )
+        culprit = f"{broken[-1]} is {means[broken[-1]]}" if broken else "the objective is not finite"
+        return f"the training diverged {when}: {culprit}; a lower optimizer.lr, or gradient_clip_val=100, usually helps"
 
-    def on_train_batch_end(self, _outputs: Any, _batch: Tensor, _batch_idx: int) -> None:
-        if self.global_step % self.every == 0 or self.trainer.is_last_batch:
-            now = time.perf_counter()
-            images_per_second = (self.train_means.images - self.untimed) / (now - self.since)
-            self.record(self.train_means.read("train") | {"lr": self.lr, "images_per_second": images_per_second})
-            self.train_means, self.since, self.untimed = Means(), now, 0
+    def record_training(self) -> None:
+        """Record the means of what was trained on since the last time."""
+        now = time.perf_counter()
+        images_per_second = (self.train_means.images - self.untimed) / (now - self.since)
+        self.record(self.train_means.read("train") | {"lr": self.lr, "images_per_second": images_per_second})
+        self.train_means, self.since, self.untimed = Means(self.names), now, 0
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        if self.trainer.is_last_batch and self.train_means.images:
+            self.record_training()
 
     def on_validation_epoch_start(self) -> None:
-        self.val_means, self.val_since = Means(), time.perf_counter()
+        self.val_means, self.val_since = Means(self.names), time.perf_counter()
 
     def validation_step(self, x: Tensor, _i: int) -> None:
-        terms = self.vae.terms(x, self.objective.K)
-        self.val_means.add(self.values_of(terms) | {"objective": self.objective(terms, 1.0)})
+        self.val_means.add(self.values(x, self.objective.weight(1.0)))
 
     def on_validation_epoch_end(self) -> None:
         values = self.val_means.read("val")
         if not math.isfinite(values["val/objective"]):
-            means = {name: torch.tensor(values[f"val/{name}"]) for name in self.curves}
+            means = {name: values[f"val/{name}"] for name in self.curves}
             raise UserError(self.diverged(f"in epoch {self.current_epoch + 1}", means))
         self.log_dict(values, logger=False)  # for the checkpoint of the best epoch
         self.record(values | {"epoch": self.current_epoch + 1})
@@ -153,7 +184,7 @@ class VAEModule(LightningModule):
         torch.manual_seed(self.seed)
         trainer: Any = self.trainer
         self.mean_image = trainer.datamodule.mean_image().to(self.device)
-        self.test_means = Means()
+        self.test_means = Means(self.curves)
         self.log_px: list[Tensor] = []
         self.codes: list[Tensor] = []
         self.errors: list[Tensor] = []
@@ -161,7 +192,7 @@ class VAEModule(LightningModule):
 
     def test_step(self, x: Tensor, _i: int) -> None:
         terms = self.vae.terms(x)
-        self.test_means.add(self.values_of(terms))
+        self.test_means.add(torch.stack([getattr(terms, term) for term in self.curves.values()]))
         self.codes.append(terms.q_z.mean)
         shown = torch.stack([self.vae.p_x(self.codes[-1]).mean, self.mean_image.expand_as(x)])
         self.errors.append((shown - x).square().sum((-3, -2, -1)))

@@ -1,4 +1,4 @@
-"""What training maximises: of Terms and the part of the run that is done, in [0, 1], one value per image, (B,).
+"""What training maximises: of Terms, and of a weight that may change over the run, one value per image, (B,).
 
 An objective says how many samples K it wants of each image, and which of the terms are the `curves` of its runs.
 """
@@ -23,15 +23,19 @@ class Objective(ABC):
     K: int
     curves: ClassVar[tuple[str, ...]] = ("elbo", "kl", "log_likelihood")
 
+    def weight(self, _done: float) -> float:
+        """The weight, when this part of the run is done, in [0, 1]. Here, none is needed."""
+        return 1.0
+
     @abstractmethod
-    def __call__(self, terms: Terms, done: float) -> Tensor:
+    def __call__(self, terms: Terms, weight: float) -> Tensor:
         """The value for each image, (B,)."""
 
 
 class ELBO(Objective):
     """The evidence lower bound, from the mean of K samples (Kingma & Welling 2013, sec. 2.3)."""
 
-    def __call__(self, terms: Terms, _done: float) -> Tensor:
+    def __call__(self, terms: Terms, _weight: float) -> Tensor:
         return terms.elbo
 
 
@@ -42,8 +46,11 @@ class Beta(Objective):
     beta: float
     schedule: Callable[[float], float]
 
-    def __call__(self, terms: Terms, done: float) -> Tensor:
-        return terms.log_likelihood - self.beta * self.schedule(done) * terms.kl
+    def weight(self, done: float) -> float:
+        return self.beta * self.schedule(done)
+
+    def __call__(self, terms: Terms, weight: float) -> Tensor:
+        return terms.log_likelihood - weight * terms.kl
 
 
 @dataclass
@@ -54,8 +61,11 @@ class Capacity(Objective):
     capacity: float
     schedule: Callable[[float], float]
 
-    def __call__(self, terms: Terms, done: float) -> Tensor:
-        return terms.log_likelihood - self.gamma * (terms.kl - self.capacity * self.schedule(done)).abs()
+    def weight(self, done: float) -> float:
+        return self.capacity * self.schedule(done)
+
+    def __call__(self, terms: Terms, weight: float) -> Tensor:
+        return terms.log_likelihood - self.gamma * (terms.kl - weight).abs()
 
 
 @dataclass
@@ -64,7 +74,7 @@ class FreeBits(Objective):
 
     nats: float
 
-    def __call__(self, terms: Terms, _done: float) -> Tensor:
+    def __call__(self, terms: Terms, _weight: float) -> Tensor:
         q, p = terms.q_z, terms.p_z
         if not (isinstance(q, Independent) and isinstance(p, Independent)):
             needed = "posterior=diagonal_gaussian and prior=standard_normal"
@@ -76,7 +86,7 @@ class FreeBits(Objective):
 class IWAE(Objective):
     """log 1/K sum_k w_k (Burda et al. 2016)."""
 
-    def __call__(self, terms: Terms, _done: float) -> Tensor:
+    def __call__(self, terms: Terms, _weight: float) -> Tensor:
         return terms.log_w.logsumexp(0) - math.log(len(terms.log_w))
 
 
@@ -87,8 +97,8 @@ class DReG(IWAE):
     from here on a gradient that reaches z is weighed once more, so the terms serve no second objective.
     """
 
-    def __call__(self, terms: Terms, done: float) -> Tensor:
-        bound = super().__call__(terms, done)
+    def __call__(self, terms: Terms, weight: float) -> Tensor:
+        bound = super().__call__(terms, weight)
         if not terms.z.requires_grad:
             return bound
         weights = terms.log_w.detach().softmax(0)  # (K, B)
@@ -112,5 +122,5 @@ class Autoencoder(Objective):
 
     curves: ClassVar[tuple[str, ...]] = ("squared_error",)
 
-    def __call__(self, terms: Terms, _done: float) -> Tensor:
+    def __call__(self, terms: Terms, _weight: float) -> Tensor:
         return -terms.squared_error

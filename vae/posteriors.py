@@ -24,10 +24,12 @@ def softly_bounded(log_var: Tensor) -> Tensor:
     return inside + beyond.sign() * beyond.abs().log1p()
 
 
-def diagonal_gaussian(mean: Tensor, log_var: Tensor) -> Independent:
-    """N(mean, diag(exp(log_var))), both (..., D)."""
-    scale = (softly_bounded(log_var) / 2).exp()
-    return Independent(Normal(mean, scale, validate_args=False), 1, validate_args=False)
+class DiagonalNormal(Independent):
+    """N(mean, diag(exp(log_var))), both (..., D), with the log-variances softly bounded."""
+
+    def __init__(self, mean: Tensor, log_var: Tensor) -> None:
+        self.log_var = softly_bounded(log_var)
+        super().__init__(Normal(mean, (self.log_var / 2).exp(), validate_args=False), 1, validate_args=False)
 
 
 class DiagonalGaussian(nn.Module):
@@ -38,7 +40,7 @@ class DiagonalGaussian(nn.Module):
         self.outputs = 2 * latent_dim
 
     def forward(self, h: Tensor) -> Distribution:
-        return diagonal_gaussian(*h.chunk(2, -1))
+        return DiagonalNormal(*h.chunk(2, -1))
 
 
 class Flowed(TransformedDistribution):
@@ -69,7 +71,7 @@ class IAF(nn.Module):
     def forward(self, h: Tensor) -> Distribution:
         mean, log_var, context = h.split(self.sizes, -1)
         flow: list[Any] = [GatedAutoregressive(made, context) for made in self.steps]
-        return Flowed(diagonal_gaussian(mean, log_var), flow, validate_args=False)
+        return Flowed(DiagonalNormal(mean, log_var), flow, validate_args=False)
 
 
 class Certain(Distribution):

@@ -8,11 +8,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, Normal, TransformedDistribution, constraints
+from torch.distributions.kl import register_kl
 
 from vae.config import UserError
 from vae.flows import Affine, Coupling
 from vae.networks import mlp, widths
-from vae.posteriors import diagonal_gaussian
+from vae.posteriors import DiagonalNormal
 
 Q = Callable[[Tensor], Distribution]
 
@@ -29,16 +30,24 @@ class Prior(nn.Module):
         self.register_buffer("zero", torch.zeros(latent_dim), persistent=False)
 
 
-def standard_normal(zero: Tensor) -> Independent:
+class UnitNormal(Independent):
     """N(0, I), in as many dimensions as the tensor of its means has."""
-    return Independent(Normal(zero, torch.ones_like(zero), validate_args=False), 1, validate_args=False)
+
+    def __init__(self, zero: Tensor) -> None:
+        super().__init__(Normal(zero, torch.ones_like(zero), validate_args=False), 1, validate_args=False)
+
+
+@register_kl(DiagonalNormal, UnitNormal)
+def kl_to_unit(q: DiagonalNormal, _p: UnitNormal) -> Tensor:
+    """-1/2 sum_d (1 + log sigma_d^2 - mu_d^2 - sigma_d^2) (Kingma & Welling 2013, app. B)."""
+    return (q.mean.square() + q.log_var.exp() - 1 - q.log_var).sum(-1) / 2
 
 
 class StandardNormal(Prior):
     """N(0, I)."""
 
     def forward(self, _q: Q) -> Distribution:
-        return standard_normal(self.zero)
+        return UnitNormal(self.zero)
 
 
 class DiagonalMixture(Distribution):
@@ -110,14 +119,14 @@ class Layered(Distribution):
         super().__init__(torch.Size(), torch.Size([latent_dim]), validate_args=False)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        q_z2 = diagonal_gaussian(*self.up(value).chunk(2, -1))
+        q_z2 = DiagonalNormal(*self.up(value).chunk(2, -1))
         z2 = q_z2.rsample()
-        p_z1 = diagonal_gaussian(*self.down(z2).chunk(2, -1))
+        p_z1 = DiagonalNormal(*self.down(z2).chunk(2, -1))
         return p_z1.log_prob(value) + self.p_z2.log_prob(z2) - q_z2.log_prob(z2)
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         z2 = self.p_z2.sample(torch.Size(sample_shape))
-        return diagonal_gaussian(*self.down(z2).chunk(2, -1)).sample()
+        return DiagonalNormal(*self.down(z2).chunk(2, -1)).sample()
 
 
 class TwoLayers(Prior):
@@ -137,7 +146,7 @@ class TwoLayers(Prior):
         self.top_dim = top_dim
 
     def forward(self, _q: Q) -> Distribution:
-        return Layered(standard_normal(self.zero.new_zeros(self.top_dim)), self.up, self.down, self.latent_dim)
+        return Layered(UnitNormal(self.zero.new_zeros(self.top_dim)), self.up, self.down, self.latent_dim)
 
 
 class Flow(Prior):
@@ -153,4 +162,4 @@ class Flow(Prior):
 
     def forward(self, _q: Q) -> Distribution:
         flow: list[Any] = [Affine(step) for step in self.steps]
-        return TransformedDistribution(standard_normal(self.zero), flow, validate_args=False)
+        return TransformedDistribution(UnitNormal(self.zero), flow, validate_args=False)
