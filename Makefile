@@ -1,5 +1,5 @@
-# make train [ARGS="latent_dim=2 experiment=manifold"] | make test | make check | make results [BUDGET=full] | make lock
-.PHONY: train test check results lock
+# make train [ARGS="latent_dim=2 experiment=manifold"] | make test | make check | make results [BUDGET=full] | make bench | make lock
+.PHONY: train test check results bench lock
 
 PYTHON ?= python3
 BUDGET ?= cpu
@@ -18,6 +18,16 @@ check: .venv/ready
 
 results: .venv/ready
 	@$(BIN)/python benchmarks/results.py $(BUDGET)
+
+bench: .venv/ready .venv-bench/ready
+	@$(BIN)/python benchmarks/speed.py "$(CURDIR)/.venv-bench/bin/python"
+
+# The peers of the benchmark, in a venv of their own.
+.venv-bench/ready: requirements.txt benchmarks/requirements.txt | .venv/ready
+	@rm -rf .venv-bench && $(UV) venv --quiet --python $(BIN)/python .venv-bench
+	@VIRTUAL_ENV="$(CURDIR)/.venv-bench" PATH="$$PATH:$(CURDIR)/$(BIN)" uv pip install --quiet --compile-bytecode \
+	  -r requirements.txt -r benchmarks/requirements.txt
+	@touch $@
 
 # The stamp goes first and comes back last: a set-up that was interrupted is begun anew, one older than its pins is updated.
 .venv/ready: requirements.txt pyproject.toml

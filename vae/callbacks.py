@@ -136,7 +136,7 @@ class Patience(EarlyStopping):
 
 
 class CleanStop(Callback):
-    """Ctrl-C or SIGTERM ends the training after the step under way: checkpoint written, exit code 128 + signal.
+    """Ctrl-C or SIGTERM ends the training after the batches under way: checkpoint written, exit code 128 + signal.
 
     A second signal ends it at once.
     """

@@ -27,7 +27,7 @@ class Scores(NamedTuple):
     distortion: Tensor  # -E_q[log p(x|z)] (Alemi et al. 2018)
 
 
-def importance_sample(vae: VAE, x: Tensor, K: int, pixels: int = 2**23) -> Scores:
+def importance_sample(vae: VAE, x: Tensor, K: int, pixels: int = 2**21) -> Scores:
     """log 1/K sum_k w_k, z_k ~ q(z|x): a lower bound on log p(x) that rises with K (Burda et al. 2016).
 
     x is (B, C, H, W). Exactly K samples are drawn for each image, in chunks of at most `pixels` decoded pixels at a

@@ -1,0 +1,73 @@
+"""pythae: its VAE and its trainer; the training digits are drawn anew by a callback before each epoch."""
+
+from tempfile import TemporaryDirectory
+
+import torch
+import work
+from pythae.data.datasets import BaseDataset, DatasetOutput
+from pythae.models import VAE, VAEConfig
+from pythae.models.base.base_utils import ModelOutput
+from pythae.models.nn import BaseDecoder, BaseEncoder
+from pythae.trainers import BaseTrainer, BaseTrainerConfig
+from pythae.trainers.training_callbacks import TrainingCallback
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+
+class Encoder(BaseEncoder):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(work.PIXELS, work.HIDDEN), nn.Tanh(), nn.Linear(work.HIDDEN, 2 * work.CODES)
+        )
+
+    def forward(self, x: Tensor) -> ModelOutput:
+        mean, log_var = self.layers(x).chunk(2, -1)
+        return ModelOutput(embedding=mean, log_covariance=log_var)
+
+
+class Decoder(BaseDecoder):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(work.CODES, work.HIDDEN), nn.Tanh(), nn.Linear(work.HIDDEN, work.PIXELS), nn.Sigmoid()
+        )
+
+    def forward(self, z: Tensor) -> ModelOutput:
+        return ModelOutput(reconstruction=self.layers(z))
+
+
+class Passes(TrainingCallback):
+    """Draws the training digits before each epoch, and tells of the ELBO after it."""
+
+    def __init__(self, grey: Tensor) -> None:
+        self.grey = grey
+
+    def on_epoch_begin(self, _config: BaseTrainerConfig, train_loader: DataLoader, **_: object) -> None:
+        train_loader.dataset.data = torch.bernoulli(self.grey)
+
+    def on_log(self, _config: BaseTrainerConfig, logs: dict[str, float], global_step: int, **_: object) -> None:
+        work.passed(global_step, -logs["eval_epoch_loss"])
+
+
+def dataset(x: Tensor) -> BaseDataset:
+    """Labels are asked for, and not used."""
+    return BaseDataset(x, torch.zeros(len(x)))
+
+
+torch.manual_seed(0)
+grey, val, test = torch.from_numpy(work.train()) / 255, torch.from_numpy(work.val()), torch.from_numpy(work.test())
+config = VAEConfig(input_dim=(work.PIXELS,), latent_dim=work.CODES, reconstruction_loss="bce")
+vae = VAE(config, Encoder(), Decoder())
+with TemporaryDirectory() as folder:
+    how = BaseTrainerConfig(
+        output_dir=folder,
+        num_epochs=work.EPOCHS,
+        learning_rate=work.RATE,
+        per_device_train_batch_size=work.BATCH,
+        per_device_eval_batch_size=work.BATCH,
+    )
+    BaseTrainer(vae, dataset(grey), dataset(val), how, [Passes(grey)]).train()
+with torch.inference_mode():
+    elbo = -vae(DatasetOutput(data=test)).loss.item()
+work.finished(elbo)

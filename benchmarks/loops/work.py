@@ -1,0 +1,50 @@
+"""The work of every loop: 55,000 digits a pass in batches of 200, made binary anew; 784-500-20-500-784, tanh.
+
+Adam, with a learning rate of 1e-3. After each pass the ELBO, one z an image, of 5,000 other digits, that are the same
+for all; after the last, of the 10,000 test digits.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+
+EPOCHS = int(os.environ["EPOCHS"])
+BATCH, PIXELS, HIDDEN, CODES, RATE = 200, 784, 500, 20, 1e-3
+
+
+def read(name: str) -> np.ndarray:
+    """Digits of an IDX file, (N, 784), uint8."""
+    return np.fromfile(Path(os.environ["DIGITS"]) / name, np.uint8, offset=16).reshape(-1, PIXELS)
+
+
+def binary(grey: np.ndarray) -> np.ndarray:
+    """The digits, made binary once, float32."""
+    return (np.random.default_rng(0).random(grey.shape, np.float32) < grey / 255).astype(np.float32)
+
+
+def train() -> np.ndarray:
+    """(55000, 784), uint8."""
+    return read("train-images-idx3-ubyte")[:-5000]
+
+
+def val() -> np.ndarray:
+    """(5000, 784), float32."""
+    return binary(read("train-images-idx3-ubyte")[-5000:])
+
+
+def test() -> np.ndarray:
+    """(10000, 784), float32."""
+    return binary(read("t10k-images-idx3-ubyte"))
+
+
+def passed(epoch: int, elbo: float) -> None:
+    """Say that a pass is over; what runs the loops side by side takes the time, and may hold this one here."""
+    print(f"epoch {epoch} {elbo:.2f}", flush=True)
+
+
+def finished(elbo: float) -> None:
+    """Say what the test digits gave."""
+    print(f"test {elbo:.2f}", flush=True)
+    sys.exit()
