@@ -12,16 +12,20 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from conftest import BARS, SHORT
+from omegaconf import OmegaConf
 from PIL import Image
+from pytorch_lightning import seed_everything
 from wandb_server import WandbServer
 
 from vae import callbacks
 from vae.config import CONF
+from vae.experiment import build, load
 from vae.model import VAE
 from vae.module import VAEModule
 from vae.objectives import Beta
@@ -215,15 +219,34 @@ def test_a_run_stopped_and_resumed_ends_in_the_same_weights(stop_after, by, code
 
 
 def test_many_steps_at_a_time_are_the_steps_one_at_a_time(cli, runs, monkeypatch):
-    cli("trainer.max_steps=31", "log_every_n_steps=5")
+    cli("trainer.max_epochs=4", "trainer.max_steps=31", "log_every_n_steps=2")
     monkeypatch.setattr("datamodules.base.AT_ONCE", 1)
-    cli("trainer.max_steps=31", "log_every_n_steps=5")
+    cli("trainer.max_epochs=4", "trainer.max_steps=31", "log_every_n_steps=2")
     many, one = runs()
     assert same(weights(many), weights(one))
     assert (many / "summary.json").read_text() == (one / "summary.json").read_text()
     timeless = [[row | {"images_per_second": 0} for row in rows(folder)] for folder in (many, one)]
     assert timeless[0] == timeless[1]
-    assert torch.load(many / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 24
+    assert torch.load(many / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 31
+
+
+def test_the_steps_are_those_of_a_plain_loop(cli, runs):
+    cli("trainer.max_epochs=1", "gradient_clip_val=2.0", "optimizer/schedule=constant", "optimizer.fused=false")
+    (folder,) = runs()
+    cfg = OmegaConf.load(folder / ".hydra" / "config.yaml")
+    seed_everything(cfg.seed, verbose=False)
+    data = load(cfg)
+    vae = build(cfg, data.shape).vae
+    data.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cpu")), current_epoch=0)
+    adam = torch.optim.Adam(vae.parameters(), lr=cfg.optimizer.lr)
+    for x in (x for batches in data.train_dataloader() for x in batches):
+        adam.zero_grad()
+        (-vae.terms(x).elbo.mean()).backward()
+        assert torch.nn.utils.clip_grad_norm_(vae.parameters(), 2.0) > 2
+        adam.step()
+    kept = weights(folder)
+    for name, value in vae.state_dict().items():
+        torch.testing.assert_close(kept[f"vae.{name}"], value)
 
 
 def test_resume_of_what_is_no_run_is_one_line(cli, tmp_path):
