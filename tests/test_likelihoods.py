@@ -23,9 +23,8 @@ from vae.likelihoods import (
     GreyCrossEntropy,
     PixelGaussian,
     Shades,
-    eight_bits,
-    log_mass,
 )
+from vae.pixels import eight_bits, log_mass
 
 H = torch.linspace(-6, 6, 13, dtype=torch.float64).view(-1, 1, 1, 1)  # one pixel, thirteen logits
 
