@@ -21,6 +21,8 @@ results: .venv/ready
 
 bench: .venv/ready .venv-bench/ready
 	@$(BIN)/python benchmarks/speed.py "$(CURDIR)/.venv-bench/bin/python"
+	@$(BIN)/python benchmarks/many.py
+	@$(BIN)/python benchmarks/growth.py
 
 # The peers of the benchmark, in a venv of their own.
 .venv-bench/ready: requirements.txt benchmarks/requirements.txt | .venv/ready
