@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -99,6 +100,8 @@ def test_records_are_complete_and_consistent(cli, runs):
         assert elbo == pytest.approx(log_likelihood - kl, abs=1e-3)
         assert kl > 0 > log_likelihood
     assert all(r["images_per_second"] > 0 for r in records if "lr" in r)
+    assert [r["images_seen"] for r in records if "epoch" in r] == [240, 480, 720]
+    assert all(0 < before["seconds"] <= after["seconds"] for before, after in pairwise(records))
     elbos = [r["train/elbo"] for r in records if "lr" in r]
     assert elbos[-1] > elbos[0] + 3
     assert elbos[0] == pytest.approx(-64 * math.log(2), rel=0.1)  # at first, a pixel is a coin toss
@@ -186,6 +189,11 @@ def test_same_seed_same_numbers_other_seed_others(cli, runs):
     assert first == second != third
 
 
+def timeless(folder):
+    """The records of a run, but for what a clock says."""
+    return [row | {"images_per_second": 0, "seconds": 0} for row in rows(folder)]
+
+
 @pytest.mark.parametrize(
     "limit",
     [["trainer.max_epochs=4"], ["trainer.max_epochs=-1", "trainer.max_steps=45", "prior=vampprior", "patience=9"]],
@@ -214,8 +222,7 @@ def test_a_run_stopped_and_resumed_ends_in_the_same_weights(stop_after, by, code
     assert same(weights(stopped), weights(whole))
     assert same(weights(stopped, "best"), weights(whole, "best"))
     assert (stopped / "summary.json").read_text() == (whole / "summary.json").read_text()
-    timeless = [[row | {"images_per_second": 0} for row in rows(folder)] for folder in (stopped, whole)]
-    assert timeless[0] == timeless[1]
+    assert timeless(stopped) == timeless(whole)
 
 
 def test_many_steps_at_a_time_are_the_steps_one_at_a_time(cli, runs, monkeypatch):
@@ -225,8 +232,7 @@ def test_many_steps_at_a_time_are_the_steps_one_at_a_time(cli, runs, monkeypatch
     many, one = runs()
     assert same(weights(many), weights(one))
     assert (many / "summary.json").read_text() == (one / "summary.json").read_text()
-    timeless = [[row | {"images_per_second": 0} for row in rows(folder)] for folder in (many, one)]
-    assert timeless[0] == timeless[1]
+    assert timeless(many) == timeless(one)
     assert torch.load(many / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 31
 
 

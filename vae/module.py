@@ -76,6 +76,8 @@ class VAEModule(LightningModule):
         self.rng_state: list[Tensor] = []
         self.names = [*self.curves, "objective"]
         self.train_means = Means(self.names)
+        self.images_seen = 0
+        self.begun, self.before = time.perf_counter(), 0.0  # and the seconds of a run that this one goes on with
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(self.vae.parameters())
@@ -97,6 +99,8 @@ class VAEModule(LightningModule):
 
     def record(self, values: dict[str, float], step: int | None = None) -> None:
         """Send values to every logger, at this number of optimiser steps; None: those taken so far."""
+        seconds = self.before + time.perf_counter() - self.begun
+        values = values | {"images_seen": self.images_seen, "seconds": round(seconds, 2)}
         self.latest = self.latest | values
         for logger in self.trainer.loggers:
             logger.log_metrics(values, step=self.global_step if step is None else step)
@@ -144,6 +148,7 @@ class VAEModule(LightningModule):
                     self.record(self.train_means.read("train"), step - 1)
                 raise UserError(self.diverged(f"at step {step}", dict(zip(self.curves, of_curves, strict=True))))
             self.train_means.add(values)
+            self.images_seen += values.shape[1]
 
     def diverged(self, when: str, means: dict[str, float]) -> str:
         """The line for a loss that is no finite number: the term that broke, and what usually helps."""
@@ -215,7 +220,10 @@ class VAEModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["rng_state"] = [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
         checkpoint["train_means"] = vars(self.train_means)
+        checkpoint["images_seen"] = self.images_seen
+        checkpoint["seconds"] = self.before + time.perf_counter() - self.begun
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.rng_state = checkpoint["rng_state"]
         vars(self.train_means).update(checkpoint["train_means"])
+        self.images_seen, self.before = checkpoint["images_seen"], checkpoint["seconds"]

@@ -1,0 +1,95 @@
+"""Run folders: what each was, what came of it, and in what they differ. Nothing here imports torch."""
+
+import csv
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from yaml import YAMLError
+
+from vae.config import UserError
+
+ASIDE = ("hydra", "logger", "data_dir", "resume", "search")  # keys that make no run another
+
+
+@dataclass(frozen=True)
+class Run:
+    """A folder that train.py has begun to fill."""
+
+    folder: Path
+    config: DictConfig
+    choices: dict[str, str]  # of each group, such as dataset: mnist
+    typed: tuple[str, ...]  # the keys of its command line
+    summary: dict[str, float]  # the test metrics; empty before the end
+    reason: str | None  # why it failed
+
+    @property
+    def status(self) -> str:
+        """finished, failed, or unfinished: cut off, or still under way."""
+        return "finished" if self.summary else "failed" if self.reason else "unfinished"
+
+    def value(self, key: str) -> Any:
+        """Of a key, its value; of a group, its choice; None where the run has neither."""
+        if key in self.choices:
+            return self.choices[key]
+        found = OmegaConf.select(self.config, key)
+        return OmegaConf.to_container(found) if OmegaConf.is_config(found) else found
+
+    @property
+    def records(self) -> list[dict[str, float]]:
+        """The rows of metrics.csv, each without its empty cells."""
+        path = self.folder / "metrics.csv"
+        if not path.exists():
+            return []
+        with path.open(newline="") as file:
+            return [{name: float(cell) for name, cell in row.items() if cell} for row in csv.DictReader(file)]
+
+    @property
+    def seconds(self) -> float:
+        """From its beginning to its last record, in all its parts."""
+        return max((record.get("seconds", 0.0) for record in self.records), default=0.0)
+
+
+def read(folder: Path) -> Run:
+    """The run in a folder; UserError if what is there cannot be read."""
+    hydra, summary, failed = folder / ".hydra", folder / "summary.json", folder / "failed.txt"
+    try:
+        config, about = (OmegaConf.load(hydra / name) for name in ("config.yaml", "hydra.yaml"))
+        assert isinstance(config, DictConfig)
+        typed = [str(override) for override in OmegaConf.load(hydra / "overrides.yaml")]
+        return Run(
+            folder,
+            config,
+            {group: str(choice) for group, choice in about.hydra.runtime.choices.items() if "hydra" not in group},
+            tuple(override.lstrip("+~").partition("=")[0] for override in typed),
+            json.loads(summary.read_text()) if summary.exists() else {},
+            failed.read_text().strip() if failed.exists() else None,
+        )
+    except (OSError, YAMLError, ValueError, AttributeError, AssertionError):
+        raise UserError(
+            f"{folder}: expected the folder of a run; its .hydra/ or summary.json is missing or damaged"
+        ) from None
+
+
+def find(places: Iterable[Path]) -> list[Run]:
+    """The runs in these folders and below, each once, by name; UserError for a place that holds none."""
+    found: dict[Path, Run] = {}
+    for place in places:
+        folders = sorted(path.parent.parent for path in place.rglob(".hydra/config.yaml"))
+        if not folders:
+            raise UserError(
+                f"{place}: expected the folder of a run or of a sweep; there is no .hydra/config.yaml in or below it"
+            )
+        found |= {folder.resolve(): read(folder) for folder in folders if folder.resolve() not in found}
+    return list(found.values())
+
+
+def differences(runs: Sequence[Run]) -> list[str]:
+    """The keys, of those typed for any of the runs, whose values are not the same in all."""
+    typed = dict.fromkeys(
+        key for run in runs for key in run.typed if key.partition(".")[0].partition("/")[0] not in ASIDE
+    )
+    return [key for key in typed if len({str(run.value(key)) for run in runs}) > 1]
