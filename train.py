@@ -1,6 +1,5 @@
 """Train a VAE: python train.py [key=value ...]; python train.py --help is the manual."""
 
-import logging
 import os
 import shutil
 import signal
@@ -10,38 +9,30 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
-from vae.command_line import check_overrides, resume_arguments
-from vae.config import CONF, UserError, one_line, validate
-
-log = logging.getLogger("train")
-
-REFUSED = (UserError, HydraException, OmegaConfBaseException)
+from vae.command_line import check_overrides, resume_arguments, sweep_arguments
+from vae.config import CONF, REFUSED, UserError, one_line, validate
 
 
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
-def main(cfg: DictConfig) -> None:
-    folder, mode = Path(HydraConfig.get().runtime.output_dir), HydraConfig.get().mode
+def main(cfg: DictConfig) -> float | None:
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    if HydraConfig.get().mode is RunMode.MULTIRUN:
+        from vae.sweep import job
+
+        return job(cfg, folder)
     try:
         validate(cfg)
         from vae.experiment import run  # only now is torch imported
 
         run(cfg, folder)
     except REFUSED as error:
-        if mode is RunMode.MULTIRUN:
-            log.error(one_line(error))
-            raise
         if not cfg.resume and not (folder / "metrics.csv").exists():
             discard(folder)
         sys.exit(refuse(error))
-    except Exception:
-        if mode is RunMode.MULTIRUN:  # Hydra goes on, and at the end shows the first failure alone
-            log.exception("this run failed")
-        raise
+    return None
 
 
 def discard(folder: Path) -> None:
@@ -63,8 +54,8 @@ def cli() -> int:
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, lambda signum, _frame: sys.exit(128 + signum))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come here, they are not printed
-    typed = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))  # anywhere, for a user
     try:
+        typed = sweep_arguments(sys.argv[1:])
         sys.argv[1:] = resume_arguments(typed)
         if sys.argv[1:] == typed and not {"-sc", "--shell-completion"} & set(typed):
             check_overrides([arg for arg in typed if "=" in arg and not arg.startswith("-")])

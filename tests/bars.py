@@ -1,9 +1,12 @@
 """Bright bars, one a picture, made on the spot as the four IDX files of MNIST."""
 
+import os
+import signal
 import struct
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from datamodules.mnist import MNIST
 
@@ -31,6 +34,31 @@ class WorseAtTheEnd:
 
     def __call__(self, done: float) -> float:
         return 1.0 if done < 0.6 else -1.0
+
+
+class Kill:
+    """A schedule: no process gets beyond half of its second job, unless there is a file `killed` already."""
+
+    jobs = 0
+
+    def __init__(self, **_: float) -> None:
+        Kill.jobs += 1
+
+    def __call__(self, done: float) -> float:
+        if Kill.jobs == 2 and done > 0.5 and not Path("killed").exists():
+            Path("killed").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return 1.0
+
+
+class Threads:
+    """A schedule that writes down with how many threads a process works."""
+
+    def __init__(self, **_: float) -> None:
+        Path(f"threads-{os.getpid()}").write_text(str(torch.get_num_threads()))
+
+    def __call__(self, _done: float) -> float:
+        return 1.0
 
 
 class Bars(MNIST):

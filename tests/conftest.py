@@ -22,6 +22,7 @@ def _nobody_s_own_settings(monkeypatch):
     """No test reads or writes the images, or uses the W&B settings, of whoever runs it."""
     for name in [name for name in os.environ if name == "VAE_DATA_DIR" or name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
+    monkeypatch.setattr("vae.experiment.LOADED", {})
 
 
 @pytest.fixture

@@ -68,6 +68,7 @@ GROUPS = {
     "optimizer/schedule": ["constant", "one_cycle", "powers_of_three"],
     "posterior": ["diagonal_gaussian", "iaf", "point"],
     "prior": ["flow", "mixture", "standard_normal", "two_layers", "vampprior"],
+    "search": ["mnist"],
     "trainer": ["default"],
 }
 FILES = [(group, choice) for group in GROUPS for choice in choices(group)]
@@ -79,11 +80,12 @@ def composed(*overrides):
 
 
 def test_root_keys_and_choices_are_these():
-    groups = {group.split("/")[0] for group in GROUPS} - {"experiment"}
+    groups = {group.split("/")[0] for group in GROUPS} - {"experiment", "search"}
     assert set(composed()) == set(Config.model_fields) == {*ROOT_KEYS, *groups}
     found = {str(path.parent.relative_to(CONF)) for path in CONF.rglob("*.yaml")} - {
         ".",
         "hydra/help",
+        "hydra/hydra_logging",
         "hydra/job_logging",
     }
     assert {group: choices(group) for group in found} == GROUPS

@@ -92,6 +92,26 @@ def check_overrides(overrides: Sequence[str]) -> None:
             raise UserError(f"{key}: no such key{meant(key, keys)} (python train.py --help)")
 
 
+def sweep_arguments(typed: Sequence[str]) -> list[str]:
+    """The command line with sweep=FOLDER replaced by what goes on with it: by its own line, if no other is given.
+
+    -m comes first, wherever it was typed; a search is a sweep.
+    """
+    folders = [arg.removeprefix("sweep=") for arg in typed if arg.startswith("sweep=")]
+    others = [arg for arg in typed if not arg.startswith("sweep=") and arg not in ("-m", "--multirun")]
+    if not folders:
+        many = len(others) < len(typed) or any(arg.startswith("search=") for arg in typed)
+        return [*(["-m"] if many else []), *others]
+    known = Path(folders[-1]) / "multirun.yaml"
+    if not known.is_file():
+        raise UserError(f"sweep={folders[-1]}: expected the folder of a sweep; there is no multirun.yaml in it")
+    if not others:
+        line = OmegaConf.load(known).hydra.overrides
+        others = [o for o in (*line.hydra, *line.task) if not o.startswith(("hydra.mode=", "hydra.sweep.dir="))]
+    quoted = str(known.parent.resolve()).replace("'", "\\'")
+    return ["-m", *others, f"hydra.sweep.dir='{quoted}'"]
+
+
 def resume_arguments(arguments: list[str]) -> list[str]:
     """The command line with resume=FOLDER replaced by that run's own config and folder; others as they are."""
     folders = [arg.removeprefix("resume=") for arg in arguments if arg.startswith("resume=")]

@@ -5,7 +5,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, cast
 
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -29,6 +31,9 @@ Model = TypeVar("Model", bound=BaseModel)
 
 class UserError(Exception):
     """What the person at the keyboard can put right: shown as its message alone, with exit code 2."""
+
+
+REFUSED = (UserError, HydraException, OmegaConfBaseException)
 
 
 def str_of_number(value: Any) -> Any:

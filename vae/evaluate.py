@@ -11,14 +11,12 @@ import logging
 import sys
 from pathlib import Path
 
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, Field
 from yaml import YAMLError
 
 from vae.command_line import arguments
-from vae.config import Count, UserError, one_line, validate
+from vae.config import REFUSED, Count, UserError, one_line, validate
 
 
 class Arguments(BaseModel, strict=True, extra="forbid"):
@@ -78,7 +76,7 @@ def cli() -> int:
     try:
         given = arguments(Arguments, sys.argv[1:])
         found = evaluate(Path(given.run), given.K, given.images)
-    except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
+    except (*REFUSED, OSError) as error:
         print(one_line(error), file=sys.stderr)
         return 2
     except KeyboardInterrupt:

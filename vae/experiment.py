@@ -14,7 +14,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Trainer, seed_everything
 
-from datamodules.base import ImageDataModule
+from datamodules.base import ImageDataModule, Images
 from vae.callbacks import CleanStop, Kept, Patience, Pictures, Progress
 from vae.command_line import run_name
 from vae.config import UserError
@@ -62,9 +62,14 @@ def restored(cfg: DictConfig, shape: tuple[int, int, int], folder: Path) -> VAEM
     return module.to(device).eval()
 
 
+LOADED: dict[str, dict[str, Images]] = {}  # what was loaded in this process: the jobs of a sweep have it in common
+
+
 def load(cfg: DictConfig) -> ImageDataModule:
     """The dataset of the config, in memory."""
     data = instantiate(cfg.dataset)
+    same = {key: value for key, value in cfg.dataset.items() if key not in ("batch_size", "seed")}
+    data.images = LOADED.setdefault(f"{os.getcwd()} {same}", data.images)
     data.prepare_data()
     data.setup()
     return data

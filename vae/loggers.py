@@ -13,6 +13,8 @@ from typing import Any
 from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
+from vae.runs import records
+
 log = logging.getLogger(__name__)
 
 
@@ -32,7 +34,7 @@ class MetricsCSV(Logger):
     @property
     def rows(self) -> list[dict[str, float]]:
         """The file's rows, each without its empty cells."""
-        return [{name: float(cell) for name, cell in row.items() if cell} for row in self._read()]
+        return records(self.path)
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:

@@ -40,17 +40,21 @@ class Run:
 
     @property
     def records(self) -> list[dict[str, float]]:
-        """The rows of metrics.csv, each without its empty cells."""
-        path = self.folder / "metrics.csv"
-        if not path.exists():
-            return []
-        with path.open(newline="") as file:
-            return [{name: float(cell) for name, cell in row.items() if cell} for row in csv.DictReader(file)]
+        """Those of its metrics.csv."""
+        return records(self.folder / "metrics.csv")
 
     @property
     def seconds(self) -> float:
         """From its beginning to its last record, in all its parts."""
         return max((record.get("seconds", 0.0) for record in self.records), default=0.0)
+
+
+def records(path: Path) -> list[dict[str, float]]:
+    """The rows of a metrics.csv, each without its empty cells; none where there is no file."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [{name: float(cell) for name, cell in row.items() if cell} for row in csv.DictReader(file)]
 
 
 def read(folder: Path) -> Run:
