@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -44,9 +43,6 @@ def job(cfg: DictConfig, folder: Path) -> float | None:
     except Exception as error:
         failed.write_text(f"{type(error).__name__}: {one_line(error)}\n")
         log.exception("this run failed")
-    except SystemExit:
-        log.info(f"to go on with the sweep: python train.py sweep={os.path.relpath(HydraConfig.get().sweep.dir)}")
-        raise
     else:
         return best(folder)
     return None
@@ -70,10 +66,11 @@ class Sweep(Callback):
     """What Hydra calls before the first job of a sweep, and after the last."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Keep the line that was typed, for `sweep=` to go on with."""
+        """Keep the line that was typed, for `sweep=` to go on with, and say so."""
         folder = Path(config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(config, folder / "multirun.yaml")
+        print(f"whenever this sweep is cut off, python train.py sweep={os.path.relpath(folder)} goes on with it")
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Show what came of them; exit code 1 if any failed."""
