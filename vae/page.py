@@ -17,7 +17,7 @@ AXES = ("step", "images_seen", "seconds")
 TERMS = ("elbo", "kl", "log_likelihood")  # come first; what an objective has in their place follows
 ASIDE = ("objective", "log_px", "log_px_se")  # means another thing in each run, or has no curve
 PICTURES = ("samples", "reconstructions")
-POINTS, WIDTH = 500, 480  # the most of a curve, and of a picture
+POINTS, WIDTH = 500, 400  # the most of a curve, and of a picture
 
 
 def number(value: float | None) -> float | None:
@@ -52,7 +52,7 @@ def picture(path: Path) -> str | None:
         return None
     small.thumbnail((WIDTH, 2 * WIDTH))
     file = io.BytesIO()
-    small.save(file, "WEBP", quality=80, method=2)
+    small.save(file, "WEBP", quality=75, method=2)
     return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 

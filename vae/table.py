@@ -92,7 +92,7 @@ def aligned(table: Sequence[dict[str, str]]) -> list[str]:
     padded = []
     for name in table[0]:
         column = [name, *(line[name] for line in table)]
-        words = any(cell[:1].isalpha() for cell in column[1:])
+        words = any(cell[:1].isalpha() and cell not in ("nan", "inf") for cell in column[1:])
         width = max(map(len, column))
         padded.append([cell.ljust(width) if words else cell.rjust(width) for cell in column])
     return ["  ".join(line).rstrip() for line in zip(*padded, strict=True)]
