@@ -75,6 +75,7 @@ def test_the_best_comes_first_and_what_did_not_end_last(sweep):
     assert [row.run.status for row in rows[5:]] == ["unfinished", "unfinished", "failed"]
     assert [row.run.folder.name for row in rows if row.best] == ["a"]
     assert list(rows[0].values) == ["latent_dim", "activation", "objective", "likelihood"]
+    assert rows[0].run.value("experiment") is None
 
 
 @pytest.mark.parametrize("width", [80, 100, 120])
@@ -114,11 +115,12 @@ def test_nats_compare_only_on_the_same_pixels_and_of_one_kind(tmp_path):
 
 
 def test_runs_of_the_same_config_are_told_apart_by_their_folders(tmp_path):
-    for place in ("one/x", "two/x"):
-        made(tmp_path / place, {"latent_dim": 3}, scored(-99.0))
+    for place, dim in {"one/x": 3, "two/x": 3, "zero": 4}.items():
+        made(tmp_path / place, {"latent_dim": dim}, scored(-99.0))
     found = runs.find([tmp_path])
-    assert [row.name for row in table.rows(found)] == ["one/x", "two/x"]
-    assert "one/x" in table.text(found, 120)
+    assert [row.name for row in table.rows(found)] == ["latent_dim=3 one/x", "latent_dim=3 two/x", "latent_dim=4"]
+    assert "latent_dim=3 two/x" in table.text(found, 120)
+    assert [row.name for row in table.rows(found[:2])] == ["one/x", "two/x"]
     assert [row.name for row in table.rows(found[:1])] == ["x"]
 
 
@@ -390,8 +392,9 @@ def test_the_heat_map_has_the_means_of_the_chosen_keys(tmp_path, opened):
 def test_no_finished_run_or_no_difference_is_a_page_too(tmp_path, opened):
     made(tmp_path / "sweep" / "a", {"latent_dim": 2}, failed="no memory")
     page = opened(tmp_path / "sweep")
-    assert column(page, 2) == ["failed no memory"]
+    assert column(page, 2) == ["failed\nno memory"]
     assert "differ in nothing" in page.locator("#parameters-note").inner_text()
+    assert not page.locator("#heat-plot").is_visible()
 
 
 @in_browser

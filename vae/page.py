@@ -76,7 +76,7 @@ def data(table: Sequence[Row]) -> dict[str, Any]:
     seen = dict.fromkeys(name for run in told for columns in run["curves"].values() for name in columns)
     return {
         "keys": list(table[0].values),
-        "terms": sorted(seen.keys() - set(AXES), key=lambda name: [*TERMS, name].index(name)),
+        "terms": sorted((name for name in seen if name not in AXES), key=lambda name: [*TERMS, name].index(name)),
         "metrics": list(dict.fromkeys(name for run in told for name in run["metrics"])),
         "runs": told,
     }
