@@ -26,6 +26,9 @@ CHOICES = {
     "hydra/output": "default",
 }
 
+NASTY = "</script><img src=x onerror=alert(1)> 'é\" %{y} &lt; @data@"
+SCORES = {"elbo": -100.0, "kl": 20.0, "active_units": 8, "log_px": -96.0, "log_px_se": 0.25, "bits_per_dim": 0.18}
+
 
 def made(folder: Path, typed: dict, summary=None, failed=None, records=(), pictures=()) -> Path:
     """A folder of a run for which `typed` was typed: groups, or keys."""
@@ -73,3 +76,24 @@ def trained(end: float, epochs: int = 10, axes=("images_seen", "seconds")) -> li
         if step % 10 == 0:
             found.append(about | {f"val/{name}": value - 1 for name, value in terms.items()} | {"epoch": step // 10})
     return found
+
+
+def scored(log_px: float, **others: float) -> dict[str, float]:
+    return SCORES | {"log_px": log_px, "elbo": log_px - 4} | others
+
+
+def mixed(place: Path) -> Path:
+    """Eight runs: two finished with log p(x), one with an ELBO alone, two with neither, and three that did not end."""
+    both = ("samples", "reconstructions")
+    made(place / "a", {"latent_dim": 10, "activation": "relu"}, scored(-94.5), records=trained(-99), pictures=both)
+    made(place / "b", {"latent_dim": 2}, scored(-140.25), records=trained(-145), pictures=both[:1])
+    elbo = {name: value for name, value in SCORES.items() if "px" not in name and "bits" not in name} | {"elbo": -80.0}
+    made(place / "c", {"latent_dim": 5, "activation": NASTY}, elbo, records=trained(-110, axes=()))
+    apart = [{"step": 50, "train/squared_error": 20.0}, {"step": 50, "val/squared_error": 19.0}]
+    made(place / "d", {"objective": "autoencoder"}, {"squared_error": 18.0}, records=apart)
+    renamed = {"minus_cross_entropy_less_kl": -105.0, "kl": 25.0}
+    made(place / "e", {"likelihood": "grey_cross_entropy"}, renamed)
+    made(place / "f", {"latent_dim": 50}, failed="diverged at step 3:\n  kl is inf", records=trained(-300, 2))
+    made(place / "g", {"latent_dim": 30}, records=trained(-120, 4))
+    made(place / "h", {"latent_dim": 31})
+    return place

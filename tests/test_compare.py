@@ -1,46 +1,21 @@
-"""python -m vae.compare, on run folders made by hand; its page, in a real browser without a network."""
+"""python -m vae.compare, on run folders made by hand."""
 
 import csv
 import json
 import re
-import shutil
 import subprocess
 import sys
-import time
 
 import pytest
-from sweeps import made, trained
+from sweeps import NASTY, SCORES, made, mixed, scored, trained
 
 from vae import compare, runs, table
 from vae.config import CONF
 
-NASTY = "</script><img src=x onerror=alert(1)> 'é\" %{y} &lt; @data@"
-SCORES = {"elbo": -100.0, "kl": 20.0, "active_units": 8, "log_px": -96.0, "log_px_se": 0.25, "bits_per_dim": 0.18}
-CHROMIUM = shutil.which("chromium")
-in_browser = pytest.mark.skipif(not CHROMIUM, reason="chromium, in which the page would be opened, is not on the PATH")
-
-
-def scored(log_px, **others):
-    return SCORES | {"log_px": log_px, "elbo": log_px - 4} | others
-
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory):
-    """Eight runs: two finished with log p(x), one with an ELBO alone, two with neither, and three that did not end."""
-    place = tmp_path_factory.mktemp("outputs") / "sweep"
-    both = ("samples", "reconstructions")
-    made(place / "a", {"latent_dim": 10, "activation": "relu"}, scored(-94.5), records=trained(-99), pictures=both)
-    made(place / "b", {"latent_dim": 2}, scored(-140.25), records=trained(-145), pictures=both[:1])
-    elbo = {name: value for name, value in SCORES.items() if "px" not in name and "bits" not in name} | {"elbo": -80.0}
-    made(place / "c", {"latent_dim": 5, "activation": NASTY}, elbo, records=trained(-110, axes=()))
-    apart = [{"step": 50, "train/squared_error": 20.0}, {"step": 50, "val/squared_error": 19.0}]
-    made(place / "d", {"objective": "autoencoder"}, {"squared_error": 18.0}, records=apart)
-    renamed = {"minus_cross_entropy_less_kl": -105.0, "kl": 25.0}
-    made(place / "e", {"likelihood": "grey_cross_entropy"}, renamed)
-    made(place / "f", {"latent_dim": 50}, failed="diverged at step 3:\n  kl is inf", records=trained(-300, 2))
-    made(place / "g", {"latent_dim": 30}, records=trained(-120, 4))
-    made(place / "h", {"latent_dim": 31})
-    return place
+    return mixed(tmp_path_factory.mktemp("outputs") / "sweep")
 
 
 @pytest.fixture
@@ -178,6 +153,15 @@ def test_a_picture_that_cannot_be_read_is_missing(tmp_path, command):
     assert run["pictures"]["reconstructions"].startswith("data:image/webp;base64,")
 
 
+def test_folders_may_be_given_from_the_root_and_from_here(tmp_path, command):
+    for name in ("one", "two"):
+        made(tmp_path / name / "x", {"latent_dim": 2}, SCORES)
+    code, out, err = command("one", tmp_path / "two", tmp_path / "one" / "x")
+    assert (code, err) == (0, "")
+    assert [run["name"] for run in content(tmp_path / "one" / "compare.html")["runs"]] == ["one/x", "two/x"]
+    assert out.splitlines()[-2:] == ["one/compare.html", "one/compare.csv"]
+
+
 def test_a_run_s_folder_may_look_like_a_key(tmp_path, command):
     made(tmp_path / "latent_dim=2", {"latent_dim": 2}, SCORES)
     code, out, _ = command("latent_dim=2")
@@ -233,181 +217,3 @@ def test_what_is_damaged_is_one_line(name, text, tmp_path, command):
     assert "damaged" in err
     assert name.split("/")[0] in err
     assert not list(folder.glob("compare*"))
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-    with sync_playwright() as playwright:
-        found = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=[*flags, "--disable-component-update", "--disable-sync"]
-        )
-        yield found
-        found.close()
-
-
-@pytest.fixture
-def opened(browser, command):
-    """Compare a folder and open the page, with no network; the test fails on any error in it."""
-    errors = []
-    context = browser.new_context(viewport={"width": 1366, "height": 768}, offline=True)
-
-    def open_page(folder):
-        assert command(folder, "out=.")[0] == 0
-        page = context.new_page()
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-        page.on("request", lambda request: errors.append(request.url) if not offline(request.url) else None)
-        page.goto(compare.Path("compare.html").absolute().as_uri())
-        page.wait_for_selector("body[data-ready]")
-        return page
-
-    yield open_page
-    context.close()
-    assert errors == []
-
-
-def offline(url):
-    return url.startswith(("file:", "data:", "blob:"))
-
-
-def drawn(page):
-    """The runs that have a visible curve, by term: as (place in the table at first, points)."""
-    return page.evaluate("""() => {
-        const found = {};
-        for (const trace of document.getElementById("curves-plot").data)
-            if (trace.visible === true)
-                (found[terms[(trace.yaxis.slice(1) || 1) - 1]] ??= []).push([trace.meta, trace.x.length]);
-        return found;
-    }""")
-
-
-def column(page, n):
-    return [text.strip() for text in page.locator(f"tbody tr:visible td:nth-child({n})").all_inner_texts()]
-
-
-@in_browser
-def test_every_run_is_drawn_and_can_be_hidden(sweep, opened):
-    page = opened(sweep)
-    # c has an ELBO alone, d (4th or 5th) squares, e no records, f and g did not end, h has not begun
-    shown = drawn(page)
-    places = {run["folder"][-1]: i for i, run in enumerate(content(compare.Path("compare.html"))["runs"])}
-    with_elbo = sorted(places[name] for name in "abcfg")
-    assert sorted(shown["elbo"]) == sorted(
-        [place, {places["f"]: 2, places["g"]: 4}.get(place, 10)] for place in with_elbo
-    )
-    assert [place for place, _ in shown["kl"]] == with_elbo
-    assert shown["squared_error"] == [[places["d"], 1]]
-    assert page.locator("#curves-plot .legendtext").count() == 6
-    assert page.locator("#curves-plot .scatterlayer .js-line").count() == 15
-
-    page.select_option("#split", "train")
-    assert [points for place, points in drawn(page)["elbo"] if place < 3] == [100, 100, 100]
-    page.select_option("#axis", "seconds")
-    assert [place for place, _ in drawn(page)["elbo"]] == sorted(places[name] for name in "abfg")
-    first = page.evaluate("document.getElementById('curves-plot').data[0].x.slice(0, 2)")
-    assert first == [0.5, 1.0]
-    page.select_option("#axis", "images_seen")
-    assert page.evaluate("document.getElementById('curves-plot').data[0].x[0]") == 10_000
-    page.select_option("#split", "both")
-    assert [place for place, _ in drawn(page)["kl"]].count(0) == 2
-    page.select_option("#axis", "step")
-    page.select_option("#split", "val")
-
-    page.get_by_label(re.compile("^show latent_dim=2 ")).uncheck()
-    assert 1 not in [place for place, _ in drawn(page)["elbo"]]
-    assert page.evaluate("document.getElementById('parallel-plot').data[0].dimensions[0].values") == [10]
-    assert page.locator("article:visible").count() == 7
-    page.locator("#curves-plot .legendtoggle").first.click()
-    page.wait_for_function("document.getElementById('curves-plot').data[0].visible === 'legendonly'")
-    assert not page.locator("tbody tr input").first.is_checked()
-    assert 0 not in [place for place, _ in drawn(page)["log_likelihood"]]
-    page.get_by_label("show all rows or none").uncheck()
-    assert drawn(page) == {}
-    page.get_by_label("show all rows or none").check()
-    assert drawn(page) == shown
-
-
-@in_browser
-def test_the_table_sorts_and_filters(sweep, opened):
-    page = opened(sweep)
-    assert column(page, 2)[:3] == ["10", "2", "5"]
-    page.get_by_role("button", name="latent_dim").click()
-    assert column(page, 2) == ["2", "5", "10", "20", "20", "30", "31", "50"]
-    page.get_by_role("button", name="latent_dim").press("Enter")
-    assert column(page, 2) == ["50", "31", "30", "20", "20", "10", "5", "2"]
-    assert page.locator("th[aria-sort=descending]").inner_text() == "latent_dim"
-    page.get_by_role("button", name="log_px").click()
-    assert column(page, 6)[:3] == ["-140.25 ± 0.25", "-94.50 ± 0.25", "\u2013"]
-    assert NASTY in column(page, 3)
-    assert page.locator("tr.best").count() == 1
-    page.fill("#filter", "INF 50")
-    assert column(page, 2) == ["50"]
-    assert "diverged at step 3" in column(page, 12)[0]
-    assert page.locator("#count").inner_text() == "1 of 8"
-    assert page.locator("article:visible").count() == 1
-    assert page.locator("article:visible").inner_text().count("is missing") == 2
-    page.fill("#filter", "")
-    assert page.locator("article img").count() == 3
-    assert page.locator("article img[loading=lazy]").count() == 3
-    page.locator("article img").first.scroll_into_view_if_needed()
-    page.wait_for_function("document.querySelector('article img').naturalWidth === 400")
-
-
-@in_browser
-def test_the_heat_map_has_the_means_of_the_chosen_keys(tmp_path, opened):
-    for i, (dim, seed, log_px) in enumerate([(10, 0, -90.0), (10, 1, -94.0), (2, 0, -140.0), (2, 1, -150.0)]):
-        typed = {"latent_dim": dim, "seed": seed, "activation": NASTY if dim == 2 else "relu"}
-        made(tmp_path / "sweep" / str(i), typed, scored(log_px, kl=float(i)))
-    page = opened(tmp_path / "sweep")
-    heat = "(({ x, y, z }, { xaxis, yaxis }) => [xaxis.ticktext, yaxis.ticktext, z])"
-    plot = "document.getElementById('heat-plot')"
-    read = f"{heat}({plot}.data[0], {plot}.layout)"
-    assert page.evaluate(read) == [["2", "10"], ["0", "1"], [[-140, -90], [-150, -94]]]
-    page.select_option("#down", label="(nothing)")
-    assert page.evaluate(read) == [["2", "10"], [""], [[-145, -92]]]
-    page.select_option("#across", "seed")
-    page.select_option("#metric", "test/kl")
-    assert page.evaluate(read) == [["0", "1"], [""], [[1, 2]]]
-    page.select_option("#down", "latent_dim")
-    page.get_by_label("show all rows or none").uncheck()
-    page.get_by_label(re.compile("^show latent_dim=10 seed=1")).check()
-    assert page.evaluate(read) == [["1"], ["10"], [[1]]]
-    assert page.locator("#parallel-plot .axis-title").all_text_contents() == [
-        "latent_dim",
-        "seed",
-        "activation",
-        "test/kl",
-    ]
-    page.get_by_label("show all rows or none").check()
-    ticks = page.locator("#parallel-plot").evaluate("node => node.textContent")
-    assert "</script><img src" in ticks
-    assert "&#" not in ticks
-    assert page.locator("[data-title^=Share]").count() == 0
-
-
-@in_browser
-def test_no_finished_run_or_no_difference_is_a_page_too(tmp_path, opened):
-    made(tmp_path / "sweep" / "a", {"latent_dim": 2}, failed="no memory")
-    page = opened(tmp_path / "sweep")
-    assert column(page, 2) == ["failed\nno memory"]
-    assert "differ in nothing" in page.locator("#parameters-note").inner_text()
-    assert not page.locator("#heat-plot").is_visible()
-
-
-@in_browser
-def test_a_hundred_runs_open_within_seconds_in_a_file_of_some_megabytes(tmp_path, opened):
-    for i in range(100):
-        typed = {"latent_dim": 2 + i % 10, "seed": i // 10}
-        made(tmp_path / "sweep" / str(i), typed, scored(-90.0 - i), records=trained(-100 - i, 60), pictures=["samples"])
-    begun = time.monotonic()
-    page = opened(tmp_path / "sweep")
-    assert len(drawn(page)["elbo"]) == 100
-    assert page.locator("tbody tr").count() == 100
-    assert time.monotonic() - begun < 20  # made and opened
-    assert page.evaluate("performance.now()") < 10_000
-    assert compare.Path("compare.html").stat().st_size < 20e6
-    colours = page.evaluate("new Set(document.getElementById('curves-plot').data.map(trace => trace.line.color)).size")
-    assert colours == 100

@@ -55,20 +55,19 @@ def rows(runs: Sequence[Run]) -> list[Row]:
     """A row a run, the best first: by log p(x), those without it by the ELBO, and last those that did not end."""
     ranked = sorted(runs, key=score, reverse=True)
     values = [{key: run.value(key) for key in differences(runs)} for run in ranked]
-    twice = Counter(map(named, values))
-    inside = os.path.commonpath([run.folder.parent for run in runs])
+    alike = Counter(map(named, values))
+    inside = os.path.commonpath([run.folder.resolve().parent for run in runs])
     best: dict[str, Run] = {}
     for run in ranked:
         if score(run)[0] >= RANKS.index("test/elbo"):
             best.setdefault(str(measure(run)), run)
-    names = [
-        name if (name := named(its)) and twice[name] == 1 else f"{name} {os.path.relpath(run.folder, inside)}".strip()
-        for run, its in zip(ranked, values, strict=True)
-    ]
-    return [
-        Row(run, name, its, best.get(str(measure(run))) is run)
-        for run, name, its in zip(ranked, names, values, strict=True)
-    ]
+    found = []
+    for run, its in zip(ranked, values, strict=True):
+        name = named(its)
+        if not name or alike[name] > 1:
+            name = f"{name} {run.folder.resolve().relative_to(inside)}".strip()
+        found.append(Row(run, name, its, best.get(str(measure(run))) is run))
+    return found
 
 
 def cells(row: Row) -> dict[str, str]:
@@ -98,31 +97,31 @@ def aligned(table: Sequence[dict[str, str]]) -> list[str]:
     return ["  ".join(line).rstrip() for line in zip(*padded, strict=True)]
 
 
+def winners(table: Sequence[Row]) -> list[str]:
+    """A line for the best; where nats do not all compare, one for each kind, with what sets it apart."""
+    measures = {str(row.run.folder): measure(row.run) for row in table if row.best}
+    lines = []
+    for folder, its in measures.items():
+        apart = [f"{key}={its[key]}" for key in its if len({other[key] for other in measures.values()}) > 1]
+        lines.append(" ".join(["* the best", *(["of", *apart] if apart else [])]) + f": {folder}")
+    return lines
+
+
 def text(runs: Sequence[Run], width: int | None = None) -> str:
-    """The rows as a table; where they are wider than the screen, what differs stands below each run."""
+    """The rows as a table; where it is wider than the screen, or does not tell runs apart, their names stand below."""
     width = width or min(120, shutil.get_terminal_size((100, 24)).columns)
     table = rows(runs)
+    settings = [{key: shown(value) for key, value in row.values.items()} for row in table]
     outcomes = [cells(row) for row in table]
-    told = all(row.name == named(row.values) for row in table)
-    settings = [
-        {key: shown(value) for key, value in row.values.items()} if told else {"run": row.name} for row in table
-    ]
-    lines = aligned([{"": its[""]} | where | its for where, its in zip(settings, outcomes, strict=True)])
-    fits = max(map(len, lines)) <= width
+    lines = aligned([{"": its[""]} | typed | its for typed, its in zip(settings, outcomes, strict=True)])
+    fits = max(map(len, lines)) <= width and all(row.name == named(row.values) for row in table)
     if not fits:
         lines = aligned(outcomes)
     found = [lines[0]]
     for row, line in zip(table, lines[1:], strict=True):
-        below = [] if fits else [row.name]
-        if row.run.status != "finished" and row.run.reason:
-            below.append(shown(" ".join(row.run.reason.split())))
+        reason = row.run.reason if row.run.status == "failed" else None
+        below = [None if fits else row.name, reason and shown(" ".join(reason.split()))]
         found.append(line)
-        for told_below in below:
-            found += textwrap.wrap(told_below, width, initial_indent="   ", subsequent_indent="     ")
-    winners = {str(row.run.folder): measure(row.run) for row in table if row.best}
-    for folder, its in winners.items():
-        apart = [
-            f"{key}={value}" for key, value in its.items() if {value} != {other[key] for other in winners.values()}
-        ]
-        found.append("* the best" + (f" of {' '.join(apart)}" if apart else "") + f": {folder}")
-    return "\n".join(found)
+        for sentence in filter(None, below):
+            found += textwrap.wrap(sentence, width, initial_indent="   ", subsequent_indent="     ")
+    return "\n".join(found + winners(table))
