@@ -81,6 +81,7 @@ def test_every_run_is_drawn_and_can_be_hidden(tmp_path, opened):
     assert shown["squared_error"] == [[places["d"], 1]]
     assert page.locator("#curves-plot .legendtext").count() == 6
     assert page.locator("#curves-plot .scatterlayer .js-line").count() == 15
+    assert any(NASTY[:20] in text for text in page.locator("#curves-plot .legendtext").all_text_contents())
 
     page.select_option("#split", "train")
     assert [points for place, points in drawn(page)["elbo"] if place < 3] == [100, 100, 100]
@@ -132,6 +133,8 @@ def test_the_table_sorts_and_filters(tmp_path, opened):
     assert page.locator("#count").inner_text() == "1 of 8"
     assert page.locator("article:visible").count() == 1
     assert page.locator("article:visible").inner_text().count("is missing") == 2
+    page.get_by_label("show all rows or none").uncheck()
+    assert page.evaluate("[...hidden].map(i => runs[i].values.latent_dim)") == [50]
     page.fill("#filter", "")
     assert page.locator("article img").count() == 3
     assert page.locator("article img[loading=lazy]").count() == 3
@@ -142,6 +145,7 @@ def test_the_table_sorts_and_filters(tmp_path, opened):
 def test_the_heat_map_has_the_means_of_the_chosen_keys(tmp_path, opened):
     for i, (dim, seed, log_px) in enumerate([(10, 0, -90.0), (10, 1, -94.0), (2, 0, -140.0), (2, 1, -150.0)]):
         typed = {"latent_dim": dim, "seed": seed, "activation": NASTY if dim == 2 else "relu"}
+        typed["prior.components"] = None if i == 1 else 30 - i
         made(tmp_path / "sweep" / str(i), typed, scored(log_px, kl=float(i)))
     page = opened(tmp_path / "sweep")
     heat = "(({ x, y, z }, { xaxis, yaxis }) => [xaxis.ticktext, yaxis.ticktext, z])"
@@ -161,8 +165,12 @@ def test_the_heat_map_has_the_means_of_the_chosen_keys(tmp_path, opened):
         "latent_dim",
         "seed",
         "activation",
+        "prior.components",
         "test/kl",
     ]
+    for order in (["27", "28", "30", "-"], ["30", "28", "27", "-"]):
+        page.get_by_role("button", name="prior.components").click()
+        assert column(page, 5) == order
     page.get_by_label("show all rows or none").check()
     ticks = page.locator("#parallel-plot").evaluate("node => node.textContent")
     assert "</script><img src" in ticks
