@@ -26,7 +26,7 @@ CHOICES = {
     "hydra/output": "default",
 }
 
-NASTY = "</script><img src=x onerror=alert(1)> 'é\" %{y} &lt; @data@"
+NASTY = "</script><b>é</b><img src=x onerror=alert(1)> '\" %{y} &lt; @data@"
 SCORES = {"elbo": -100.0, "kl": 20.0, "active_units": 8, "log_px": -96.0, "log_px_se": 0.25, "bits_per_dim": 0.18}
 
 
