@@ -1,17 +1,19 @@
 """Run folders: what each was, what came of it, and in what they differ. Nothing here imports torch."""
 
 import csv
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from pydantic import TypeAdapter
 from yaml import YAMLError
 
 from vae.config import UserError
 
+METRICS = TypeAdapter(dict[str, int | float])
 ASIDE = ("hydra", "logger", "data_dir", "resume", "search")  # keys that make no run another
 
 
@@ -38,7 +40,7 @@ class Run:
         found = OmegaConf.select(self.config, key)
         return OmegaConf.to_container(found) if OmegaConf.is_config(found) else found
 
-    @property
+    @cached_property
     def records(self) -> list[dict[str, float]]:
         """Those of its metrics.csv."""
         return records(self.folder / "metrics.csv")
@@ -50,11 +52,14 @@ class Run:
 
 
 def records(path: Path) -> list[dict[str, float]]:
-    """The rows of a metrics.csv, each without its empty cells; none where there is no file."""
+    """The rows of a metrics.csv, each without its empty cells; none where there is no file. UserError if damaged."""
     if not path.exists():
         return []
-    with path.open(newline="") as file:
-        return [{name: float(cell) for name, cell in row.items() if cell} for row in csv.DictReader(file)]
+    try:
+        with path.open(newline="") as file:
+            return [{name: float(cell) for name, cell in row.items() if cell} for row in csv.DictReader(file)]
+    except (OSError, ValueError, TypeError, csv.Error):
+        raise UserError(f"{path}: damaged; expected a row of numbers for each record") from None
 
 
 def read(folder: Path) -> Run:
@@ -67,9 +72,13 @@ def read(folder: Path) -> Run:
         return Run(
             folder,
             config,
-            {group: str(choice) for group, choice in about.hydra.runtime.choices.items() if "hydra" not in group},
+            {
+                group: str(choice)
+                for group, choice in about.hydra.runtime.choices.items()
+                if "hydra" not in group and choice is not None
+            },
             tuple(override.lstrip("+~").partition("=")[0] for override in typed),
-            json.loads(summary.read_text()) if summary.exists() else {},
+            METRICS.validate_json(summary.read_bytes()) if summary.exists() else {},
             failed.read_text().strip() if failed.exists() else None,
         )
     except (OSError, YAMLError, ValueError, AttributeError, AssertionError):

@@ -1,0 +1,77 @@
+"""Compare runs and sweeps: python -m vae.compare outputs/sweeps/... [more folders ...] [out=FOLDER].
+
+Prints what differs between the runs and what came of each, the best first and marked with a star; and writes, to the
+first of the folders or to `out`, compare.html, one file with their curves, pictures and scores, that needs no network,
+and compare.csv, a row a run. It reads the folders alone: nothing is trained, fetched or sent.
+"""
+
+import csv
+import io
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, Field
+
+from vae import page, runs, table
+from vae.command_line import arguments
+from vae.config import UserError, one_line
+
+
+class Arguments(BaseModel, strict=True, extra="forbid"):
+    out: str = Field("", min_length=1, description="a folder")
+
+
+def read(typed: Sequence[str]) -> tuple[list[Path], Path]:
+    """The folders to compare, which may have a = in their names, and that for what is written."""
+    folders = [text for text in typed if "=" not in text or "/" in text.partition("=")[0] or Path(text).is_dir()]
+    given = arguments(Arguments, [text for text in typed if text not in folders])
+    if not folders:
+        raise UserError("expected the folders of runs or sweeps, such as outputs/sweeps/2026-11-23_14-30-05-123456")
+    return list(map(Path, folders)), Path(given.out or folders[0])
+
+
+def rectangle(rows: Sequence[table.Row]) -> str:
+    """The CSV: what differs and every test metric, a row a run."""
+    metrics = dict.fromkeys(name for row in rows for name in row.run.summary)
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["folder", "status", "reason", *rows[0].values, *metrics, "seconds"])
+    for row in rows:
+        run = row.run
+        values = ["" if value is None else table.shown(value) for value in row.values.values()]
+        scores = [run.summary.get(name, "") for name in metrics]
+        writer.writerow([run.folder, run.status, run.reason or "", *values, *scores, run.seconds or ""])
+    return file.getvalue()
+
+
+def write(text: str, path: Path) -> None:
+    """Whole or not at all."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part.write_text(text, "utf-8", newline="")
+    part.replace(path)
+
+
+def cli() -> int:
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(__doc__)
+        return 0
+    try:
+        folders, out = read(sys.argv[1:])
+        found = runs.find(folders)
+        rows = table.rows(found)
+        print(table.text(found))
+        out.mkdir(parents=True, exist_ok=True)
+        for name, text in {"compare.html": page.html(rows), "compare.csv": rectangle(rows)}.items():
+            write(text, out / name)
+            print(os.path.relpath(out / name))
+    except (UserError, OmegaConfBaseException, OSError) as error:
+        print(one_line(error), file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli())
