@@ -85,6 +85,7 @@ def test_root_keys_and_choices_are_these():
         ".",
         "hydra/help",
         "hydra/job_logging",
+        "sweep",  # of `wandb sweep`
     }
     assert {group: choices(group) for group in found} == GROUPS
 

@@ -1,15 +1,24 @@
-"""What a run is in W&B: its group, its best values, its axes, its model; and what is sent up after it."""
+"""What a run is in W&B: its group, its best values, its axes, its model; and what W&B's own sweeps start."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 from omegaconf import OmegaConf
 from test_config import composed
+from wandb import wandb_agent
 from wandb_server import WandbServer
 
+from vae.config import CONF, validate
 from vae.experiment import tracker
 from vae.loggers import BEST, MetricsCSV, finish
+
+ROOT = CONF.parent
 
 
 @pytest.mark.parametrize(
@@ -116,3 +125,51 @@ def test_a_model_that_cannot_be_sent_stops_nothing(start, caplog):
         assert "W&B does not get all of this run" in caplog.text
         finish(0)
         assert [run.exit_code for run in server.runs.values()] == [0]
+
+
+SEARCH = CONF / "sweep" / "mnist.yaml"
+
+
+def agent_s_command(search: dict[str, Any], values: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What wandb's own agent would start for these values of the parameters."""
+    for name in ("WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH"):
+        monkeypatch.setenv(name, "")  # the agent sets them
+    started: list[list[str]] = []
+    monkeypatch.setattr(wandb_agent, "AgentProcess", lambda command, **_: started.append(command) or SimpleNamespace())
+    agent = object.__new__(wandb_agent.Agent)
+    vars(agent).update(
+        _sweep_command=search["command"], _in_jupyter=False, _function=None, _forward_signals=False, _run_processes={}
+    )
+    arguments = {key: {"value": value} for key, value in values.items()}
+    agent._command_run({"run_id": "abc", "program": search["program"], "args": arguments})
+    return started[0]
+
+
+@pytest.mark.parametrize("end", [0, -1])
+def test_what_wandb_s_agent_starts_is_a_run_with_these_values(end, isolated):
+    search = yaml.safe_load(SEARCH.read_text())
+    values = {
+        key: sorted(given["values"], key=str)[end] if "values" in given else (given["min"], given["max"])[end]
+        for key, given in search["parameters"].items()
+    }
+    assert set(values) == {"latent_dim", "hidden_size", "activation", "optimizer.lr"}
+    command = [*agent_s_command(search, values, isolated), "--cfg", "job"]
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | {"PATH": path}, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    cfg = OmegaConf.create(done.stdout)
+    validate(cfg)
+    assert {key: OmegaConf.select(cfg, key) for key in values} == values
+
+
+def test_the_search_is_for_a_curve_that_is_maximised_and_is_no_choice_of_train_py(cli):
+    search = yaml.safe_load(SEARCH.read_text())
+    assert (search["method"], search["metric"]) == ("bayes", {"name": "val/elbo", "goal": "maximize"})
+    assert BEST[search["metric"]["name"]] is max
+    _, out, _ = cli("--help", defaults=())
+    assert "logger: csv, none, wandb\n" in out
+    assert "\nsweep:" not in out
+    code, _, err = cli("sweep=mnist", defaults=())
+    assert (code, err.count("\n")) == (2, 1)

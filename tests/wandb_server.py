@@ -57,6 +57,7 @@ class WandbServer:
         self.status = status
         self.runs: defaultdict[str, Run] = defaultdict(Run)
         self.artifacts: dict[str, Artifact] = {}
+        self.views: list[dict[str, Any]] = []
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"wandb": self}))
         self.url = f"http://127.0.0.1:{self.http.server_port}"
         self.env = {"WANDB_BASE_URL": self.url, "WANDB_API_KEY": "k" * 40, "WANDB_ENTITY": "team"}
@@ -75,7 +76,7 @@ class WandbServer:
 
     def graphql(self, operation: str, variables: dict[str, Any]) -> dict[str, Any]:
         match operation:
-            case "Viewer":
+            case "Viewer" | "GetDefaultEntity":
                 user = {"id": "user", "username": "user", "entity": "team", "teams": {"edges": []}}
                 return {"viewer": user}
             case "RunResumeStatus":
@@ -91,6 +92,14 @@ class WandbServer:
                 put = f"{self.url}/put/{variables['run']}"
                 files = [{"name": file, "uploadUrl": f"{put}/{file}"} for file in variables["files"]]
                 return {"createRunFiles": {"runID": variables["run"], "uploadHeaders": [], "files": files}}
+            case "UpsertView2":
+                self.views.append(variables)
+                return {"upsertView": {"view": {"id": "view", "name": variables["name"]}, "inserted": True}}
+            case _:
+                return self.artifact_graphql(operation, variables)
+
+    def artifact_graphql(self, operation: str, variables: dict[str, Any]) -> dict[str, Any]:
+        match operation:
             case "ArtifactType":
                 return {"project": {"artifact": None}}
             case "CreateArtifact":
