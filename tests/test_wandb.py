@@ -173,3 +173,12 @@ def test_the_search_is_for_a_curve_that_is_maximised_and_is_no_choice_of_train_p
     assert "\nsweep:" not in out
     code, _, err = cli("sweep=mnist", defaults=())
     assert (code, err.count("\n")) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [("logger.log_model=best", "true or false"), ("logger.group=5", "a name that is no number, or null")],
+)
+def test_a_logger_s_key_out_of_its_range_is_one_line(argument, words, cli):
+    code, out, err = cli(argument, defaults=())
+    assert (code, out, err) == (2, "", f"{argument}: expected {words}\n")

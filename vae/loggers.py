@@ -175,7 +175,8 @@ def wandb_logger(
         wandb.setup(settings)
         logger = start("offline")
 
-    id_file.write_text(logger.version or run_id)  # `wandb agent` gives it another
+    if not id_file.exists():
+        id_file.write_text(logger.version or run_id)  # `wandb agent` gives it another
     logger.run_dir, logger.log_model = Path(run_dir), log_model
     _define(logger.experiment)
     _announce(logger.experiment, why, save_dir)
