@@ -65,24 +65,42 @@ def test_sync_sends_each_offline_run_once(start, command, tmp_path):
         assert (code, out, server.runs) == (0, "0 sent, 2 sent before, 0 left, 0 failed\n", {})
 
 
+def cut(run: Path) -> None:
+    """As if it had been killed, or were not at its end yet."""
+    (log,) = run.glob("*.wandb")
+    log.write_bytes(log.read_bytes()[:-20])
+
+
 def test_sync_names_and_leaves_a_run_that_is_under_way_or_damaged_and_what_goes_on_from_it(start, command, tmp_path):
     damaged = kept(start, "damaged", [1.0])
+    after = damaged.with_name(damaged.name.replace("offline-run-", "offline-run-9"))
+    shutil.copytree(damaged, after)
     (log,) = damaged.glob("*.wandb")
     log.write_bytes(log.read_bytes().replace(b"damaged", b"dAmaged", 1))  # its checksum does not know
-    begun = kept(start, "resumed", [1.0])
-    (log,) = begun.glob("*.wandb")
-    log.write_bytes(log.read_bytes()[:-20])  # its end
-    after = begun.with_name(begun.name.replace("offline-run-", "offline-run-9"))
-    shutil.copytree(begun, after)
+    begun = kept(start, "begun", [1.0])
+    cut(begun)
     kept(start, "whole", [2.0])
     with WandbServer() as server:
         code, out, _ = command("sync", str(tmp_path), **server.env)
         assert [run.about["displayName"] for run in server.runs.values()] == ["whole"]
     lines = {line.split()[1]: line for line in out.splitlines()[:-1]}
     assert lines[damaged.name].endswith("left: damaged")
-    assert lines[begun.name].endswith(f"under way, or cut off; to send what there is: wandb sync {begun}")
     assert "goes on from" in lines[after.name]
+    assert lines[begun.name].endswith(f"under way, or cut off; to send what there is: wandb sync {begun}")
     assert (code, out.splitlines()[-1]) == (0, "1 sent, 0 sent before, 3 left, 0 failed")
+
+
+def test_sync_sends_all_parts_of_a_run_that_was_killed_and_resumed(start, command, tmp_path):
+    killed = kept(start, "run", [1.0])
+    cut(killed)
+    killed.rename(killed.with_name(killed.name.replace("offline-run-2", "offline-run-1")))  # a while ago
+    kept(start, "run", [2.0])
+    with WandbServer() as server:
+        for said in ("2 sent, 0 sent before, 0 left, 0 failed", "0 sent, 2 sent before, 0 left, 0 failed"):
+            code, out, _ = command("sync", str(tmp_path), **server.env)
+            assert (code, out.splitlines()[-1]) == (0, said)
+        (run,) = server.runs.values()
+    assert [(row["_step"], row["x"]) for row in run.history] == [(0, 1), (1, 2)]
 
 
 def test_sync_says_what_failed(start, command, tmp_path, monkeypatch):

@@ -1,7 +1,7 @@
 """Send W&B the runs that were kept offline: python -m vae.sync [outputs] [timeout=600].
 
 Each once, the parts of a resumed run one after the other: what has been sent is marked, by wandb, and not sent again. A
-run without an end, or damaged, is named and left. `timeout` is for each run, in seconds.
+run without an end that was not resumed, or damaged, is named and left. `timeout` is for each run, in seconds.
 """
 
 import os
@@ -39,12 +39,12 @@ def sent_before(run: Path) -> bool:
     return any(run.glob("*.wandb.synced"))
 
 
-def incomplete(run: Path) -> str | None:
-    """Why it should not be sent, or nothing."""
+def incomplete(run: Path, resumed: bool) -> str | None:
+    """Why it should not be sent, or nothing; what was resumed is not under way."""
     records, complaint = wandb("leet", "inspect", "--json", run=run)  # a line each
     if "bad header" in complaint or "corrupt" in complaint:
         return "left: damaged"
-    if '"type":"exit"' not in records:
+    if not resumed and '"type":"exit"' not in records:
         return f"left: under way, or cut off; to send what there is: wandb sync {run}"
     return None
 
@@ -55,6 +55,8 @@ def send(run: Path, timeout: float) -> str:
         _, said = wandb("sync", run=run, timeout=timeout)
     except subprocess.TimeoutExpired:
         return f"failed: not sent within {timeout:g} s"
+    if "incomplete record" in said:  # it was cut off, and this is all there is
+        next(run.glob("*.wandb")).with_suffix(".wandb.synced").touch()
     if sent_before(run):
         return "sent"
     return f"failed: {next((line for line in said.splitlines() if 'ERROR' in line), 'wandb did not say why')}"
@@ -70,11 +72,11 @@ def sync(outputs: Path, timeout: float) -> int:
         with signed_in():
             pass
     outcomes: Counter[str] = Counter()
-    stuck: set[str] = set()  # ids: a part of a run is not sent before the part it goes on from
-    for i, run in enumerate(fresh, 1):
-        name = run.name.split("-")[-1]
-        outcome = "left: it goes on from one that was not sent" if name in stuck else incomplete(run)
-        outcome = outcome or send(run, timeout)
+    ids = [run.name.rpartition("-")[2] for run in fresh]  # the same of a run and of what goes on from it
+    stuck: set[str] = set()
+    for i, (run, name) in enumerate(zip(fresh, ids, strict=True), 1):
+        reason = "left: it goes on from one that was not sent" if name in stuck else incomplete(run, name in ids[i:])
+        outcome = reason or send(run, timeout)
         if outcome != "sent":
             stuck.add(name)
         outcomes[outcome.partition(":")[0]] += 1
