@@ -14,6 +14,7 @@ BARS = [
     "hidden_size=16",
     "latent_dim=3",
 ]
+SECONDS = 2.0  # how long the tests let W&B wait
 SHORT = ["trainer.max_epochs=2", "test.K=4", "log_every_n_steps=5"]
 
 
@@ -49,3 +50,37 @@ def cli(tmp_path, monkeypatch, capsys):
 def runs(tmp_path):
     """The folders of finished runs, oldest first."""
     return lambda: sorted(path.parent for path in Path(tmp_path, "outputs").rglob("summary.json"))
+
+
+@pytest.fixture
+def isolated(tmp_path, monkeypatch):
+    """Nothing of W&B from whoever runs the tests, nor from the test before."""
+    import wandb
+
+    from vae.loggers import finish
+
+    wandb.teardown()
+    home = tmp_path / "home"
+    for name in ("HOME", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(home))
+    monkeypatch.setenv("NETRC", str(home / "netrc"))
+    monkeypatch.chdir(tmp_path)
+    yield monkeypatch
+    finish(0)
+    wandb.teardown()
+
+
+@pytest.fixture
+def start(tmp_path, isolated):
+    """start(env, run) -> the logger of the run in tmp_path/<run>."""
+    from vae.loggers import wandb_logger
+
+    def start(env, run="run", **about):
+        for name, value in env.items():
+            isolated.setenv(name, value)
+        (tmp_path / run).mkdir(exist_ok=True)
+        about = {"project": "vae", "name": run, "group": "sweep", "tags": ["a", "b"], "notes": None} | about
+        about = {"job_type": "train", "log_model": False} | about
+        return wandb_logger(tmp_path / run, tmp_path, **about, timeout=SECONDS, finish_timeout=SECONDS)
+
+    return start

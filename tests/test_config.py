@@ -87,6 +87,7 @@ def test_root_keys_and_choices_are_these():
         "hydra/help",
         "hydra/hydra_logging",
         "hydra/job_logging",
+        "sweep",  # of `wandb sweep`
     }
     assert {group: choices(group) for group in found} == GROUPS
 

@@ -544,6 +544,7 @@ def test_every_run_of_a_sweep_arrives_in_wandb(tmp_path):
     for folder, latent_dim in zip(folders, (2, 3), strict=True):
         run = server.runs[(folder / "wandb_id").read_text()]
         assert run.exit_code == 0
+        assert (run.about["groupName"], run.about["jobType"]) == (folder.parent.name, "sweep")
         assert f"latent_dim={latent_dim}" in run.about["displayName"]
         assert run.config["latent_dim"] == latent_dim
         assert run.config["dataset"]["binarize"] == "dynamic"
@@ -556,6 +557,8 @@ def test_every_run_of_a_sweep_arrives_in_wandb(tmp_path):
         assert {name: run.summary[name] for name in written} == pytest.approx(written)
         names = {path.stem for path in (folder / "figures").iterdir()}
         assert names <= logged
+        assert run.summary["val/elbo"] == {"max": max(row["val/elbo"] for row in rows(folder) if "val/elbo" in row)}
+        assert all("images_seen" in row for row in run.history if "train/elbo" in row or "val/elbo" in row)
         samples = (np.asarray(Image.open(io.BytesIO(f))) for p, f in run.files.items() if "/samples" in p)
         drawn = np.asarray(Image.open(folder / "figures" / "samples.png"))
         assert any(np.array_equal(picture, drawn) for picture in samples)

@@ -1,6 +1,7 @@
 """A stand-in for the W&B server, on this machine: it keeps what `wandb` sends, for a test to look at."""
 
 import json
+import re
 import threading
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -19,6 +20,31 @@ class Run:
     files: dict[str, bytes] = field(default_factory=dict)  # a picture under its path in the history, as PNG
     exit_code: int | None = None  # None: not finished
 
+    @property
+    def definitions(self) -> dict[str, dict[str, Any]]:
+        """Of each metric its axis, its summary and whether it is hidden; wandb sends numbers for these."""
+        metrics = self.config["_wandb"]["m"]
+        names = [metric.get("1") or metric["2"] for metric in metrics]
+        return {
+            name: {
+                "axis": names[metric["5"] - 1] if "5" in metric else None,
+                "summary": [
+                    ("min", "max", "mean", "best", "last", "none", "copy", "first")[i - 1] for i in metric["7"]
+                ],
+                "hidden": 2 in metric["6"],
+            }
+            for name, metric in zip(names, metrics, strict=True)
+        }
+
+
+@dataclass
+class Artifact:
+    """What has arrived of one artifact."""
+
+    about: dict[str, Any]  # artifactCollectionName, artifactTypeName, runName, aliases, ...
+    files: dict[str, bytes] = field(default_factory=dict)
+    committed: bool = False
+
 
 class WandbServer:
     """with WandbServer() as server: a process with `server.env` in its environment sends its runs here.
@@ -30,6 +56,8 @@ class WandbServer:
     def __init__(self, status: int = 200) -> None:
         self.status = status
         self.runs: defaultdict[str, Run] = defaultdict(Run)
+        self.artifacts: dict[str, Artifact] = {}
+        self.views: list[dict[str, Any]] = []
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"wandb": self}))
         self.url = f"http://127.0.0.1:{self.http.server_port}"
         self.env = {"WANDB_BASE_URL": self.url, "WANDB_API_KEY": "k" * 40, "WANDB_ENTITY": "team"}
@@ -48,7 +76,7 @@ class WandbServer:
 
     def graphql(self, operation: str, variables: dict[str, Any]) -> dict[str, Any]:
         match operation:
-            case "Viewer":
+            case "Viewer" | "GetDefaultEntity":
                 user = {"id": "user", "username": "user", "entity": "team", "teams": {"edges": []}}
                 return {"viewer": user}
             case "RunResumeStatus":
@@ -64,8 +92,36 @@ class WandbServer:
                 put = f"{self.url}/put/{variables['run']}"
                 files = [{"name": file, "uploadUrl": f"{put}/{file}"} for file in variables["files"]]
                 return {"createRunFiles": {"runID": variables["run"], "uploadHeaders": [], "files": files}}
+            case "UpsertView2":
+                self.views.append(variables)
+                return {"upsertView": {"view": {"id": "view", "name": variables["name"]}, "inserted": True}}
+            case _:
+                return self.artifact_graphql(operation, variables)
+
+    def artifact_graphql(self, operation: str, variables: dict[str, Any]) -> dict[str, Any]:
+        match operation:
+            case "ArtifactType":
+                return {"project": {"artifact": None}}
+            case "CreateArtifact":
+                self.artifacts[name := str(len(self.artifacts))] = Artifact(variables["input"])
+                sequence = {"latestArtifact": None}
+                return {"createArtifact": {"artifact": {"id": name, "state": "PENDING", "artifactSequence": sequence}}}
+            case "CreateArtifactManifest":
+                name = variables["artifactID"]
+                file = {"id": "file", "uploadUrl": f"{self.url}/artifact/{name}/manifest", "uploadHeaders": []}
+                return {"createArtifactManifest": {"artifactManifest": {"id": name, "file": file}}}
+            case "CreateArtifactFiles":
+                nodes = [self.artifact_file(**file) for file in variables["input"]["artifactFiles"]]
+                return {"createArtifactFiles": {"files": {"edges": [{"node": node} for node in nodes]}}}
+            case "CommitArtifact":
+                self.artifacts[variables["artifactID"]].committed = True
+                return {"commitArtifact": {"artifact": {"id": variables["artifactID"], "digest": ""}}}
             case _:
                 return {}
+
+    def artifact_file(self, artifactID: str, name: str, **_: Any) -> dict[str, Any]:
+        url = f"{self.url}/artifact/{artifactID}/{name}"
+        return {"storagePath": name, "uploadUrl": url, "uploadHeaders": [], "artifact": {"id": artifactID}}
 
     def resume_status(self, name: str) -> dict[str, Any] | None:
         """What the server knows of a run that asks to go on; None for a new one."""
@@ -105,9 +161,12 @@ class _Handler(BaseHTTPRequestHandler):
         match self.path.split("/")[1:]:
             case ["graphql"] if self.wandb.status == 200:
                 query = json.loads(body)
-                reply = {"data": self.wandb.graphql(query["operationName"], query.get("variables") or {})}
+                operation = query.get("operationName") or re.findall(r"(?:query|mutation) (\w+)", query["query"])[0]
+                reply = {"data": self.wandb.graphql(operation, query.get("variables") or {})}
             case ["files", _entity, _project, name, "file_stream"]:
                 self.wandb.file_stream(self.wandb.runs[name], json.loads(body))
+            case ["artifact", name, *file]:
+                self.wandb.artifacts[name].files["/".join(file)] = body
             case ["put", name, *file]:
                 self.wandb.runs[name].files["/".join(file)] = body
         self.send_response(self.wandb.status)

@@ -29,8 +29,14 @@ def arguments(model: type[Model], typed: Sequence[str]) -> Model:
 
 
 def choices(group: str) -> list[str]:
-    """The files of a config group, without their ending."""
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    """The files of a config group, without their ending; conf/sweep/, which is for `wandb sweep`, is none."""
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml") if group != "sweep")
+
+
+def groups() -> str:
+    """Every group of train.py, a line each with its choices."""
+    found = sorted({str(path.parent.relative_to(CONF)) for path in CONF.rglob("*.yaml")})
+    return "".join(f"{g}: {', '.join(choices(g))}\n" for g in found if choices(g) and not g.startswith((".", "hydra/")))
 
 
 def leaves(cfg: DictConfig, prefix: str = "") -> set[str]:
@@ -155,3 +161,4 @@ def folder_name(overrides: str) -> str:
 
 
 OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
+OmegaConf.register_new_resolver("groups", groups, replace=True)

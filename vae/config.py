@@ -126,7 +126,9 @@ class Optimizer(Section):
 
 class Logger(Section):
     project: str = Field("", description="a name")
+    group: str | None = Field(None, description="a name that is no number, or null")
     tags: list[str] = Field([], description="a list of names, such as [a,b]")
+    log_model: bool = Field(False, description="true or false")
     timeout: Positive = 1.0
     finish_timeout: Positive = 1.0
 

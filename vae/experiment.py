@@ -100,11 +100,15 @@ def check_parts(module: VAEModule, data: ImageDataModule) -> None:
 
 
 def tracker(cfg: DictConfig, folder: Path) -> list[Any]:
-    """The logger of the config, if it is one, started and given the whole config."""
+    """The logger of the config, if it is one, started and given the whole config; runs of a sweep are a group."""
     if "_target_" not in cfg.logger:
         return []
     overrides = [str(override) for override in OmegaConf.load(folder / ".hydra" / "overrides.yaml")]
-    logger = instantiate(cfg.logger, run_dir=folder, name=run_name(overrides))
+    hydra = OmegaConf.load(folder / ".hydra" / "hydra.yaml").hydra
+    about: dict[str, Any] = {"job_type": "train"}
+    if hydra.mode == "MULTIRUN":
+        about = {"job_type": "sweep", "group": cfg.logger.group or Path(hydra.runtime.output_dir).parent.name}
+    logger = instantiate(cfg.logger, run_dir=folder, name=run_name(overrides), **about)
     logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
     return [logger]
 

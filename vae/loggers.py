@@ -5,7 +5,7 @@ import logging
 import os
 import secrets
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,15 @@ from pytorch_lightning.utilities import rank_zero_only
 from vae.runs import records
 
 log = logging.getLogger(__name__)
+
+STEP = "trainer/global_step"
+# Of a curve, which value is the best: W&B's summary of it, in the column NAME.max or NAME.min. Others have their last.
+HIGH = ("elbo", "log_likelihood", "objective", "minus_cross_entropy", "minus_cross_entropy_less_kl")
+BEST: dict[str, Callable[..., float]] = {
+    f"{split}/{name}": best
+    for split in ("train", "val")
+    for name, best in {**dict.fromkeys(HIGH, max), "squared_error": min}.items()
+}
 
 
 class MetricsCSV(Logger):
@@ -77,9 +86,15 @@ class MetricsCSV(Logger):
 
 
 class _Wandb(WandbLogger):
-    """wandb sends from a process of its own; should that die, the training goes on without it."""
+    """wandb sends from a process of its own; should that die, the training goes on without it.
+
+    When a training ends, so do its curves, of which the best values are found in all parts of it (wandb itself knows
+    those of one process); with `log_model`, a training that was not cut off sends its best checkpoint.
+    """
 
     alive = True
+    run_dir: Path
+    log_model: bool
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
@@ -90,6 +105,21 @@ class _Wandb(WandbLogger):
                 self.alive = False
                 log.warning("W&B gets no more of this run: %s", error)
 
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        rows = MetricsCSV(self.run_dir).rows
+        curves = {name: [row[name] for row in rows if name in row] for name in BEST}
+        summary = {name: {BEST[name].__name__: BEST[name](curve)} for name, curve in curves.items() if curve}
+        try:
+            if self.alive:
+                self.experiment.summary.update(summary)
+            if self.alive and self.log_model and status == "success":
+                self.log_model = False  # the end of the test is one more
+                best = self.run_dir / "checkpoints" / "best.ckpt"
+                self.experiment.log_artifact(best, f"model-{self.version}", "model", ["best"])
+        except Exception as error:  # noqa: BLE001 (the server or wandb's own process is gone; the run goes on)
+            log.warning("W&B does not get all of this run (%r)", error)
+
 
 def wandb_logger(
     run_dir: str | Path,
@@ -97,15 +127,18 @@ def wandb_logger(
     project: str,
     name: str | None,
     group: str | None,
+    job_type: str,
     tags: Iterable[str],
     notes: str | None,
+    log_model: bool,
     timeout: float,
     finish_timeout: float,
 ) -> WandbLogger:
     """A started W&B run, kept in <save_dir>/wandb; the id in <run_dir>/wandb_id lets a resumed run go on.
 
     It is offline, and one line says why, without a key or if the server refuses it or does not answer within
-    `timeout` seconds. WANDB_MODE is obeyed. The upload at the end may take `finish_timeout` seconds.
+    `timeout` seconds. WANDB_MODE is obeyed. With log_model the best checkpoint is an artifact of the run. The upload
+    at the end may take `finish_timeout` seconds.
     """
     import wandb
 
@@ -115,16 +148,16 @@ def wandb_logger(
         silent=True, init_timeout=timeout, finish_timeout=finish_timeout, finish_timeout_raises=True
     )
     id_file = Path(run_dir) / "wandb_id"
-    if not id_file.exists():
-        id_file.write_text(secrets.token_hex(4))
+    run_id = id_file.read_text() if id_file.exists() else secrets.token_hex(4)
 
     def start(mode: str) -> _Wandb:
         logger = _Wandb(
             name=name,
             project=project,
             save_dir=save_dir,
-            id=id_file.read_text(),
+            id=run_id,
             group=group,
+            job_type=job_type,
             tags=list(tags),
             notes=notes,
             mode=mode,
@@ -144,14 +177,27 @@ def wandb_logger(
         wandb.setup(settings)
         logger = start("offline")
 
-    _announce(logger.experiment, why)
+    if not id_file.exists():
+        id_file.write_text(logger.version or run_id)  # `wandb agent` gives it another
+    logger.run_dir, logger.log_model = Path(run_dir), log_model
+    _define(logger.experiment)
+    _announce(logger.experiment, why, save_dir)
     return logger
 
 
 @rank_zero_only
-def _announce(run: Any, why: str) -> None:
+def _define(run: Any) -> None:
+    """The axis is the step; images_seen and seconds, which every record has, may be chosen for it."""
+    for name, best in BEST.items():
+        run.define_metric(name, step_metric=STEP, summary=best.__name__)
+    for axis in ("images_seen", "seconds"):
+        run.define_metric(axis, hidden=True)  # as an axis it can be chosen; it is no curve of its own
+
+
+@rank_zero_only
+def _announce(run: Any, why: str, save_dir: str | Path) -> None:
     if run.offline:
-        log.warning("W&B is offline (%s). To send this run later: wandb sync %s", why, run.sync_dir)
+        log.warning("W&B is offline (%s). To send this run later: python -m vae.sync %s", why, save_dir)
     elif not run.disabled:
         log.info("W&B: %s", run.url)
 
@@ -165,7 +211,9 @@ def finish(exit_code: int) -> None:
     try:
         wandb.finish(exit_code)
     except Exception as error:  # noqa: BLE001 (the server or wandb's own process is gone; the run itself is done)
-        log.warning("W&B did not get all of this run (%r). To send it later: wandb sync %s", error, path)
+        log.warning(
+            "W&B did not get all of this run (%r). To send it later: wandb sync --include-online %s", error, path
+        )
         with suppress(Exception, SystemExit):
             wandb.teardown()
         wandb.run = None

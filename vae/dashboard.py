@@ -1,0 +1,83 @@
+"""Compare the runs of a W&B project: python -m vae.dashboard project=vae [entity=...].
+
+Makes a saved view of the project's workspace and prints its address: the curves of all runs, over steps and over images
+seen, how latent_dim, hidden_size and activation go with log p(x), pictures, and in what runs differ.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from vae.account import signed_in
+from vae.command_line import arguments
+from vae.config import UserError, one_line
+
+CURVES = {"ELBO": "elbo", "KL": "kl", "log likelihood": "log_likelihood"}
+SHAPE = ("latent_dim", "hidden_size", "activation")
+PICTURES = ("samples", "mixture_samples", "reconstructions", "val_reconstructions", "fusions", "latents")
+RUNS = 100  # drawn in one panel
+
+
+class Arguments(BaseModel, strict=True, extra="forbid"):
+    project: str = Field(min_length=1, description="the name of a W&B project")
+    entity: str = Field("", description="a W&B user or team")
+
+
+def sections() -> list[Any]:
+    """What the view shows, from top to bottom."""
+    import wandb_workspaces.reports.v2 as wr
+    import wandb_workspaces.workspaces as ws
+
+    def section(name: str, panels: Sequence[Any], columns: int = 3) -> Any:
+        layout = ws.SectionLayoutSettings(columns=columns, rows=-(-len(panels) // columns))
+        return ws.Section(name, list(panels), is_open=True, layout_settings=layout)
+
+    def curves(axis: str) -> list[Any]:
+        return [
+            wr.LinePlot(title=title, x=axis, y=[f"train/{curve}", f"val/{curve}"], max_runs_to_show=RUNS)
+            for title, curve in CURVES.items()
+        ]
+
+    columns = [wr.Config(key) for key in SHAPE] + [wr.SummaryMetric("test/log_px")]
+    parallel = wr.ParallelCoordinatesPlot([wr.ParallelCoordinatesPlotColumn(column) for column in columns])
+    return [
+        section("Curves over steps", curves("trainer/global_step")),
+        section("Curves over images seen", curves("images_seen")),
+        section("Shape and log p(x)", [parallel], columns=1),
+        section("Pictures", [wr.MediaBrowser(title=key, media_keys=[key], num_columns=3) for key in PICTURES]),
+        section("Differences", [wr.RunComparer(diff_only="split")], columns=1),
+    ]
+
+
+def dashboard(project: str, entity: str) -> str:
+    """Save the view; its address. UserError where it cannot be."""
+    try:
+        import wandb_workspaces.workspaces as ws
+    except ImportError:
+        raise UserError("vae.dashboard needs wandb-workspaces: pip install wandb-workspaces") from None
+    panels, settings = sections(), ws.WorkspaceSettings(max_runs=RUNS)
+    with signed_in() as api:
+        owner = entity or os.environ.get("WANDB_ENTITY") or api.default_entity
+        if not owner:
+            raise UserError("entity=: expected the W&B user or team whose project it is")
+        return ws.Workspace(owner, project, "VAE", panels, settings).save().url
+
+
+def cli() -> int:
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(__doc__)
+        return 0
+    try:
+        given = arguments(Arguments, sys.argv[1:])
+        print(dashboard(given.project, given.entity))
+    except UserError as error:
+        print(one_line(error), file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli())
