@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from vae.command_line import check_overrides, resume_arguments
 from vae.config import CONF, UserError, one_line, validate
+from vae.processes import run
 
 log = logging.getLogger("train")
 
@@ -28,9 +29,7 @@ def main(cfg: DictConfig) -> None:
     folder, mode = Path(HydraConfig.get().runtime.output_dir), HydraConfig.get().mode
     try:
         validate(cfg)
-        from vae.experiment import run  # only now is torch imported
-
-        run(cfg, folder)
+        run(cfg, folder)  # only now is torch imported
     except REFUSED as error:
         if mode is RunMode.MULTIRUN:
             log.error(one_line(error))

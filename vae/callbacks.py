@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from pytorch_lightning.utilities import rank_zero_only
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -84,6 +85,7 @@ class Pictures(Callback):
             if hasattr(logger, "log_image"):
                 logger.log_image(key=name, images=[picture], step=trainer.global_step)
 
+    @rank_zero_only
     @torch.inference_mode()
     def on_validation_end(self, trainer: Any, module: Any) -> None:
         epoch = trainer.current_epoch + 1
@@ -92,6 +94,7 @@ class Pictures(Callback):
             self.show(trainer, "val_reconstructions", figures.reconstructions(module.vae, x))
             self.show(trainer, "samples", figures.samples(module.vae))
 
+    @rank_zero_only
     @torch.inference_mode()
     def on_test_end(self, trainer: Any, module: Any) -> None:
         data = trainer.datamodule
@@ -138,7 +141,7 @@ class Patience(EarlyStopping):
 class CleanStop(Callback):
     """Ctrl-C or SIGTERM ends the training after the batches under way: checkpoint written, exit code 128 + signal.
 
-    A second signal ends it at once.
+    A second signal ends it at once. Of several processes, all stop when one was asked to.
     """
 
     def __init__(self, checkpoint: Path) -> None:
@@ -153,14 +156,19 @@ class CleanStop(Callback):
     def on_train_start(self, *_: Any) -> None:
         self.before = {signum: signal.signal(signum, self.ask) for signum in (signal.SIGINT, signal.SIGTERM)}
 
+    def agreed(self, trainer: Trainer) -> int:
+        """The exit code that any of the processes was asked for, or 0."""
+        code = torch.tensor(self.code, device=trainer.strategy.root_device)
+        return int(trainer.strategy.reduce(code, reduce_op="max"))
+
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        if self.code and not trainer.is_last_batch:
+        if not trainer.is_last_batch and (code := self.agreed(trainer)):
             trainer.save_checkpoint(self.checkpoint)
             log.info(f"stopped; to go on: python train.py resume={self.checkpoint.parent.parent}")
-            raise SystemExit(self.code)
+            raise SystemExit(code)
 
-    def on_train_end(self, *_: Any) -> None:
+    def on_train_end(self, trainer: Trainer, _module: Any) -> None:
         for signum, handler in self.before.items():
             signal.signal(signum, handler)
-        if self.code:
-            raise SystemExit(self.code)
+        if code := self.agreed(trainer):
+            raise SystemExit(code)
