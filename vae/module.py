@@ -247,6 +247,6 @@ class VAEModule(LightningModule):
         checkpoint["seconds"] = self.before + time.perf_counter() - self.begun
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.rng_state = [torch.atleast_2d(states)[self.global_rank] for states in checkpoint["rng_state"]]
+        self.rng_state = [torch.atleast_2d(states)[self.global_rank].clone() for states in checkpoint["rng_state"]]
         vars(self.train_means).update(checkpoint["train_means"])
         self.images_seen, self.before = checkpoint["images_seen"], checkpoint["seconds"]

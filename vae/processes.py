@@ -7,7 +7,6 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Sequence
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -39,49 +38,62 @@ def alone(cfg: DictConfig, folder: Path) -> None:
 def together(cfg: DictConfig, folder: Path) -> None:
     """The whole run in each of several new processes; the first error among them is raised here.
 
-    They are new rather than forks, since a fork of a process that has used the GPU, or two threads, cannot. Each is a
+    They are new, and no forks, which could use neither the GPU nor several threads once this process has. Each is a
     group of its own, so that Ctrl-C is what this process passes on to them, once.
     """
     context = multiprocessing.get_context("spawn")
-    errors = context.SimpleQueue()
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     logs = OmegaConf.to_container(HydraConfig.get().job_logging, resolve=True)
-    ranks = [
-        context.Process(target=one_of_them, args=(rank, port, logs, errors, cfg, folder))
-        for rank in range(cfg.trainer.devices)
-    ]
+    ranks: dict[Any, BaseProcess] = {}  # by where they say how they ended
 
     def pass_on(signum: int, _frame: FrameType | None) -> None:
-        for rank in ranks:
-            if rank.is_alive():
-                os.kill(rank.pid or 0, signum)
+        for process in ranks.values():
+            if process.is_alive():
+                os.kill(process.pid or 0, signum)
 
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP)  # until they can be passed on, and they be understood
-    for rank in ranks:
-        rank.start()
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP)  # until they can be passed on, and there is who understands them
+    for rank in range(cfg.trainer.devices):
+        reader, writer = context.Pipe(duplex=False)
+        ranks[reader] = context.Process(target=one_of_them, args=(rank, port, logs, writer, cfg, folder))
+        ranks[reader].start()
+        writer.close()
     before = {signum: signal.signal(signum, pass_on) for signum in STOP}
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP)
-
-    wait_for(ranks)
+    errors = wait_for(ranks)
     for signum, handler in before.items():
         signal.signal(signum, handler)
-    if not errors.empty():
-        raise errors.get()
-    if codes := [rank.exitcode for rank in ranks if rank.exitcode]:
-        raise ChildProcessError(f"trainer=ddp: a process ended with code {codes[0]}")
+    if errors:
+        raise errors[0]
 
 
-def wait_for(ranks: Sequence[BaseProcess]) -> None:
-    """Return when all have ended; once one has failed, the others are given GRACE seconds."""
-    while alive := [rank for rank in ranks if rank.is_alive()]:
-        failed = any(rank.exitcode for rank in ranks)
-        if not wait([rank.sentinel for rank in alive], GRACE if failed else None):
-            for rank in alive:
-                rank.kill()
+def wait_for(ranks: dict[Any, BaseProcess]) -> list[BaseException]:
+    """What the processes ended with, in that order, if not well; after the first, others have GRACE seconds."""
+    errors: list[BaseException] = []
+    running = dict(ranks)
+    while running:
+        ended = wait(running, GRACE if errors else None)
+        for reader in ended:
+            if error := outcome(running.pop(reader), reader):
+                errors.append(error)
+        for process in running.values():
+            if not ended:
+                process.kill()
+    for process in ranks.values():
+        process.join()
+    return errors
 
 
-def one_of_them(rank: int, port: int, logs: dict[str, Any], errors: Any, cfg: DictConfig, folder: Path) -> None:
+def outcome(process: BaseProcess, reader: Any) -> BaseException | None:
+    """The error a process has sent, or has not been able to."""
+    try:
+        return reader.recv()
+    except EOFError:
+        process.join()
+        return ChildProcessError(f"trainer=ddp: a process ended with code {process.exitcode}")
+
+
+def one_of_them(rank: int, port: int, logs: dict[str, Any], writer: Any, cfg: DictConfig, folder: Path) -> None:
     """The run as the process of this rank has it; the first alone has something to say."""
     os.setpgid(0, 0)
     for signum in STOP:
@@ -96,10 +108,10 @@ def one_of_them(rank: int, port: int, logs: dict[str, Any], errors: Any, cfg: Di
             os.dup2(os.open(os.devnull, os.O_WRONLY), output)
     try:
         alone(cfg, folder)
+        writer.send(None)
     except BaseException as error:  # noqa: BLE001 (it is raised where the run was started)
         error.add_note(traceback.format_exc())
-        errors.put(error)
-        sys.exit(1)
+        writer.send(error)
 
 
 def stop_with_the_parent() -> None:

@@ -1,0 +1,186 @@
+"""Several processes are one: the same steps, the same numbers, one end."""
+
+import json
+import os
+import pickle
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import BARS, SHORT
+from test_train import ROOT, rows, same, timeless, weights
+
+from vae import objectives
+
+CLOCK = {"images_per_second", "seconds"}
+
+
+@pytest.fixture
+def start(tmp_path):
+    """train.py as a process, and the leader of a group, in the folder of the test."""
+
+    def start(*arguments):
+        return subprocess.Popen(
+            [sys.executable, str(ROOT / "train.py"), *arguments],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(ROOT / "tests"), "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            process_group=0,
+        )
+
+    return start
+
+
+@pytest.fixture
+def ddp(start):
+    """(exit code, what was said) of train.py with trainer=ddp, on bars."""
+
+    def run(*arguments, defaults=(*BARS, *SHORT, "logger=csv", "trainer=ddp")):
+        process = start(*defaults, *arguments)
+        said, _ = process.communicate(timeout=100)
+        return process.returncode, said
+
+    return run
+
+
+def seen(rank):
+    """The images of each step of a `ranks.Witness`, and their noise, without those of the check before the run."""
+    with Path(f"seen_{rank}").open("rb") as file:
+        found = []
+        while file.peek():
+            found.append(pickle.load(file))
+    return found[1:]
+
+
+def files(folder):
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+def close(one, two, **tolerance):
+    """Are these records of the same steps and columns, and the values close?"""
+    for a, b in zip(one, two, strict=True):
+        a, b = ({name: value for name, value in row.items() if name not in CLOCK} for row in (a, b))
+        assert b == pytest.approx(a, **tolerance)
+
+
+def test_a_sweep_gives_the_numbers_of_one_process_also_for_uneven_batches(cli, ddp, tmp_path):
+    """The last batch has 3 images, of which the processes have 2 and 1; or 1 and none."""
+    sweep = [
+        "-m",
+        "batch_size=79,239",
+        "objective=autoencoder",
+        "gradient_clip_val=2.0",
+        "hydra.sweep.subdir=${batch_size}",
+    ]
+    assert cli(*sweep, "hydra.sweep.dir=outputs/alone")[0] == 0
+    code, said = ddp(*sweep, "hydra.sweep.dir=outputs/together")
+    assert code == 0, said
+    assert said.count("epoch   2") == said.count("test, over") == 2
+    assert "arning" not in said
+    assert files(Path("outputs/alone")) == files(Path("outputs/together"))
+    assert len(list(tmp_path.iterdir())) == 2  # outputs and data
+    for size in ("79", "239"):
+        one, two = Path("outputs/alone", size), Path("outputs/together", size)
+        torch.testing.assert_close(weights(two), weights(one), atol=1e-5, rtol=0)
+        torch.testing.assert_close(weights(two, "best"), weights(one, "best"), atol=1e-5, rtol=0)
+        close(rows(one), rows(two), rel=1e-5)
+        summary = json.loads((one / "summary.json").read_text())
+        assert json.loads((two / "summary.json").read_text()) == pytest.approx(summary, rel=1e-5)
+
+
+def test_the_processes_share_the_images_and_not_the_noise(cli, ddp, runs):
+    witness = ["objective._target_=ranks.Witness", "trainer.max_epochs=3"]
+    assert cli(*witness)[0] == 0
+    code, said = ddp(*witness)
+    assert code == 0, said
+    alone, first, second = seen("alone"), seen(0), seen(1)
+    assert len(alone) == len(first) == len(second) == 36
+    for (x, _), (x0, _), (x1, _) in zip(alone, first, second, strict=True):
+        assert np.array_equal(x[0::2], x0)
+        assert np.array_equal(x[1::2], x1)
+    drawn = [np.concatenate([noise.ravel() for _, noise in rank]) for rank in (first, second)]
+    assert abs(np.corrcoef(*drawn)[0, 1]) < 0.15  # of 1080 pairs, 5 standard errors
+    assert len(np.unique(np.concatenate(drawn))) > 2150
+    one, two = runs()
+    close(rows(one), rows(two), rel=0.1, abs=0.3)
+    assert rows(one)[-1]["test/elbo"] == pytest.approx(rows(two)[-1]["test/elbo"], rel=0.03)
+
+
+def test_the_mean_over_a_batch_is_that_of_all_its_parts(monkeypatch):
+    """As free bits need it; here, of 7 and 3 images, each part with the sums of the other."""
+    x = torch.arange(20.0).view(10, 2).requires_grad_()
+    (x.mean(0).square() / 2).sum().backward()
+    whole, x.grad = x.grad, None
+    parts = x[:7], x[7:]
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    for part, other in (parts, parts[::-1]):
+        monkeypatch.setattr(
+            torch.distributed, "all_reduce", lambda sums, o=other: sums.add_(torch.tensor([*o.sum(0).tolist(), len(o)]))
+        )
+        mean = objectives.batch_mean(part)
+        torch.testing.assert_close(mean, x.mean(0))
+        (len(part) / 10 * mean.square() / 2).sum().backward()
+    torch.testing.assert_close(x.grad, whole)
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "words"),
+    [("Nan", 2, "diverged at step 8: the objective is not finite"), ("Crash", 1, "of the second process")],
+)
+def test_what_ends_one_process_ends_all(how, code, words, ddp, tmp_path):
+    ended, said = ddp(f"objective._target_=ranks.{how}")
+    assert ended == code
+    assert words in said
+    assert how == "Crash" or said.count("\n") == 2  # and the line on the model's size
+    assert len(list(tmp_path.rglob("metrics.csv"))) == 1
+
+
+def descendants(pid):
+    """What tells the end of each process below this one."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [os.pidfd_open(int(child)) for child in children] + [fd for c in children for fd in descendants(c)]
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGKILL])
+def test_a_signal_leaves_a_checkpoint_and_no_process(signum, start, tmp_path):
+    process = start(*BARS, "trainer.max_epochs=500", "logger=csv", "trainer=ddp")
+    said = []
+    for line in process.stdout:
+        said.append(line)
+        if line.startswith("epoch   3"):
+            below = descendants(process.pid)
+            os.killpg(process.pid, signum)
+    assert process.wait(60) == (130 if signum == signal.SIGINT else -signal.SIGKILL), "".join(said)
+    assert len(below) >= 2
+    for end in below:
+        assert select.select([end], [], [], 60)[0]
+        os.close(end)
+    assert "Traceback" not in "".join(said)
+    assert "python train.py resume=" in said[-1]
+    (last,) = tmp_path.rglob("last.ckpt")
+    assert torch.load(last, weights_only=True)["global_step"] > 3 * 12
+
+
+def test_a_run_stopped_and_resumed_ends_in_the_same_weights(start, ddp, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert ddp("trainer.max_epochs=4", "hydra.run.dir=outputs/whole")[0] == 0
+    process = start(*BARS, *SHORT, "logger=csv", "trainer=ddp", "trainer.max_epochs=4", "hydra.run.dir=outputs/stopped")
+    for line in process.stdout:
+        if line.startswith("epoch   2"):
+            process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 143
+    whole, stopped = Path("outputs/whole"), Path("outputs/stopped")
+    assert not (stopped / "summary.json").exists()
+    code, said = ddp(f"resume={stopped}", defaults=())
+    assert code == 0, said
+    for name in ("last", "best"):
+        assert same(weights(stopped, name), weights(whole, name))
+    assert (stopped / "summary.json").read_text() == (whole / "summary.json").read_text()
+    assert timeless(stopped) == timeless(whole)
