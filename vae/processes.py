@@ -7,6 +7,8 @@ import signal
 import socket
 import sys
 import traceback
+from contextlib import suppress
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -38,10 +40,12 @@ def alone(cfg: DictConfig, folder: Path) -> None:
 def together(cfg: DictConfig, folder: Path) -> None:
     """The whole run in each of several new processes; the first error among them is raised here.
 
-    They are new, and no forks, which could use neither the GPU nor several threads once this process has. Each is a
-    group of its own, so that Ctrl-C is what this process passes on to them, once.
+    They are forks of a server that has imported torch and used nothing of it: those of this process could use neither
+    the GPU nor several threads once it has. Each is a group of its own, so that Ctrl-C is what is passed on, once.
     """
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["pytorch_lightning"])
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # or DDP warns that no parameter is left out
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     logs = OmegaConf.to_container(HydraConfig.get().job_logging, resolve=True)
@@ -52,6 +56,7 @@ def together(cfg: DictConfig, folder: Path) -> None:
             if process.is_alive():
                 os.kill(process.pid or 0, signum)
 
+    resource_tracker.ensure_running()  # which unblocks signals
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP)  # until they can be passed on, and there is who understands them
     for rank in range(cfg.trainer.devices):
         reader, writer = context.Pipe(duplex=False)
@@ -95,12 +100,15 @@ def outcome(process: BaseProcess, reader: Any) -> BaseException | None:
 
 def one_of_them(rank: int, port: int, logs: dict[str, Any], writer: Any, cfg: DictConfig, folder: Path) -> None:
     """The run as the process of this rank has it; the first alone has something to say."""
+    from pytorch_lightning.utilities import rank_zero_only
+
     os.setpgid(0, 0)
     for signum in STOP:
         signal.signal(signum, lambda signum, _frame: sys.exit(128 + signum))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP)
     Thread(target=stop_with_the_parent, daemon=True).start()
-    os.environ |= {"LOCAL_RANK": str(rank), "MASTER_PORT": str(port), "TORCH_CPP_LOG_LEVEL": "ERROR"}
+    rank_zero_only.rank = rank  # type: ignore[attr-defined]
+    os.environ |= {"LOCAL_RANK": str(rank), "MASTER_PORT": str(port)}
     if rank == 0:
         logging.config.dictConfig(logs)
     else:
@@ -111,7 +119,8 @@ def one_of_them(rank: int, port: int, logs: dict[str, Any], writer: Any, cfg: Di
         writer.send(None)
     except BaseException as error:  # noqa: BLE001 (it is raised where the run was started)
         error.add_note(traceback.format_exc())
-        writer.send(error)
+        with suppress(BrokenPipeError):  # nobody is left to be told
+            writer.send(error)
 
 
 def stop_with_the_parent() -> None:
