@@ -38,7 +38,10 @@ def start(folder, *arguments):
 
 def finish(process):
     """(exit code, what was said)."""
-    said, _ = process.communicate(timeout=100)
+    try:
+        said, _ = process.communicate(timeout=100)
+    finally:
+        process.kill()
     return process.returncode, said
 
 

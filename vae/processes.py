@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import sys
+import time
 import traceback
 from contextlib import suppress
 from multiprocessing import resource_tracker
@@ -19,7 +20,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-GRACE = 60  # seconds the others have to end by themselves, and to send what W&B has not yet, once a process has failed
+GRACE = 60  # seconds to end by oneself, and to send what W&B has not yet, once another process has failed
 STOP = {signal.SIGINT, signal.SIGTERM}
 
 
@@ -124,8 +125,10 @@ def one_of_them(rank: int, port: int, logs: dict[str, Any], writer: Any, cfg: Di
 
 
 def stop_with_the_parent() -> None:
-    """Ctrl-C, should the process that started this one be killed."""
+    """Ctrl-C, should the process that started this one be killed; and an end, should this one be stuck."""
     parent = multiprocessing.parent_process()
     if parent:
         parent.join()
         os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(GRACE)
+        os._exit(1)
