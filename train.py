@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 from vae.command_line import check_overrides, resume_arguments, sweep_arguments
 from vae.config import CONF, REFUSED, UserError, one_line, validate
+from vae.processes import run
 
 
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
@@ -25,9 +26,7 @@ def main(cfg: DictConfig) -> float | None:
         return job(cfg, folder)
     try:
         validate(cfg)
-        from vae.experiment import run  # only now is torch imported
-
-        run(cfg, folder)
+        run(cfg, folder)  # only now is torch imported
     except REFUSED as error:
         if not cfg.resume and not (folder / "metrics.csv").exists():
             discard(folder)

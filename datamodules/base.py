@@ -79,6 +79,7 @@ class Stream(IntEnum):
     SPLIT = 1
     ONCE = 2
     EPOCH = 3
+    RANK = 4
 
 
 def generator(device: torch.device, stream: Stream, *seed: int) -> torch.Generator:

@@ -69,7 +69,7 @@ GROUPS = {
     "posterior": ["diagonal_gaussian", "iaf", "point"],
     "prior": ["flow", "mixture", "standard_normal", "two_layers", "vampprior"],
     "search": ["mnist"],
-    "trainer": ["default"],
+    "trainer": ["ddp", "default"],
 }
 FILES = [(group, choice) for group in GROUPS for choice in choices(group)]
 
@@ -152,6 +152,8 @@ REFUSED = {
     "trainer.max_epochs=-1": ["trainer.max_epochs=-1", "trainer.max_steps"],
     "optimizer.lr=-1": ["optimizer.lr=-1", "above 0"],
     "optimizer.schedule.warmup=1": ["optimizer.schedule.warmup=1", "between 0 and 1"],
+    "trainer=ddp trainer.devices=0": ["trainer.devices=0", "1 or more"],
+    "trainer.devices=2": ["trainer.devices: no such key"],
     "batch_size=0": ["batch_size=0", "1 or more"],
     "dataset.batch_size=0": ["dataset.batch_size=0", "1 or more"],
     "optimizer.lr=inf": ["optimizer.lr=inf", "above 0"],

@@ -1,6 +1,7 @@
 """What happens around the steps: the progress bar, the pictures, a clean stop."""
 
 import logging
+import multiprocessing
 import os
 import signal
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from pytorch_lightning.utilities import rank_zero_only
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -28,15 +30,16 @@ class Progress(Callback):
         self.shown = ExitStack()
         self.latest: dict[str, float] = {}
 
-    def start(self, what: str, total: int, done: int = 0) -> None:
+    def start(self, trainer: Trainer, what: str, total: int, done: int = 0) -> None:
         self.shown.enter_context(logging_redirect_tqdm())
-        hidden = not sys.stderr.isatty()
+        of_many = multiprocessing.parent_process() and trainer.world_size == 1  # bars of many runs hide each other
+        hidden = bool(of_many) or not sys.stderr.isatty()
         self.bar = self.shown.enter_context(
             tqdm(desc=what, total=total, initial=done, mininterval=0.3, dynamic_ncols=True, disable=hidden)
         )
 
     def on_train_start(self, trainer: Any, module: Any) -> None:
-        self.start("train", module.steps, trainer.global_step)
+        self.start(trainer, "train", module.steps, trainer.global_step)
 
     def on_train_batch_end(self, _trainer: Any, module: Any, *_: Any) -> None:
         self.bar.update(module.global_step - self.bar.n)
@@ -53,7 +56,7 @@ class Progress(Callback):
         )
 
     def on_test_start(self, trainer: Trainer, _module: Any) -> None:
-        self.start("test", int(sum(trainer.num_test_batches)))
+        self.start(trainer, "test", int(sum(trainer.num_test_batches)))
 
     def on_test_batch_end(self, *_: Any) -> None:
         self.bar.update()
@@ -84,6 +87,7 @@ class Pictures(Callback):
             if hasattr(logger, "log_image"):
                 logger.log_image(key=name, images=[picture], step=trainer.global_step)
 
+    @rank_zero_only
     @torch.inference_mode()
     def on_validation_end(self, trainer: Any, module: Any) -> None:
         epoch = trainer.current_epoch + 1
@@ -92,6 +96,7 @@ class Pictures(Callback):
             self.show(trainer, "val_reconstructions", figures.reconstructions(module.vae, x))
             self.show(trainer, "samples", figures.samples(module.vae))
 
+    @rank_zero_only
     @torch.inference_mode()
     def on_test_end(self, trainer: Any, module: Any) -> None:
         data = trainer.datamodule
@@ -138,7 +143,7 @@ class Patience(EarlyStopping):
 class CleanStop(Callback):
     """Ctrl-C or SIGTERM ends the training after the batches under way: checkpoint written, exit code 128 + signal.
 
-    A second signal ends it at once.
+    A second signal ends it at once. Of several processes, all stop when one was asked to.
     """
 
     def __init__(self, checkpoint: Path) -> None:
@@ -153,14 +158,19 @@ class CleanStop(Callback):
     def on_train_start(self, *_: Any) -> None:
         self.before = {signum: signal.signal(signum, self.ask) for signum in (signal.SIGINT, signal.SIGTERM)}
 
+    def agreed(self, trainer: Trainer) -> int:
+        """The exit code that any of the processes was asked for, or 0."""
+        code = torch.tensor(self.code, device=trainer.strategy.root_device)
+        return int(trainer.strategy.reduce(code, reduce_op="max"))
+
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        if self.code and not trainer.is_last_batch:
+        if not trainer.is_last_batch and (code := self.agreed(trainer)):
             trainer.save_checkpoint(self.checkpoint)
             log.info(f"stopped; to go on: python train.py resume={self.checkpoint.parent.parent}")
-            raise SystemExit(self.code)
+            raise SystemExit(code)
 
-    def on_train_end(self, *_: Any) -> None:
+    def on_train_end(self, trainer: Trainer, _module: Any) -> None:
         for signum, handler in self.before.items():
             signal.signal(signum, handler)
-        if self.code:
-            raise SystemExit(self.code)
+        if code := self.agreed(trainer):
+            raise SystemExit(code)

@@ -137,6 +137,7 @@ class Trainer(Section):
     max_epochs: Count | Literal[-1] = Field(description="a whole number, 1 or more, or -1 for no limit")
     max_steps: Count | Literal[-1] = Field(description="a whole number, 1 or more, or -1 for no limit")
     check_val_every_n_epoch: Count
+    devices: Count = 1
 
     @model_validator(mode="after")
     def _ends(self) -> Self:

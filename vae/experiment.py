@@ -13,6 +13,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Trainer, seed_everything
+from pytorch_lightning.utilities import rank_zero_only
 
 from datamodules.base import ImageDataModule, Images
 from vae.callbacks import CleanStop, Kept, Patience, Pictures, Progress
@@ -23,7 +24,8 @@ from vae.model import VAE
 from vae.module import VAEModule
 
 log = logging.getLogger(__name__)
-logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+for talkative in ("pytorch_lightning", "lightning_fabric"):
+    logging.getLogger(talkative).setLevel(logging.WARNING)
 for needless in (r"`isinstance\(treespec, LeafSpec\)`", "Checkpoint directory .* exists and is not empty"):
     warnings.filterwarnings("ignore", needless)
 
@@ -121,6 +123,7 @@ def last_step(checkpoint: Path) -> int:
         raise UserError(f"resume: {checkpoint} is damaged; expected a checkpoint of a run") from None
 
 
+@rank_zero_only
 def report(tested: dict[str, float], data: ImageDataModule, cfg: DictConfig, folder: Path) -> None:
     """The test as a small table on the screen, and as summary.json."""
     metric = {name.removeprefix("test/"): value for name, value in tested.items()}
@@ -162,7 +165,7 @@ def train(cfg: DictConfig, folder: Path) -> None:
     trainer: Trainer = instantiate(
         cfg.trainer,
         default_root_dir=folder,
-        devices=1,
+        devices=cfg.trainer.get("devices", 1),
         logger=history,
         callbacks=[
             Progress(),
@@ -177,7 +180,8 @@ def train(cfg: DictConfig, folder: Path) -> None:
         num_sanity_val_steps=0,
         log_every_n_steps=1,  # of what the module records, every cfg.log_every_n_steps
     )
-    trainer.loggers += tracker(cfg, folder)
+    if trainer.is_global_zero:
+        trainer.loggers += tracker(cfg, folder)
 
     size = sum(parameter.numel() for parameter in module.parameters())
     log.info(f"{size:,} parameters, {len(data.images['train'].pixels):,} images; {os.path.relpath(folder)}")

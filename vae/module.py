@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from datamodules.base import Batches
+from datamodules.base import Batches, Stream, generator
 from vae.config import UserError
 from vae.estimator import active_units, importance_sample, summary
 from vae.model import VAE
@@ -23,16 +23,16 @@ UNNORMALIZED = {"elbo": "minus_cross_entropy_less_kl", "log_likelihood": "minus_
 
 
 class Means:
-    """Averages over images of `names`, as rows of values (n, B); the sums stay on the device until they are read."""
+    """Averages over images of `names`; the sums, (n,), stay on the device until they are read."""
 
     def __init__(self, names: Iterable[str]) -> None:
         self.names = list(names)
         self.sums: Tensor | float = 0.0
         self.images = 0
 
-    def add(self, values: Tensor) -> None:
-        self.sums = self.sums + values.sum(1)
-        self.images += values.shape[1]
+    def add(self, sums: Tensor, images: int) -> None:
+        self.sums = self.sums + sums
+        self.images += images
 
     def read(self, split: str) -> dict[str, float]:
         means = (torch.as_tensor(self.sums) / self.images).tolist()
@@ -105,7 +105,23 @@ class VAEModule(LightningModule):
         for logger in self.trainer.loggers:
             logger.log_metrics(values, step=self.global_step if step is None else step)
 
+    def part(self, x: Tensor) -> Tensor:
+        """This process' images of a batch: of n processes, each has every n-th."""
+        return x[self.global_rank :: self.trainer.world_size]
+
+    def of_all(self, sums: Tensor) -> Tensor:
+        """The sums over a whole batch, in place of those over this process' part of it."""
+        return self.trainer.strategy.reduce(sums, reduce_op="sum")
+
+    def row_of_each(self, state: Tensor) -> Tensor:
+        """What every process has for this, (N,), as a row: (processes, N)."""
+        rows = state.new_zeros(self.trainer.world_size, len(state), device=self.device)
+        rows[self.global_rank] = state
+        return self.of_all(rows)
+
     def on_train_start(self) -> None:
+        if self.global_rank:  # other images, other noise; the first draws that of a run alone
+            torch.manual_seed(generator(torch.device("cpu"), Stream.RANK, self.seed, self.global_rank).initial_seed())
         if self.rng_state:  # resumed
             torch.set_rng_state(self.rng_state[0])
             torch.cuda.set_rng_state_all(self.rng_state[1:])
@@ -113,9 +129,9 @@ class VAEModule(LightningModule):
 
     def training_step(self, batches: Batches, _i: int) -> None:
         """A step of the optimiser for each of the batches; how they went is read from the device after the last."""
-        taken = []
+        taken: list[tuple[Tensor, int]] = []
         for x in batches:
-            taken.append(self.step(x))
+            taken.append((self.step(x), len(x)))
             if self.global_step % self.every == 0:
                 self.count(taken)
                 self.record_training()
@@ -125,30 +141,35 @@ class VAEModule(LightningModule):
         self.count(taken)
 
     def step(self, x: Tensor) -> Tensor:
-        """One step of the optimiser on images x; their values, (n, B)."""
+        """One step of the optimiser on images x; the sums of their values, (n,), over this process' part of them."""
         optimizer: Any = self.optimizers()
         schedule: Any = self.lr_schedulers()
         self.lr = schedule.get_last_lr()[0]
-        values = self.values(x, self.objective.weight(self.global_step / self.steps))
+        values = self.values(self.part(x), self.objective.weight(self.global_step / self.steps))
         optimizer.zero_grad()
-        self.manual_backward(-values[-1].mean())
+        # the gradients of n processes are averaged, and so each has n times its part of the batch's mean
+        self.manual_backward(-values[-1].sum() / len(x) * self.trainer.world_size)
         if self.gradient_clip_val:
             self.clip_gradients(optimizer, self.gradient_clip_val, "norm")
         optimizer.step()
         schedule.step()
-        return values.detach()
+        return values.detach().sum(1)
 
-    def count(self, taken: list[Tensor]) -> None:
-        """Add the values of the steps just taken to the means; UserError if what they maximised was not finite."""
-        means = torch.stack([values.mean(1) for values in taken]).tolist() if taken else []
-        for i, (values, (*of_curves, objective)) in enumerate(zip(taken, means, strict=True)):
+    def count(self, taken: list[tuple[Tensor, int]]) -> None:
+        """Add the sums of the steps just taken to the means; UserError if what they maximised was not finite."""
+        if not taken:
+            return
+        sums = self.of_all(torch.stack([sums for sums, _ in taken]))
+        images = [images for _, images in taken]
+        means = (sums / sums.new_tensor(images)[:, None]).tolist()
+        for i, (*of_curves, objective) in enumerate(means):
             if not math.isfinite(objective):
                 step = self.global_step - len(taken) + i + 1
                 if self.train_means.images:
                     self.record(self.train_means.read("train"), step - 1)
                 raise UserError(self.diverged(f"at step {step}", dict(zip(self.curves, of_curves, strict=True))))
-            self.train_means.add(values)
-            self.images_seen += values.shape[1]
+            self.train_means.add(sums[i], images[i])
+            self.images_seen += images[i]
 
     def diverged(self, when: str, means: dict[str, float]) -> str:
         """The line for a loss that is no finite number: the term that broke, and what usually helps."""
@@ -172,14 +193,15 @@ class VAEModule(LightningModule):
         self.val_means, self.val_since = Means(self.names), time.perf_counter()
 
     def validation_step(self, x: Tensor, _i: int) -> None:
-        self.val_means.add(self.values(x, self.objective.weight(1.0)))
+        self.val_means.add(self.values(self.part(x), self.objective.weight(1.0)).sum(1), len(x))
 
     def on_validation_epoch_end(self) -> None:
+        self.val_means.sums = self.of_all(torch.as_tensor(self.val_means.sums))
         values = self.val_means.read("val")
         if not math.isfinite(values["val/objective"]):
             means = {name: values[f"val/{name}"] for name in self.curves}
             raise UserError(self.diverged(f"in epoch {self.current_epoch + 1}", means))
-        self.log_dict(values, logger=False)  # for the checkpoint of the best epoch
+        self.log_dict(values, logger=False, sync_dist=True)  # for the checkpoint of the best epoch
         self.record(values | {"epoch": self.current_epoch + 1})
 
     def on_validation_end(self) -> None:
@@ -197,7 +219,7 @@ class VAEModule(LightningModule):
 
     def test_step(self, x: Tensor, _i: int) -> None:
         terms = self.vae.terms(x)
-        self.test_means.add(torch.stack([getattr(terms, term) for term in self.curves.values()]))
+        self.test_means.add(torch.stack([getattr(terms, term).sum() for term in self.curves.values()]), len(x))
         self.codes.append(terms.q_z.mean)
         shown = torch.stack([self.vae.p_x(self.codes[-1]).mean, self.mean_image.expand_as(x)])
         self.errors.append((shown - x).square().sum((-3, -2, -1)))
@@ -218,12 +240,13 @@ class VAEModule(LightningModule):
         self.record(values)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["rng_state"] = [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
+        states = [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
+        checkpoint["rng_state"] = [self.row_of_each(state).cpu() for state in states]
         checkpoint["train_means"] = vars(self.train_means)
         checkpoint["images_seen"] = self.images_seen
         checkpoint["seconds"] = self.before + time.perf_counter() - self.begun
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.rng_state = checkpoint["rng_state"]
+        self.rng_state = [torch.atleast_2d(states)[self.global_rank].clone() for states in checkpoint["rng_state"]]
         vars(self.train_means).update(checkpoint["train_means"])
         self.images_seen, self.before = checkpoint["images_seen"], checkpoint["seconds"]

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 from torch.distributions import Independent, Normal, kl_divergence
 
@@ -68,6 +69,19 @@ class Capacity(Objective):
         return terms.log_likelihood - self.gamma * (terms.kl - weight).abs()
 
 
+def batch_mean(values: Tensor) -> Tensor:
+    """The mean over the images of a batch, (B, D) -> (D,).
+
+    Where several processes have a part of it each, this is the mean over all, with the gradient of that over the part.
+    """
+    mean = values.mean(0)
+    if not torch.distributed.is_initialized():
+        return mean
+    sums = torch.cat([values.detach().sum(0), values.new_tensor([len(values)])])
+    torch.distributed.all_reduce(sums)
+    return mean + (sums[:-1] / sums[-1] - mean).detach()
+
+
 @dataclass
 class FreeBits(Objective):
     """The ELBO in which no unit's KL, in the mean of the batch, counts less than `nats` (Kingma et al. 2016)."""
@@ -80,7 +94,7 @@ class FreeBits(Objective):
             needed = "posterior=diagonal_gaussian and prior=standard_normal"
             raise UserError(f"objective=free_bits: the KL of single units has no closed form; expected {needed}")
         units = kl_divergence(q.base_dist, p.base_dist)  # (B, D)
-        return terms.log_likelihood - units.mean(0).clamp(min=self.nats).sum()
+        return terms.log_likelihood - batch_mean(units).clamp(min=self.nats).sum()
 
 
 class IWAE(Objective):

@@ -11,6 +11,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from vae.config import REFUSED, one_line, validate
+from vae.processes import run
 from vae.runs import find, records
 from vae.table import text
 
@@ -34,9 +35,7 @@ def job(cfg: DictConfig, folder: Path) -> float | None:
         begin_anew(folder)
     try:
         validate(cfg)
-        from vae.experiment import run  # only now is torch imported
-
-        run(cfg, folder)
+        run(cfg, folder)  # only now is torch imported
     except REFUSED as error:
         failed.write_text(one_line(error) + "\n")
         log.error(one_line(error))
