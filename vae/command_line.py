@@ -70,7 +70,7 @@ def composing() -> Iterator[None]:
     running = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
+        with initialize_config_dir(str(CONF), job_name="train", version_base="1.3"):
             yield
     finally:
         GlobalHydra.instance().hydra = running

@@ -73,7 +73,7 @@ class VAEModule(LightningModule):
         self.curves = {renamed.get(term, term): term for term in objective.curves}
         self.bounds = "elbo" in self.curves
         self.latest: dict[str, float] = {}
-        self.rng_state: list[Tensor] = []
+        self.loaded: dict[str, Any] = {}
         self.names = [*self.curves, "objective"]
         self.train_means = Means(self.names)
         self.images_seen = 0
@@ -122,10 +122,19 @@ class VAEModule(LightningModule):
     def on_train_start(self) -> None:
         if self.global_rank:  # other images, other noise; the first draws that of a run alone
             torch.manual_seed(generator(torch.device("cpu"), Stream.RANK, self.seed, self.global_rank).initial_seed())
-        if self.rng_state:  # resumed
-            torch.set_rng_state(self.rng_state[0])
-            torch.cuda.set_rng_state_all(self.rng_state[1:])
+        if self.loaded:
+            self.go_on_from(**self.loaded)
         self.since, self.untimed = time.perf_counter(), self.train_means.images
+
+    def go_on_from(
+        self, rng_state: list[Tensor], train_means: dict[str, Any], images_seen: int, seconds: float
+    ) -> None:
+        """Be where a training was when it saved this."""
+        cpu, *gpus = (torch.atleast_2d(states)[self.global_rank].clone() for states in rng_state)
+        torch.set_rng_state(cpu)
+        torch.cuda.set_rng_state_all(gpus)
+        vars(self.train_means).update(train_means)
+        self.images_seen, self.before = images_seen, seconds
 
     def training_step(self, batches: Batches, _i: int) -> None:
         """A step of the optimiser for each of the batches; how they went is read from the device after the last."""
@@ -241,12 +250,12 @@ class VAEModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         states = [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
-        checkpoint["rng_state"] = [self.row_of_each(state).cpu() for state in states]
-        checkpoint["train_means"] = vars(self.train_means)
-        checkpoint["images_seen"] = self.images_seen
-        checkpoint["seconds"] = self.before + time.perf_counter() - self.begun
+        checkpoint["training"] = {
+            "rng_state": [self.row_of_each(state).cpu() for state in states],
+            "train_means": vars(self.train_means),
+            "images_seen": self.images_seen,
+            "seconds": self.before + time.perf_counter() - self.begun,
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.rng_state = [torch.atleast_2d(states)[self.global_rank].clone() for states in checkpoint["rng_state"]]
-        vars(self.train_means).update(checkpoint["train_means"])
-        self.images_seen, self.before = checkpoint["images_seen"], checkpoint["seconds"]
+        self.loaded = checkpoint["training"]  # for a training to go on from; a test takes the weights alone
