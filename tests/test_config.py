@@ -225,7 +225,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(cli, tmp_path):
     assert "outputs" in err
 
 
-@pytest.mark.parametrize("argument", ["latnt_dim=2,3", "dataset=mnist,foo"])
+@pytest.mark.parametrize("argument", ["latnt_dim=2,3", "dataset=mnist,foo", "data_dir=a,b", "logger.save_dir=a,b"])
 def test_a_sweep_with_a_misspelling_does_not_begin(argument, cli, tmp_path):
     code, _, err = cli("-m", argument)
     assert code == 2
@@ -294,6 +294,8 @@ def test_a_sweep_s_folder_is_one_name_of_bounded_length():
     assert folder_name("latent_dim=2,optimizer/schedule=constant") == "latent_dim=2,optimizer.schedule=constant"
     long = [folder_name(f"{'a=1,' * 100}b={b}") for b in range(2)]
     assert len(set(long)) == 2
+    assert len({folder_name("dataset.path=a/b"), folder_name("dataset.path=a.b")}) == 2
+    assert folder_name("") == "defaults"
     assert max(map(len, long)) < 200
 
 

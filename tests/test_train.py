@@ -553,6 +553,8 @@ def test_every_run_of_a_sweep_arrives_in_wandb(tmp_path):
     for folder, latent_dim in zip(folders, (2, 3), strict=True):
         run = server.runs[(folder / "wandb_id").read_text()]
         assert (folder / "train.log").exists()
+        assert run.about["groupName"] == folder.parent.name
+        assert run.about["displayName"] == f"latent_dim={latent_dim}"
         assert run.exit_code == 0
         assert (run.about["groupName"], run.about["jobType"]) == (folder.parent.name, "sweep")
         assert f"latent_dim={latent_dim}" in run.about["displayName"]

@@ -3,6 +3,7 @@
 import logging
 import multiprocessing
 import os
+import shlex
 import signal
 import sys
 from contextlib import ExitStack
@@ -166,7 +167,7 @@ class CleanStop(Callback):
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         if not trainer.is_last_batch and (code := self.agreed(trainer)):
             trainer.save_checkpoint(self.checkpoint)
-            log.info(f"stopped; to go on: python train.py resume={self.checkpoint.parent.parent}")
+            log.info(f"stopped; to go on: python train.py resume={shlex.quote(str(self.checkpoint.parent.parent))}")
             raise SystemExit(code)
 
     def on_train_end(self, trainer: Trainer, _module: Any) -> None:

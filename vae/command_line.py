@@ -1,6 +1,9 @@
 """What was typed, as Hydra is to have it, or one clear line for what it may not be. Nothing here imports torch."""
 
 import hashlib
+import json
+import re
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -82,6 +85,8 @@ def check_overrides(overrides: Sequence[str]) -> None:
     for override in parsed:
         if override.key_or_group == "resume":
             raise UserError(f"{override.input_line}: expected resume=FOLDER, and no other key")
+        if override.key_or_group in ("data_dir", "logger.save_dir") and override.is_sweep_override():
+            raise UserError(f"{override.input_line}: expected one folder for all runs of a sweep")
     changed = [o for o in parsed if not (o.is_delete() or o.is_add() or o.is_hydra_override())]
     chosen = {o.key_or_group: values(o) for o in changed if choices(o.key_or_group)}
     for group, names in chosen.items():
@@ -99,23 +104,32 @@ def check_overrides(overrides: Sequence[str]) -> None:
 
 
 def sweep_arguments(typed: Sequence[str]) -> list[str]:
-    """The command line with sweep=FOLDER replaced by what goes on with it: by its own line, if no other is given.
+    """The command line with sweep=FOLDER replaced by what goes on with it, its own line; -m first; a search is a sweep.
 
-    -m comes first, wherever it was typed; a search is a sweep.
+    Beside sweep= may stand that line, and what makes no run another: hydra's keys, and data_dir. UserError for others,
+    or where there is no sweep.
     """
     folders = [arg.removeprefix("sweep=") for arg in typed if arg.startswith("sweep=")]
     others = [arg for arg in typed if not arg.startswith("sweep=") and arg not in ("-m", "--multirun")]
     if not folders:
-        many = len(others) < len(typed) or any(arg.startswith("search=") for arg in typed)
-        return [*(["-m"] if many else []), *others]
-    known = Path(folders[-1]) / "multirun.yaml"
-    if not known.is_file():
-        raise UserError(f"sweep={folders[-1]}: expected the folder of a sweep; there is no multirun.yaml in it")
-    if not others:
-        line = OmegaConf.load(known).hydra.overrides
-        others = [o for o in (*line.hydra, *line.task) if not o.startswith(("hydra.mode=", "hydra.sweep.dir="))]
-    quoted = str(known.parent.resolve()).replace("'", "\\'")
-    return ["-m", *others, f"hydra.sweep.dir='{quoted}'"]
+        search = {arg.partition("=")[2] for arg in others if arg.startswith("search=")} - {"", "null"}
+        return [*(["-m"] if search or len(others) < len(typed) else []), *others]
+    folder = Path(folders[-1])
+    try:
+        known = json.loads((folder / "sweep.json").read_text())
+        line = [*known["hydra"], *known["task"]]
+    except OSError:
+        raise UserError(f"sweep={folder}: expected the folder of a sweep; there is no sweep.json in it") from None
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"sweep={folder}: its sweep.json is damaged") from None
+    new = [arg for arg in others if arg not in line]
+    if changed := [arg for arg in new if not arg.startswith(("hydra", "data_dir="))]:
+        own = shlex.join(known["task"])
+        raise UserError(f"sweep={folder}: it goes on with its own line, {own}; expected nothing else, not {changed[0]}")
+    quoted = str(folder.resolve()).replace("'", "\\'")
+    replaced = {"hydra.mode", "hydra.sweep.dir", *(arg.partition("=")[0] for arg in new)}
+    kept = [arg for arg in line if arg.partition("=")[0] not in replaced]
+    return ["-m", *kept, *new, f"hydra.sweep.dir='{quoted}'"]
 
 
 def resume_arguments(arguments: list[str]) -> list[str]:
@@ -155,9 +169,10 @@ def run_name(overrides: Sequence[str]) -> str:
 
 
 def folder_name(overrides: str) -> str:
-    """Overrides as the name of one folder: no slash, and not longer than file systems take."""
-    name = overrides.replace("/", ".")
-    return name if len(name) <= 150 else f"{name[:140]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    """Overrides as the name of one folder, different for others: no slash, and not longer than file systems take."""
+    name = overrides.replace("/", ".") or "defaults"
+    ambiguous = len(name) > 150 or re.search(r"=[^,]*/", overrides)
+    return f"{name[:140]}-{hashlib.sha256(overrides.encode()).hexdigest()[:8]}" if ambiguous else name
 
 
 OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)

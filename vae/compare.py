@@ -70,6 +70,8 @@ def cli() -> int:
     except (UserError, OmegaConfBaseException, OSError) as error:
         print(one_line(error), file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

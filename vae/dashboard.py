@@ -76,6 +76,8 @@ def cli() -> int:
     except UserError as error:
         print(one_line(error), file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

@@ -72,6 +72,8 @@ def load(cfg: DictConfig) -> ImageDataModule:
     data = instantiate(cfg.dataset)
     same = {key: value for key, value in cfg.dataset.items() if key not in ("batch_size", "seed")}
     data.images = LOADED.setdefault(f"{os.getcwd()} {same}", data.images)
+    while len(LOADED) > 4:
+        del LOADED[next(iter(LOADED))]
     data.prepare_data()
     data.setup()
     return data
@@ -107,10 +109,13 @@ def tracker(cfg: DictConfig, folder: Path) -> list[Any]:
         return []
     overrides = [str(override) for override in OmegaConf.load(folder / ".hydra" / "overrides.yaml")]
     hydra = OmegaConf.load(folder / ".hydra" / "hydra.yaml").hydra
-    about: dict[str, Any] = {"job_type": "train"}
+    about: dict[str, Any] = {"job_type": "train", "name": run_name(overrides)}
     if hydra.mode == "MULTIRUN":
-        about = {"job_type": "sweep", "group": cfg.logger.group or Path(hydra.runtime.output_dir).parent.name}
-    logger = instantiate(cfg.logger, run_dir=folder, name=run_name(overrides), **about)
+        line = json.loads((folder.parent / "sweep.json").read_text())["task"]
+        swept = " ".join(override for override in overrides if override not in line)
+        group = cfg.logger.group or Path(hydra.runtime.output_dir).parent.name
+        about = {"job_type": "sweep", "name": swept or about["name"], "group": group}
+    logger = instantiate(cfg.logger, run_dir=folder, **about)
     logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
     return [logger]
 

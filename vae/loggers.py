@@ -60,9 +60,11 @@ class MetricsCSV(Logger):
 
     @rank_zero_only
     def resume_from(self, step: int) -> None:
-        """Drop the rows beyond the checkpoint's step: they will be logged again."""
+        """Drop the rows beyond the checkpoint's step, and those of the test: they will be logged again."""
         if columns := self._columns():
-            self._write(columns, [row for row in self._read() if int(row["step"]) <= step])
+            tested = [name for name in columns if name.startswith("test/")]
+            kept = [row for row in self._read() if int(row["step"]) <= step and not any(map(row.get, tested))]
+            self._write(columns, kept)
 
     def _columns(self) -> list[str]:
         if not self.path.exists():

@@ -94,9 +94,9 @@ def outcome(process: BaseProcess, reader: Any) -> BaseException | None:
     """The error a process has sent, or has not been able to."""
     try:
         return reader.recv()
-    except EOFError:
+    except Exception as error:  # noqa: BLE001 (it ended without a word, or with one that cannot be read)
         process.join()
-        return ChildProcessError(f"trainer=ddp: a process ended with code {process.exitcode}")
+        return ChildProcessError(f"trainer=ddp: a process ended with code {process.exitcode} ({type(error).__name__})")
 
 
 def one_of_them(rank: int, port: int, logs: dict[str, Any], writer: Any, cfg: DictConfig, folder: Path) -> None:

@@ -12,7 +12,8 @@ from typing import Any
 
 from vae.runs import Run, differences
 
-PIXELS = ("dataset", *(f"dataset.{key}" for key in ("path", "generation", "size", "colour", "binarize")))
+IMAGES = ("path", "generation", "size", "colour", "binarize", "split", "split_seed", "test_size")
+TESTED = ("dataset", *(f"dataset.{key}" for key in IMAGES), "test.K", "test.images")  # on what, and how
 RANKS = ("failed", "unfinished", "finished", "test/elbo", "test/log_px")  # from the worst; the last two have a score
 
 
@@ -33,9 +34,9 @@ def score(run: Run) -> tuple[int, float]:
 
 
 def measure(run: Run) -> dict[str, str]:
-    """Nats of two runs compare where this is the same: the pixels, and whether they have probabilities or a density."""
+    """Nats of two runs compare where this is the same: the test, and whether pixels have probabilities or a density."""
     density = "test/log_px" in run.summary and "test/bits_per_dim" not in run.summary
-    return {key: shown(run.value(key)) for key in PIXELS} | {"values": "density" if density else "probability"}
+    return {key: shown(run.value(key)) for key in TESTED} | {"values": "density" if density else "probability"}
 
 
 def shown(value: Any) -> str:
