@@ -47,13 +47,6 @@ def rectangle(rows: Sequence[table.Row]) -> str:
     return file.getvalue()
 
 
-def write(text: str, path: Path) -> None:
-    """Whole or not at all."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_text(text, "utf-8", newline="")
-    part.replace(path)
-
-
 def cli() -> int:
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(__doc__)
@@ -65,7 +58,7 @@ def cli() -> int:
         print(table.text(found))
         out.mkdir(parents=True, exist_ok=True)
         for name, text in {"compare.html": page.html(rows), "compare.csv": rectangle(rows)}.items():
-            write(text, out / name)
+            runs.write(text, out / name)
             print(os.path.relpath(out / name))
     except (UserError, OmegaConfBaseException, OSError) as error:
         print(one_line(error), file=sys.stderr)

@@ -22,6 +22,7 @@ from vae.config import UserError
 from vae.loggers import MetricsCSV, finish
 from vae.model import VAE
 from vae.module import VAEModule
+from vae.runs import write
 
 log = logging.getLogger(__name__)
 for talkative in ("pytorch_lightning", "lightning_fabric"):
@@ -146,10 +147,8 @@ def report(tested: dict[str, float], data: ImageDataModule, cfg: DictConfig, fol
 
 
 def write_summary(values: dict[str, float], folder: Path) -> None:
-    """<folder>/summary.json, whole or not at all."""
-    part = folder / "summary.json.part"
-    part.write_text(json.dumps(values, indent=2) + "\n")
-    part.replace(folder / "summary.json")
+    """<folder>/summary.json."""
+    write(json.dumps(values, indent=2) + "\n", folder / "summary.json")
 
 
 def train(cfg: DictConfig, folder: Path) -> None:

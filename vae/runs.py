@@ -1,6 +1,7 @@
 """Run folders: what each was, what came of it, and in what they differ. Nothing here imports torch."""
 
 import csv
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -107,3 +108,10 @@ def differences(runs: Sequence[Run]) -> list[str]:
         key for run in runs for key in run.typed if key.partition(".")[0].partition("/")[0] not in ASIDE
     )
     return [key for key in typed if len({str(run.value(key)) for run in runs}) > 1]
+
+
+def write(text: str, path: Path) -> None:
+    """The file, whole or not at all."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part.write_text(text, "utf-8", newline="")
+    part.replace(path)

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from vae.config import REFUSED, UserError, one_line, validate
 from vae.processes import run
-from vae.runs import find, read, records
+from vae.runs import find, read, records, write
 from vae.table import text
 
 log = logging.getLogger(__name__)
@@ -103,9 +103,7 @@ class Sweep(Callback):
         """Keep the line that was typed, for `sweep=` to go on with, and say so."""
         folder = Path(config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
-        part = folder / "sweep.json.part"
-        part.write_text(json.dumps(OmegaConf.to_container(config.hydra.overrides), indent=2) + "\n")
-        part.replace(folder / "sweep.json")
+        write(json.dumps(OmegaConf.to_container(config.hydra.overrides), indent=2) + "\n", folder / "sweep.json")
         if config.hydra.sweeper.get("storage"):
             ask_again(config.hydra.sweeper)
         print(hint(folder))
