@@ -29,12 +29,12 @@ def at(data: ImageDataModule, split: str, rows: Tensor) -> Chosen:
     return Chosen(data.x(split, rows), names)
 
 
-def some(data: ImageDataModule, split: str, n: int) -> Chosen:
-    """So many different ones of a split, at random; UserError if it has fewer."""
-    most = len(data.images[split].pixels)
-    if n > most:
-        raise UserError(f"n: expected {most} at most, for there are {most} {split} images")
-    return at(data, split, torch.randperm(most)[:n])
+def some(data: ImageDataModule, split: str, n: int, each: int = 1) -> Chosen:
+    """So many times `each` different ones of a split, at random; UserError if it has fewer."""
+    there = len(data.images[split].pixels)
+    if n * each > there:
+        raise UserError(f"n={n}: expected {there // each} at most, {each} of {there} {split} images for each")
+    return at(data, split, torch.randperm(there)[: n * each])
 
 
 def of_file(data: ImageDataModule, key: str, path: Path) -> Chosen:

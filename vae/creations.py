@@ -162,8 +162,8 @@ def fuse(studio: Studio) -> Made:
 
 def fuse_random(studio: Studio) -> Made:
     """Of as many random pairs of training images: the parents, and the child between them; two families a row."""
-    n = studio.n or 8
-    parents = some(studio.data, "train", 2 * n)
+    n = studio.n or min(8, len(studio.data.images["train"].pixels) // 2)
+    parents = some(studio.data, "train", n, each=2)
     families = []
     for i in range(n):
         pair = Chosen(parents.x[2 * i : 2 * i + 2], parents.names[2 * i : 2 * i + 2])
@@ -174,7 +174,7 @@ def fuse_random(studio: Studio) -> Made:
     rows = []
     for left, right in zip(families[::2], [*families[1::2], None][: len(families[::2])], strict=True):
         images, captions = left if right is None else (torch.cat([left[0], blank, right[0]]), [*left[1], "", *right[1]])
-        rows.append(Row(images, captions, side=112))
+        rows.append(Row(images, captions, side=144))
     return {"fused_random.png": png(sheet(rows))}
 
 

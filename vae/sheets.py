@@ -2,8 +2,11 @@
 
 import io
 from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
 from typing import NamedTuple
 
+import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
@@ -11,7 +14,7 @@ from torch import Tensor
 from vae.figures import Picture
 
 GAP, MARGIN = 10, 24  # pixels between images and around the page
-TEXT, SMALLEST, INK = 14, 11, (70, 70, 70)
+TEXT, SMALLEST, INK = 13, 10, (70, 70, 70)
 MOST = 2_000_000  # bytes of a GIF
 
 
@@ -31,14 +34,20 @@ def arrays(images: Tensor, side: int) -> list[Picture]:
     return list(pixels.repeat_interleave(zoom, 2).repeat_interleave(zoom, 3).permute(0, 2, 3, 1).cpu().numpy())
 
 
+@cache
+def font(size: int) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which knows most alphabets and which matplotlib brings along."""
+    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), size)
+
+
 def written(draw: ImageDraw.ImageDraw, x: float, y: float, text: str, width: float, anchor: str) -> None:
     """The text at (x, y), smaller, and then cut, until it is no wider than `width`."""
     size = TEXT
-    while (font := ImageFont.load_default(size)) and size > SMALLEST and font.getlength(text) > width:
+    while size > SMALLEST and font(size).getlength(text) > width:
         size -= 1
-    while len(text) > 2 and font.getlength(text) > width:
+    while len(text) > 1 and font(size).getlength(text) > width:
         text = text.rstrip("…")[:-1] + "…"
-    draw.text((x, y), text, INK, font, anchor)
+    draw.text((x, y), text, INK, font(size), anchor)
 
 
 def sheet(rows: Sequence[Row]) -> Picture:
@@ -47,14 +56,13 @@ def sheet(rows: Sequence[Row]) -> Picture:
     widths = [sum(image.shape[1] + GAP for image in images) - GAP for images in drawn]
     below = [TEXT + 8 if any(row.captions) else 0 for row in rows]
     heights = [images[0].shape[0] + text for images, text in zip(drawn, below, strict=True)]
-    font = ImageFont.load_default(TEXT)
-    left = MARGIN + max(round(font.getlength(row.label)) + GAP if row.label else 0 for row in rows)
+    left = MARGIN + max(round(font(TEXT).getlength(row.label)) + GAP if row.label else 0 for row in rows)
     page = Image.new("RGB", (left + max(widths) + MARGIN, 2 * MARGIN + sum(heights) + GAP * (len(rows) - 1)), "white")
     draw = ImageDraw.Draw(page)
     y = MARGIN
     for row, images, width, height in zip(rows, drawn, widths, heights, strict=True):
         x = left + (max(widths) - width) // 2
-        draw.text((left - GAP, y + images[0].shape[0] / 2), row.label, INK, font, "rm")
+        draw.text((left - GAP, y + images[0].shape[0] / 2), row.label, INK, font(TEXT), "rm")
         for i, image in enumerate(images):
             page.paste(Image.fromarray(image), (x, y))
             if i < len(row.captions):

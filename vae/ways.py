@@ -17,9 +17,10 @@ def spherical(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
     lengths = a.norm(dim=-1, keepdim=True), b.norm(dim=-1, keepdim=True)
     from_a, to_b = (code / length.clamp(min=1e-12) for code, length in zip((a, b), lengths, strict=True))
     angle = (from_a * to_b).sum(-1, keepdim=True).clamp(-1, 1).acos()
+    curved = (angle.sin() > 1e-3) & (torch.minimum(*lengths) > 0)
     t = t.view(-1, *[1] * a.dim())
     arc = (((1 - t) * angle).sin() * from_a + (t * angle).sin() * to_b) / angle.sin()
-    return torch.where(angle.sin() > 1e-3, torch.lerp(*lengths, t) * arc, torch.lerp(a, b, t))
+    return torch.where(curved, torch.lerp(*lengths, t) * arc, torch.lerp(a, b, t))
 
 
 WAYS = {"linear": linear, "spherical": spherical}
