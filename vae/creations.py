@@ -3,6 +3,7 @@
 Shapes: N images or codes, D latent dimensions, (C, H, W) one image, T steps of a way.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ Made = dict[str, bytes]  # of files, by their names
 
 STRIP = 11  # images from one to the other
 STOPS = 5  # codes that a walk comes through
+CROWD = 36  # pictures in a film, at most
 WIDEST = 2.5  # standard deviations that a traversal goes to each side
 
 
@@ -138,8 +140,10 @@ def nearest(studio: Studio) -> Made:
 def walk(studio: Studio) -> Made:
     """A film of many pictures, each of which goes through drawn codes and comes back to the first."""
     n = studio.n or 12
+    if n > CROWD:
+        raise Unfit(f"n={n}: expected {CROWD} pictures in a film at most")
     codes = studio.drawn(STOPS * n).view(STOPS, n, -1)
-    return {"walk.gif": moving(studio.pictures(loop(codes, 16)), 4)}
+    return {"walk.gif": moving(studio.pictures(loop(codes, 16)), math.ceil(n**0.5))}
 
 
 def child_of(names: Sequence[str]) -> str:

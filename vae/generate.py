@@ -40,7 +40,7 @@ class Arguments(BaseModel, strict=True, extra="forbid"):
     what: Annotated[list[str], BeforeValidator(lambda what: what if isinstance(what, list) else [what])] = Field(
         [], min_length=1, description="a name, or a list such as [samples,walk]"
     )
-    n: int | None = Field(None, ge=1, le=400, description="a whole number, 1 to 400")
+    n: int | None = Field(None, ge=1, le=100, description="a whole number, 1 to 100")
     temperature: float = Field(1.0, ge=0, le=10, description="a number from 0 to 10")
     source: Literal["prior", "mixture"] = Field("prior", alias="from")
     way: Literal["linear", "spherical"] = "spherical"

@@ -10,6 +10,7 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
 from vae.figures import Picture
 
@@ -92,12 +93,14 @@ def gif(frames: Sequence[Picture], milliseconds: int) -> bytes:
 
 def moving(frames: Tensor, columns: int, milliseconds: int = 50, width: int = 560) -> bytes:
     """Images (T, N, C, H, W) in [0, 1] as a GIF of T frames, N images in each: as large as MOST allows."""
-    _, n, _, _, w = frames.shape
-    columns = min(columns, n)
-    for zoom in range(max(1, round(width / (columns * w))), 0, -1):
+    columns = min(columns, frames.shape[1])
+    for zoom in range(max(1, round(width / (columns * frames.shape[-1]))), 0, -1):
         found = gif([tiled(images, columns, zoom) for images in frames], milliseconds)
         if len(found) <= MOST:
-            break
+            return found
+    while len(found) > MOST and min(frames.shape[-2:]) >= 16:
+        frames = avg_pool2d(frames.flatten(0, 1), 2).unflatten(0, frames.shape[:2])
+        found = gif([tiled(images, columns, 1) for images in frames], milliseconds)
     return found
 
 
