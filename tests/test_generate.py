@@ -319,8 +319,8 @@ def test_interpolation_has_the_images_at_its_ends_and_a_film_goes_there_and_back
     torch.testing.assert_close(images[[1, -2]].flatten(1), code(x).sigmoid())
     assert (captions[0], captions[-1], captions[6]) == ("test 0", "test 5", "50%")
     film = made["interpolation.gif"].flatten(1)
-    torch.testing.assert_close(film[[0, 24, -1]], code(x)[[0, 1, 0]].sigmoid())
-    torch.testing.assert_close(film[12], code(x).mean(0).sigmoid())
+    torch.testing.assert_close(film[[0, 24, 33, 57, -1]], code(x)[[0, 1, 1, 0, 0]].sigmoid())
+    torch.testing.assert_close(film[[12, 45]], code(x).mean(0).sigmoid().expand(2, 4))
 
 
 def test_traversal_begins_with_what_carries_most_and_moves_nothing_else(studio):
@@ -393,6 +393,16 @@ def test_arithmetic_is_of_the_mean_codes_of_labels_or_of_images(studio):
 def test_a_manifold_is_of_two_dimensions(studio):
     with pytest.raises(creations.Unfit, match=r"what=manifold: expected a run with latent_dim=2, .* here it is 4"):
         creations.manifold(studio())
+
+
+@pytest.mark.parametrize(("name", "by_codes"), [("standard_normal", False), ("mixture", True)])
+def test_a_manifold_is_of_the_prior_where_its_quantiles_are_known(name, by_codes, studio, monkeypatch):
+    made = studio()
+    made.vae.prior = prior_of(name)
+    made.__dict__["known"] = torch.randn(9, 2)
+    monkeypatch.setattr(creations.figures, "manifold", lambda _, codes: codes)
+    found = creations.manifold(made)["manifold.png"]
+    assert found is (made.known if by_codes else None)
 
 
 def test_a_manifold_of_another_prior_goes_through_the_quantiles_of_the_codes(monkeypatch):
