@@ -542,6 +542,8 @@ def test_by_default_it_is_the_run_that_finished_last(run_of, cli):
     assert (code, out, err) == (2, "", "run: expected the folder of a finished run; there is none in outputs/\n")
     for name in ("b/one", "a/two"):
         run_of(name)
+    Path("outputs", "z").mkdir()
+    Path("outputs", "z", "summary.json").write_text("{}")  # a run whose weights were thrown away
     code, out, _ = cli("what=samples")
     assert (code, out) == (0, "outputs/a/two/generated/samples.png\n")
     (Path("outputs") / "a" / "two" / "summary.json").unlink()
