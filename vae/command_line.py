@@ -16,18 +16,20 @@ from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from vae.config import CONF, Model, UserError, checked, meant
+from vae.config import CONF, Model, UserError, checked, keys_of, meant
 
 
 def arguments(model: type[Model], typed: Sequence[str]) -> Model:
     """key=value arguments as the model has them; UserError for what it does not."""
-    given = {}
+    given, known = {}, keys_of(model)
     for text in typed:
         key, equals, value = text.partition("=")
         if not equals:
-            raise UserError(f"{text}: expected key=value, with one of {', '.join(model.model_fields)}")
-        field = model.model_fields.get(key)
-        given[key] = value if field and field.annotation is str else yaml.safe_load(value)
+            raise UserError(f"{text}: expected key=value, with one of {', '.join(known)}")
+        try:
+            given[key] = value if key in known and known[key].annotation is str else yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise UserError(f"{text}: cannot be read; expected a value, or a list such as [a,b]") from None
     return checked(model, given)
 
 

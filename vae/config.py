@@ -9,6 +9,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 
 CONF = Path(__file__).parent.parent / "conf"
 
@@ -194,6 +195,11 @@ def meant(given: str, allowed: Iterable[str]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
+def keys_of(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """What a model has, by the names that people type."""
+    return {field.alias or name: field for name, field in model.model_fields.items()}
+
+
 def checked(model: type[Model], given: dict[str, Any]) -> Model:
     """The values, each in its range; UserError for one that is not: the key, what was given, what is allowed."""
     try:
@@ -204,7 +210,7 @@ def checked(model: type[Model], given: dict[str, Any]) -> Model:
         keys: list[str] = []
         value: Any = given
         for key in map(str, first["loc"]):
-            field = at.model_fields.get(key)
+            field = keys_of(at).get(key)
             keys.append(key)
             value = value.get(key)
             if field is None or not hasattr(field.annotation, "model_fields"):
@@ -212,7 +218,7 @@ def checked(model: type[Model], given: dict[str, Any]) -> Model:
             at = field.annotation
         name = ".".join(keys)
         if field is None:
-            raise UserError(f"{name}: no such key{meant(name, model.model_fields)}") from None
+            raise UserError(f"{name}: no such key{meant(name, keys_of(model))}") from None
         if first["type"] == "missing":
             raise UserError(f"{name}: missing; expected {field.description or 'its keys'}") from None
         expected = field.description or first.get("ctx", {}).get("expected") or first["msg"]

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributions import Normal
 from torchvision.utils import make_grid
 
+from vae.draws import draw_near
 from vae.model import VAE
 
 Picture = NDArray[np.uint8]
@@ -37,24 +38,19 @@ def samples(vae: VAE, n: int = 100, columns: int = 10) -> Picture:
     return grid(vae.picture(vae.p_z().sample((n,))), columns)
 
 
-def mixture_samples(vae: VAE, codes: Tensor, n: int = 100, columns: int = 10, components: int = 40) -> Picture:
-    """As `samples`, for z from a Gaussian mixture fitted to codes (N, D) of training images.
+def mixture_samples(vae: VAE, codes: Tensor, n: int = 100, columns: int = 10) -> Picture:
+    """As `samples`, for z from a Gaussian mixture fitted to codes (N, D) of training images."""
+    return grid(vae.picture(draw_near(codes, n)), columns)
 
-    It goes only where codes lie, and so often gives better pictures than the prior (Ghosh et al. 2020).
+
+def manifold(vae: VAE, side: int = 20, codes: Tensor | None = None) -> Picture:
+    """For D = 2: the unit square through the inverse Gaussian CDF, decoded (Kingma & Welling 2013, fig. 4).
+
+    Given codes (N, D), through the quantiles of each of their dimensions instead.
     """
-    from sklearn.mixture import GaussianMixture
-
-    mixture = GaussianMixture(max(1, min(components, len(codes) // 25)), reg_covar=0.01, random_state=0)
-    z, component = mixture.fit(codes.double().cpu().numpy()).sample(n)
-    order = np.random.default_rng(0).permutation(len(component))
-    return grid(vae.picture(torch.from_numpy(z[order]).to(codes)), columns)
-
-
-def manifold(vae: VAE, side: int = 20) -> Picture:
-    """For D = 2: the unit square through the inverse Gaussian CDF, decoded (Kingma & Welling 2013, fig. 4)."""
-    device = next(vae.parameters()).device
-    z = Normal(0.0, 1.0).icdf((torch.arange(side, device=device) + 0.5) / side)
-    z1, z2 = torch.meshgrid(z, z.flip(0), indexing="xy")
+    p = (torch.arange(side, device=next(vae.parameters()).device) + 0.5) / side
+    across, up = codes.quantile(p, 0).unbind(1) if codes is not None else [Normal(0.0, 1.0).icdf(p)] * 2
+    z1, z2 = torch.meshgrid(across, up.flip(0), indexing="xy")
     return grid(vae.picture(torch.stack([z1, z2], -1).flatten(0, 1)), side)
 
 

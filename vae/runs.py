@@ -102,6 +102,16 @@ def find(places: Iterable[Path]) -> list[Run]:
     return list(found.values())
 
 
+def newest(place: Path) -> Path:
+    """The folder of the run, of those in and below a place, that finished last; UserError if none has."""
+    done = [
+        path.parent for path in place.rglob("summary.json") if (path.parent / "checkpoints" / "best.ckpt").is_file()
+    ]
+    if not done:
+        raise UserError(f"run: expected the folder of a finished run; there is none in {place}/")
+    return max(done, key=lambda folder: (folder / "checkpoints" / "best.ckpt").stat().st_mtime)
+
+
 def differences(runs: Sequence[Run]) -> list[str]:
     """The keys, of those typed for any of the runs, whose values are not the same in all."""
     typed = dict.fromkeys(

@@ -1,0 +1,76 @@
+"""Which images somebody means: by name, by number or by file."""
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from datamodules.base import BINARIZE, ImageDataModule, Stream, generator, unit
+from datamodules.folder import MODES, decode
+from vae.config import UserError
+
+SPLITS = ("test", "val", "train")  # in which a name is looked for
+
+
+class Chosen(NamedTuple):
+    """Images as the model is fed them, (N, C, H, W), and what to call each."""
+
+    x: Tensor
+    names: list[str]
+
+
+def at(data: ImageDataModule, split: str, rows: Tensor) -> Chosen:
+    """The images of these rows of a split."""
+    images = data.images[split]
+    names = [images.names[i] if images.names else f"{split} {i}" for i in rows.tolist()]
+    return Chosen(data.x(split, rows), names)
+
+
+def some(data: ImageDataModule, split: str, n: int, each: int = 1) -> Chosen:
+    """So many times `each` different ones of a split, at random; UserError if it has fewer."""
+    there = len(data.images[split].pixels)
+    if n * each > there:
+        raise UserError(f"n={n}: expected {there // each} at most, {each} of {there} {split} images for each")
+    return at(data, split, torch.randperm(there)[: n * each])
+
+
+def of_file(data: ImageDataModule, key: str, path: Path) -> Chosen:
+    """A picture, cut and scaled as dataset=folder does, and made binary as test images are."""
+    channels, height, width = data.shape
+    picture = decode(path, (height, width), [*MODES.values()][channels > 1])
+    if isinstance(picture, str):
+        raise UserError(f"{key}={path}: expected a picture; {' '.join(picture.split())}")
+    pixels = torch.tensor(picture).permute(2, 0, 1)[None]
+    rng = generator(pixels.device, Stream.ONCE, data.split_seed)
+    return Chosen(unit(BINARIZE[data.binarize][2](pixels, rng)), [path.stem])
+
+
+def one(data: ImageDataModule, key: str, meant: str | int) -> Chosen:
+    """The image with this name, the test image of this number, or the picture in this file."""
+    most = len(data.images["test"].pixels) - 1
+    if isinstance(meant, int):
+        if not 0 <= meant <= most:
+            raise UserError(f"{key}={meant}: expected 0 to {most}, the number of a test image")
+        return at(data, "test", torch.tensor([meant]))
+    known: dict[str, tuple[str, int]] = {}
+    for split in SPLITS:
+        for row, name in enumerate(data.images[split].names or ()):
+            known.setdefault(name, (split, row))
+    lower = {name.lower(): name for name in known}
+    if found := known.get(meant) or known.get(lower.get(meant.lower(), "")):
+        return at(data, found[0], torch.tensor([found[1]]))
+    if Path(meant).is_file():
+        return of_file(data, key, Path(meant))
+    close = [lower[name] for name in get_close_matches(meant.lower(), lower, n=3)]
+    guess = f"; did you mean {' or '.join(close)}?" if close else ""
+    named = "the name of an image, " if known else ""
+    raise UserError(f"{key}={meant}: expected {named}the number of a test image, 0 to {most}, or a file{guess}")
+
+
+def all_of(data: ImageDataModule, key: str, meant: Sequence[str | int]) -> Chosen:
+    """Several, in this order."""
+    found = [one(data, key, which) for which in meant]
+    return Chosen(torch.cat([image.x for image in found]), [image.names[0] for image in found])

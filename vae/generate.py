@@ -1,0 +1,123 @@
+"""Make pictures with a finished run: python -m vae.generate [run=outputs/...] [what=NAME] [key=value ...].
+
+They go to generated/ in the folder of the run, by default of the one that finished last in outputs/. `what` is one
+of these or a list such as [samples,walk], and unless said, all that fit:
+
+  samples            pictures of drawn codes                                          n=100, temperature, from
+  reconstructions    test images, or images=[...], beside what the model makes of them             n=50
+  interpolation      from one image to another, images=[a,b]; a strip and a film                   way
+  traversal          each latent dimension moved, those that carry most first, images=[a]          n=10
+  manifold           the whole plane, of a run with latent_dim=2
+  nearest            drawn pictures beside the nearest training images                 n=8, temperature, from
+  walk               a film through drawn codes and back                              n=12, temperature, from
+  fuse               fuse=[a,b]: both parents, the child, the way; fuse=random: a page of children  n=8, way
+  arithmetic         arithmetic=[a,b,c]: a - b + c, of labels (their mean codes) or of images
+
+An image (a, b, c) is its name, as fuse=[pikachu,charizard], the number of a test image, or a file, which is cut and
+scaled as dataset=folder does. temperature=0.7 draws codes nearer to the peaks of the prior, 1 as it is; from=mixture
+draws them from a mixture fitted to the codes of training images; way=linear goes straight, way=spherical on an arc.
+The same seed=0 makes the same files.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, Field
+
+from vae.command_line import arguments
+from vae.config import REFUSED, Seed, UserError, meant, one_line
+from vae.evaluate import finished
+from vae.runs import newest
+
+Which = Annotated[list[str | int], Field(description="a list of names, numbers of test images or files, such as [3,7]")]
+
+
+class Arguments(BaseModel, strict=True, extra="forbid"):
+    run: str = Field("", description="the folder of a finished run")
+    what: Annotated[list[str], BeforeValidator(lambda what: what if isinstance(what, list) else [what])] = Field(
+        [], min_length=1, description="a name, or a list such as [samples,walk]"
+    )
+    n: int | None = Field(None, ge=1, le=100, description="a whole number, 1 to 100")
+    temperature: float = Field(1.0, ge=0, le=10, description="a number from 0 to 10")
+    source: Literal["prior", "mixture"] = Field("prior", alias="from")
+    way: Literal["linear", "spherical"] = "spherical"
+    images: Which = []
+    fuse: Literal["random"] | Annotated[list[str | int], Field(min_length=2, max_length=2)] | None = Field(
+        None, description="two names, numbers of test images or files, such as [3,7], or random"
+    )
+    arithmetic: Which | None = Field(
+        None, min_length=3, max_length=3, description="three labels, names or files, such as [8,3,0]"
+    )
+    seed: Seed = 0
+
+    @property
+    def implied(self) -> list[str]:
+        """What is wanted if nobody says: that which fuse=, arithmetic= or images= is for."""
+        of_images = ["reconstructions", "interpolation"][: len(self.images)]
+        return ["fuse"] * bool(self.fuse) + ["arithmetic"] * bool(self.arithmetic) or of_images
+
+
+def generate(folder: Path, given: Arguments) -> list[Path]:
+    """The files, written when all are made; UserError for what cannot be."""
+    cfg, _ = finished(folder)
+    import torch  # only now
+
+    from vae.creations import WHAT, Made, Unfit
+    from vae.experiment import load, restored
+    from vae.studio import Studio
+
+    for name in given.what:
+        if name not in WHAT:
+            raise UserError(f"what={name}: expected one or more of {', '.join(WHAT)}{meant(name, WHAT)}")
+    data = load(cfg)
+    vae = restored(cfg, data.shape, folder).vae
+    pair = [] if given.fuse in (None, "random") else list(given.fuse or ())
+    asked = given.arithmetic or ()
+    studio = Studio(
+        vae, data, given.n, given.temperature, given.source, given.way, given.images, pair, asked, given.seed
+    )
+    made: Made = {}
+    wanted: Sequence[str] = given.what or given.implied
+    for name in wanted or WHAT:
+        torch.manual_seed(given.seed)  # so that a file is the same, whatever else is made
+        try:
+            with torch.inference_mode():
+                made |= WHAT[name](studio)
+        except Unfit as reason:
+            if wanted:
+                raise
+            print(f"left out {name}: {reason}", file=sys.stderr)
+    return [write(content, folder / "generated" / name) for name, content in made.items()]
+
+
+def write(content: bytes, path: Path) -> Path:
+    """The file, whole or not at all."""
+    path.parent.mkdir(exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    part.write_bytes(content)
+    return part.replace(path)
+
+
+def cli() -> int:
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(__doc__)
+        return 0
+    try:
+        given = arguments(Arguments, sys.argv[1:])
+        files = generate(Path(given.run) if given.run else newest(Path("outputs")), given)
+    except (*REFUSED, OSError) as error:
+        print(one_line(error), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; nothing was written", file=sys.stderr)
+        return 130
+    for path in files:
+        print(os.path.relpath(path))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli())

@@ -1,0 +1,65 @@
+"""A finished run at work: its images in, pictures out. N images or codes, D latent dimensions, (C, H, W) one image."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from datamodules.base import EVAL_BATCH, ImageDataModule
+from vae.chosen import Chosen
+from vae.draws import draw, draw_near
+from vae.model import VAE
+from vae.ways import WAYS
+
+KNOWN = 5000  # training images whose codes are looked at
+
+
+@dataclass(frozen=True)
+class Studio:
+    """A run's model and images, and what was typed."""
+
+    vae: VAE
+    data: ImageDataModule
+    n: int | None
+    temperature: float
+    source: str
+    way: str
+    images: Sequence[str | int]
+    fuse: Sequence[str | int]
+    arithmetic: Sequence[str | int]
+    seed: int
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.vae.parameters()).device
+
+    def codes(self, x: Tensor) -> Tensor:
+        """The means of q(z|x), (N, D)."""
+        return torch.cat([self.vae.q_z(part.to(self.device)).mean for part in x.split(EVAL_BATCH)])
+
+    def pictures(self, z: Tensor) -> Tensor:
+        """What codes (..., D) look like, (..., C, H, W)."""
+        shown = [self.vae.picture(part) for part in z.flatten(0, -2).split(EVAL_BATCH)]
+        return torch.cat(shown).cpu().unflatten(0, z.shape[:-1])
+
+    @cached_property
+    def known(self) -> Tensor:
+        """Codes of training images, (N, D)."""
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed)
+            return self.codes(self.data.x("train", slice(KNOWN)))
+
+    def drawn(self, n: int) -> Tensor:
+        """n codes of the prior or of the mixture, (n, D)."""
+        sources: dict[str, Callable[[], Tensor]] = {
+            "prior": lambda: draw(self.vae.p_z(), n, self.temperature),
+            "mixture": lambda: draw_near(self.known, n, self.temperature, self.seed),
+        }
+        return sources[self.source]()
+
+    def between(self, pair: Chosen, t: Tensor) -> Tensor:
+        """Pictures on the way from the first code to the second, (T, C, H, W)."""
+        first, second = self.codes(pair.x)
+        return self.pictures(WAYS[self.way](first, second, t.to(self.device)))
