@@ -100,6 +100,15 @@ def find(places: Iterable[Path]) -> list[Run]:
     return list(found.values())
 
 
+def newest(outputs: Path) -> Path:
+    """The folder of the finished run whose weights are the latest; UserError if there is none."""
+    weights = (path.parent / "checkpoints" / "best.ckpt" for path in outputs.rglob("summary.json"))
+    found = max((path for path in weights if path.is_file()), key=lambda path: path.stat().st_mtime, default=None)
+    if found is None:
+        raise UserError(f"run=: expected the folder of a finished run; there is none in {outputs}/")
+    return found.parent.parent
+
+
 def differences(runs: Sequence[Run]) -> list[str]:
     """The keys, of those typed for any of the runs, whose values are not the same in all."""
     typed = dict.fromkeys(
