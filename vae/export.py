@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 TOLERANCE = 1e-4  # how far ONNX may be from torch, of a number of size 1 or less; of larger ones, that part
+OPSET = 20  # of ONNX
 INPUTS = 7  # random ones to compare with: other than the number that was traced
 
 
@@ -53,6 +54,7 @@ def write_onnx(net: "nn.Module", inputs: "Tensor", names: Sequence[str], file: P
             output_names=names[1:],
             dynamic_shapes=batch,
             dynamo=True,
+            opset_version=OPSET,
             external_data=False,
             verbose=False,
         )
@@ -94,7 +96,8 @@ def about(folder: Path, cfg: DictConfig, shape: Sequence[int], log_var: bool) ->
             "inputs": {"z": {"shape": code}},
             "outputs": {"picture": {"shape": image, "range": [0, 1]}, "h": {"shape": ["batch", "maps", *shape[1:]]}},
         },
-        "versions": {package.__name__: package.__version__ for package in (torch, onnx, onnxruntime)},
+        "versions": {package.__name__: package.__version__ for package in (torch, onnx, onnxruntime)}
+        | {"opset": OPSET},
     }
 
 
