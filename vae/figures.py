@@ -77,10 +77,15 @@ def plane(codes: Tensor) -> tuple[Tensor, list[str]]:
 
 
 def latents(codes: Tensor, labels: Tensor | None) -> Picture:
-    """The means of q(z|x), (N, D), coloured by label: each in its own colour, or along a scale where there are many."""
+    """The means of q(z|x) of test images, (N, D), coloured by label."""
+    return scattered(*plane(codes), labels, "means of q(z|x), test images")
+
+
+def scattered(z: Tensor, axis_names: Sequence[str], labels: Tensor | None, title: str) -> Picture:
+    """Points (N, 2), coloured by label: each in its own colour, or along a scale where there are many."""
     from matplotlib.figure import Figure
 
-    z, (xlabel, ylabel) = plane(codes)
+    xlabel, ylabel = axis_names
     figure = Figure(figsize=(8, 7.2), dpi=110, layout="constrained")
     axes = figure.subplots()
     size = min(60, max(3, 20_000 / len(z)))
@@ -94,7 +99,7 @@ def latents(codes: Tensor, labels: Tensor | None) -> Picture:
             axes.scatter(points[:, 0], points[:, 1], s=size, alpha=0.6, linewidths=0, label=kind)
     if 0 < len(kinds) <= MANY:
         axes.legend(markerscale=(75 / size) ** 0.5, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
-    axes.set(xlabel=xlabel, ylabel=ylabel, title="means of q(z|x), test images")
+    axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
     return rendered(figure)
 
 

@@ -1,0 +1,160 @@
+"""Export a finished run: python -m vae.export [run=outputs/...], of the newest run unless said.
+
+Into the run's export/ go encoder.onnx (an image to its code), decoder.onnx (a code to its picture), weights.safetensors
+and export.json, which says how to use them: that needs neither torch nor Lightning nor Hydra, only onnxruntime. Nothing
+is written that does not give what torch gives.
+"""
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+from pydantic import BaseModel, Field
+
+from vae import runs
+from vae.command_line import arguments
+from vae.config import REFUSED, UserError, one_line
+from vae.evaluate import finished
+from vae.files import whole
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+TOLERANCE = 1e-4  # how far ONNX may be from torch, of a number of size 1 or less; of larger ones, that part
+OPSET = 20  # of ONNX
+INPUTS = 7  # random ones to compare with: other than the number that was traced
+
+
+class Arguments(BaseModel, strict=True, extra="forbid"):
+    run: str = Field("", description="the folder of a finished run")
+
+
+def write_onnx(net: "nn.Module", inputs: "Tensor", names: Sequence[str], file: Path) -> float:
+    """A module, of a batch of any size, as ONNX, and how far it is from torch on `inputs`, (N, ...).
+
+    `names` are those of its input and of its outputs. UserError if it is too far or cannot be written.
+    """
+    import onnxruntime
+    import torch
+
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    onnxruntime.set_default_logger_severity(3)
+    batch = ({0: torch.export.Dim("batch")},)
+    try:
+        torch.onnx.export(
+            net,
+            (inputs[:2],),
+            file,
+            input_names=names[:1],
+            output_names=names[1:],
+            dynamic_shapes=batch,
+            dynamo=True,
+            opset_version=OPSET,
+            external_data=False,
+            verbose=False,
+        )
+        found = onnxruntime.InferenceSession(file).run(None, {names[0]: inputs.numpy()})
+    except Exception as error:  # noqa: BLE001 - whatever the exporter or the runtime has to say
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{file.stem}: ONNX cannot have it: {type(error).__name__}: {reason}") from None
+    with torch.inference_mode():
+        expected = [output.numpy() for output in net(inputs)]
+    off = max(float((abs(a - b) / abs(b).clip(1)).max()) for a, b in zip(found, expected, strict=True))
+    if not off <= TOLERANCE:
+        raise UserError(f"{file.stem}: ONNX and torch differ by {off:.2g}, more than {TOLERANCE:g}; nothing is written")
+    return off
+
+
+def about(folder: Path, cfg: DictConfig, shape: Sequence[int], log_var: bool) -> dict[str, Any]:
+    """What is needed to use an export of images of `shape`, (C, H, W), apart from what was found in making it."""
+    import onnx
+    import onnxruntime
+    import torch
+
+    chosen = runs.read(folder).choices
+    groups = ("dataset", "architecture", "likelihood", "posterior", "prior", "objective")
+    code, image = ["batch", cfg.latent_dim], ["batch", *shape]
+    return {
+        "run": folder.resolve().name,
+        **{group: chosen.get(group) for group in groups},
+        "shape": list(shape),
+        "latent_dim": cfg.latent_dim,
+        "binarize": cfg.dataset.binarize,
+        "weights": "weights.safetensors",
+        "encoder": {
+            "file": "encoder.onnx",
+            "inputs": {"x": {"shape": image, "range": [0, 1]}},
+            "outputs": {name: {"shape": code} for name in ("mean", "log_var")[: 1 + log_var]},
+        },
+        "decoder": {
+            "file": "decoder.onnx",
+            "inputs": {"z": {"shape": code}},
+            "outputs": {"picture": {"shape": image, "range": [0, 1]}, "h": {"shape": ["batch", "maps", *shape[1:]]}},
+        },
+        "versions": {package.__name__: package.__version__ for package in (torch, onnx, onnxruntime)}
+        | {"opset": OPSET},
+    }
+
+
+def export(folder: Path) -> dict[str, Any]:
+    """Write the export of a run; what is in its export.json. UserError for what cannot be."""
+    cfg, summary = finished(folder)
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+        from safetensors.torch import save
+    except ImportError as error:
+        raise UserError(f"vae.export needs {error.name}: pip install -e '.[export]'") from None
+    import torch
+
+    from vae.experiment import load, restored
+    from vae.portable import Decoder, Encoder
+
+    data = load(cfg)
+    vae = restored(cfg, data.shape, folder).vae.cpu()
+    encoder, decoder = Encoder(vae, cfg.latent_dim), Decoder(vae)
+    rng = torch.Generator().manual_seed(0)
+    x, z = torch.rand(INPUTS, *data.shape, generator=rng), torch.randn(INPUTS, cfg.latent_dim, generator=rng)
+    described = about(folder, cfg, data.shape, encoder.has_log_var)
+    with whole(folder / "export") as part:
+        for name, net, inputs in (("encoder", encoder, x), ("decoder", decoder, z)):
+            names = [*described[name]["inputs"], *described[name]["outputs"]]
+            described[name]["largest_difference_from_torch"] = write_onnx(net, inputs, names, part / f"{name}.onnx")
+        weights = {name: value.contiguous() for name, value in vae.state_dict().items()}
+        (part / "weights.safetensors").write_bytes(save(weights))
+        (part / "export.json").write_text(json.dumps(described | {"test": summary}, indent=2) + "\n")
+    return described
+
+
+def cli() -> int:
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(__doc__)
+        return 0
+    try:
+        given = arguments(Arguments, sys.argv[1:])
+        folder = Path(given.run) if given.run else runs.newest(Path("outputs"))
+        found = export(folder)
+    except (*REFUSED, OSError) as error:
+        print(one_line(error), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; nothing is written", file=sys.stderr)
+        return 130
+    for name in ("encoder", "decoder"):
+        part = found[name]
+        path = os.path.relpath(folder / "export" / part["file"])
+        puts = f"{', '.join(part['inputs'])} -> {', '.join(part['outputs'])}"
+        print(f"{path}  {puts}  within {part['largest_difference_from_torch']:.0e} of torch")
+    for file in (found["weights"], "export.json"):
+        print(os.path.relpath(folder / "export" / file))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli())
