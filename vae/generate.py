@@ -30,7 +30,7 @@ from pydantic import BaseModel, BeforeValidator, Field
 from vae.command_line import arguments
 from vae.config import REFUSED, Seed, UserError, meant, one_line
 from vae.evaluate import finished
-from vae.runs import newest
+from vae.runs import newest, write
 
 Which = Annotated[list[str | int], Field(description="a list of names, numbers of test images or files, such as [3,7]")]
 
@@ -90,15 +90,11 @@ def generate(folder: Path, given: Arguments) -> list[Path]:
             if wanted:
                 raise
             print(f"left out {name}: {reason}", file=sys.stderr)
-    return [write(content, folder / "generated" / name) for name, content in made.items()]
-
-
-def write(content: bytes, path: Path) -> Path:
-    """The file, whole or not at all."""
-    path.parent.mkdir(exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
-    part.write_bytes(content)
-    return part.replace(path)
+    out = folder / "generated"
+    out.mkdir(exist_ok=True)
+    for name, content in made.items():
+        write(content, out / name)
+    return [out / name for name in made]
 
 
 def cli() -> int:

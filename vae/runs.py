@@ -120,8 +120,8 @@ def differences(runs: Sequence[Run]) -> list[str]:
     return [key for key in typed if len({str(run.value(key)) for run in runs}) > 1]
 
 
-def write(text: str, path: Path) -> None:
+def write(content: str | bytes, path: Path) -> None:
     """The file, whole or not at all."""
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_text(text, "utf-8", newline="")
+    part.write_bytes(content.encode() if isinstance(content, str) else content)
     part.replace(path)
