@@ -4,7 +4,8 @@ import hashlib
 import json
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from vae.config import CONF, Model, UserError, checked, keys_of, meant
+from vae.config import CONF, REFUSED, Model, UserError, checked, keys_of, meant, one_line
 
 
 def arguments(model: type[Model], typed: Sequence[str]) -> Model:
@@ -31,6 +32,24 @@ def arguments(model: type[Model], typed: Sequence[str]) -> Model:
         except yaml.YAMLError:
             raise UserError(f"{text}: cannot be read; expected a value, or a list such as [a,b]") from None
     return checked(model, given)
+
+
+def command(work: Callable[[Sequence[str]], int | None], manual: str | None, stopped: str) -> int:
+    """The exit code of `python -m vae.NAME`, whose work takes what was typed.
+
+    --help shows the manual; what is refused is one line and 2; Ctrl-C is 130, with a line that says what it has left.
+    """
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(manual)
+        return 0
+    try:
+        return work(sys.argv[1:]) or 0
+    except (*REFUSED, OSError) as error:
+        print(one_line(error), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(stopped, file=sys.stderr)
+        return 130
 
 
 def choices(group: str) -> list[str]:

@@ -12,12 +12,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, Field
 
 from vae import page, runs, table
-from vae.command_line import arguments
-from vae.config import UserError, one_line
+from vae.command_line import arguments, command
+from vae.config import UserError
 
 
 class Arguments(BaseModel, strict=True, extra="forbid"):
@@ -47,25 +46,19 @@ def rectangle(rows: Sequence[table.Row]) -> str:
     return file.getvalue()
 
 
+def main(typed: Sequence[str]) -> None:
+    folders, out = read(typed)
+    found = runs.find(folders)
+    rows = table.rows(found)
+    print(table.text(found))
+    out.mkdir(parents=True, exist_ok=True)
+    for name, text in {"compare.html": page.html(rows), "compare.csv": rectangle(rows)}.items():
+        runs.write(text, out / name)
+        print(os.path.relpath(out / name))
+
+
 def cli() -> int:
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        print(__doc__)
-        return 0
-    try:
-        folders, out = read(sys.argv[1:])
-        found = runs.find(folders)
-        rows = table.rows(found)
-        print(table.text(found))
-        out.mkdir(parents=True, exist_ok=True)
-        for name, text in {"compare.html": page.html(rows), "compare.csv": rectangle(rows)}.items():
-            runs.write(text, out / name)
-            print(os.path.relpath(out / name))
-    except (UserError, OmegaConfBaseException, OSError) as error:
-        print(one_line(error), file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return command(main, __doc__, "stopped")
 
 
 if __name__ == "__main__":

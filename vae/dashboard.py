@@ -12,8 +12,8 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from vae.account import signed_in
-from vae.command_line import arguments
-from vae.config import UserError, one_line
+from vae.command_line import arguments, command
+from vae.config import UserError
 
 CURVES = {"ELBO": "elbo", "KL": "kl", "log likelihood": "log_likelihood"}
 SHAPE = ("latent_dim", "hidden_size", "activation")
@@ -66,19 +66,13 @@ def dashboard(project: str, entity: str) -> str:
         return ws.Workspace(owner, project, "VAE", panels, settings).save().url
 
 
+def main(typed: Sequence[str]) -> None:
+    given = arguments(Arguments, typed)
+    print(dashboard(given.project, given.entity))
+
+
 def cli() -> int:
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        print(__doc__)
-        return 0
-    try:
-        given = arguments(Arguments, sys.argv[1:])
-        print(dashboard(given.project, given.entity))
-    except UserError as error:
-        print(one_line(error), file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return command(main, __doc__, "stopped")
 
 
 if __name__ == "__main__":

@@ -9,14 +9,15 @@ import hashlib
 import json
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel, Field
 from yaml import YAMLError
 
-from vae.command_line import arguments
-from vae.config import REFUSED, Count, UserError, one_line, validate
+from vae.command_line import arguments, command
+from vae.config import Count, UserError, validate
 
 
 class Arguments(BaseModel, strict=True, extra="forbid"):
@@ -69,24 +70,15 @@ def evaluate(folder: Path, K: int, images: int | None) -> dict[str, float]:
     return found
 
 
+def main(typed: Sequence[str]) -> None:
+    given = arguments(Arguments, typed)
+    for name, value in evaluate(Path(given.run), given.K, given.images).items():
+        shown = f"{value:>12.2f}" if isinstance(value, float) else f"{value:>9}"
+        print(f"  {name.removeprefix('test/'):<24}{shown}")
+
+
 def cli() -> int:
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        print(__doc__)
-        return 0
-    try:
-        given = arguments(Arguments, sys.argv[1:])
-        found = evaluate(Path(given.run), given.K, given.images)
-    except (*REFUSED, OSError) as error:
-        print(one_line(error), file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on", file=sys.stderr)
-        return 130
-    for name, value in found.items():
-        print(
-            f"  {name.removeprefix('test/'):<24}" + (f"{value:>12.2f}" if isinstance(value, float) else f"{value:>9}")
-        )
-    return 0
+    return command(main, __doc__, "stopped; the same command goes on")
 
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ from omegaconf import DictConfig
 from pydantic import BaseModel, Field
 
 from vae import runs
-from vae.command_line import arguments
-from vae.config import REFUSED, UserError, one_line
+from vae.command_line import arguments, command
+from vae.config import UserError
 from vae.evaluate import finished
 from vae.files import whole
 
@@ -132,20 +132,10 @@ def export(folder: Path) -> dict[str, Any]:
     return described
 
 
-def cli() -> int:
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        print(__doc__)
-        return 0
-    try:
-        given = arguments(Arguments, sys.argv[1:])
-        folder = Path(given.run) if given.run else runs.newest(Path("outputs"))
-        found = export(folder)
-    except (*REFUSED, OSError) as error:
-        print(one_line(error), file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; nothing is written", file=sys.stderr)
-        return 130
+def main(typed: Sequence[str]) -> None:
+    given = arguments(Arguments, typed)
+    folder = Path(given.run) if given.run else runs.newest(Path("outputs"))
+    found = export(folder)
     for name in ("encoder", "decoder"):
         part = found[name]
         path = os.path.relpath(folder / "export" / part["file"])
@@ -153,7 +143,10 @@ def cli() -> int:
         print(f"{path}  {puts}  within {part['largest_difference_from_torch']:.0e} of torch")
     for file in (found["weights"], "export.json"):
         print(os.path.relpath(folder / "export" / file))
-    return 0
+
+
+def cli() -> int:
+    return command(main, __doc__, "stopped; nothing is written")
 
 
 if __name__ == "__main__":

@@ -27,8 +27,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field
 
-from vae.command_line import arguments
-from vae.config import REFUSED, Seed, UserError, meant, one_line
+from vae.command_line import arguments, command
+from vae.config import Seed, UserError, meant
 from vae.evaluate import finished
 from vae.runs import newest, write
 
@@ -97,22 +97,14 @@ def generate(folder: Path, given: Arguments) -> list[Path]:
     return [out / name for name in made]
 
 
-def cli() -> int:
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        print(__doc__)
-        return 0
-    try:
-        given = arguments(Arguments, sys.argv[1:])
-        files = generate(Path(given.run) if given.run else newest(Path("outputs")), given)
-    except (*REFUSED, OSError) as error:
-        print(one_line(error), file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; nothing was written", file=sys.stderr)
-        return 130
-    for path in files:
+def main(typed: Sequence[str]) -> None:
+    given = arguments(Arguments, typed)
+    for path in generate(Path(given.run) if given.run else newest(Path("outputs")), given):
         print(os.path.relpath(path))
-    return 0
+
+
+def cli() -> int:
+    return command(main, __doc__, "stopped; nothing was written")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ codes to the run's W&B run, as a table.
 import json
 import os
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -17,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from pydantic import BaseModel, Field
 
 from vae import runs
-from vae.command_line import arguments
-from vae.config import REFUSED, Count, UserError, one_line
+from vae.command_line import arguments, command
+from vae.config import Count, UserError
 from vae.evaluate import finished
 from vae.files import whole
 
@@ -217,21 +218,13 @@ def send(folder: Path, cfg: Any, mean: "Tensor", labels: "Tensor | None", names:
     finish(0)
 
 
+def main(typed: Sequence[str]) -> None:
+    given = arguments(Arguments, typed)
+    print("\n".join(latent(Path(given.run) if given.run else runs.newest(Path("outputs")), given)))
+
+
 def cli() -> int:
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        print(__doc__)
-        return 0
-    try:
-        given = arguments(Arguments, sys.argv[1:])
-        lines = latent(Path(given.run) if given.run else runs.newest(Path("outputs")), given)
-    except (*REFUSED, OSError) as error:
-        print(one_line(error), file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; nothing is written", file=sys.stderr)
-        return 130
-    print("\n".join(lines))
-    return 0
+    return command(main, __doc__, "stopped; nothing is written")
 
 
 if __name__ == "__main__":

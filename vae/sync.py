@@ -8,13 +8,14 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, Field
 
 from vae.account import signed_in
-from vae.command_line import arguments
-from vae.config import Positive, UserError, one_line
+from vae.command_line import arguments, command
+from vae.config import Positive, UserError
 
 
 class Arguments(BaseModel, strict=True, extra="forbid"):
@@ -86,20 +87,13 @@ def sync(outputs: Path, timeout: float) -> int:
     return outcomes["failed"]
 
 
+def main(typed: Sequence[str]) -> int:
+    given = arguments(Arguments, [text if "=" in text else f"outputs={text}" for text in typed])
+    return int(sync(Path(given.outputs), given.timeout) > 0)
+
+
 def cli() -> int:
-    typed = [text if "=" in text else f"outputs={text}" for text in sys.argv[1:]]
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        print(__doc__)
-        return 0
-    try:
-        given = arguments(Arguments, typed)
-        return int(sync(Path(given.outputs), given.timeout) > 0)
-    except UserError as error:
-        print(one_line(error), file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on", file=sys.stderr)
-        return 130
+    return command(main, __doc__, "stopped; the same command goes on")
 
 
 if __name__ == "__main__":
