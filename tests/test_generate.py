@@ -252,6 +252,16 @@ def test_an_unknown_name_gets_the_nearest():
     assert "name" not in str(error.value)
 
 
+def test_the_known_codes_are_the_same_whatever_was_drawn_before(studio, monkeypatch):
+    made = studio(), studio(), studio(seed=1)
+    monkeypatch.setattr(Studio, "codes", lambda _, x: code(x) + torch.randn(len(x), 4))  # as where means are estimated
+    first = made[0].known
+    torch.manual_seed(5)
+    second, other = (one.known for one in made[1:])
+    assert torch.equal(first, second)
+    assert not torch.equal(first, other)
+
+
 def test_samples_are_decoded_draws(studio):
     shown, columns = creations.samples(studio(n=12, temperature=0.0))["samples.png"]
     torch.testing.assert_close(shown, torch.full((12, *SHAPE), 0.5))
