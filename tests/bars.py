@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock
 
 from datamodules.mnist import MNIST
 
@@ -65,4 +66,7 @@ class Bars(MNIST):
     """MNIST with other files."""
 
     def fetch_files(self) -> None:
-        write(self.folder)
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{self.folder}.lock"):  # of several processes, one writes
+            if not self.folder.exists():
+                write(self.folder)

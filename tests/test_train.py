@@ -539,7 +539,7 @@ def test_every_run_of_a_sweep_arrives_in_wandb(tmp_path):
     """The real train.py, online, against a stand-in server; the second of three runs cannot be trained."""
     with WandbServer() as server:
         done = subprocess.run(
-            [sys.executable, str(ROOT / "train.py"), "-m", *BARS, *SHORT, "latent_dim=2,0,3"],
+            [sys.executable, str(ROOT / "train.py"), "-m", *BARS, *SHORT, "latent_dim=2,0,4"],
             cwd=tmp_path,
             env=os.environ | server.env | {"PYTHONPATH": str(ROOT / "tests"), "HOME": str(tmp_path)},
             capture_output=True,
@@ -550,7 +550,7 @@ def test_every_run_of_a_sweep_arrives_in_wandb(tmp_path):
     assert "latent_dim=0: expected a whole number" in done.stdout + done.stderr
     folders = sorted(path.parent for path in (tmp_path / "outputs" / "sweeps").rglob("summary.json"))
     assert len(folders) == len(server.runs) == 2
-    for folder, latent_dim in zip(folders, (2, 3), strict=True):
+    for folder, latent_dim in zip(folders, (2, 4), strict=True):
         run = server.runs[(folder / "wandb_id").read_text()]
         assert (folder / "train.log").exists()
         assert run.about["groupName"] == folder.parent.name

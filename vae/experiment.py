@@ -112,7 +112,8 @@ def tracker(cfg: DictConfig, folder: Path) -> list[Any]:
     hydra = OmegaConf.load(folder / ".hydra" / "hydra.yaml").hydra
     about: dict[str, Any] = {"job_type": "train", "name": run_name(overrides)}
     if hydra.mode == "MULTIRUN":
-        line = json.loads((folder.parent / "sweep.json").read_text())["task"]
+        known = folder.parent / "sweep.json"
+        line = json.loads(known.read_text())["task"] if known.exists() else overrides
         swept = " ".join(override for override in overrides if override not in line)
         group = cfg.logger.group or Path(hydra.runtime.output_dir).parent.name
         about = {"job_type": "sweep", "name": swept or about["name"], "group": group}
