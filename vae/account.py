@@ -1,9 +1,10 @@
 """The W&B account of whoever types, for the commands that cannot do without the server."""
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 from vae.config import UserError
 
@@ -27,3 +28,10 @@ def signed_in() -> Iterator[Any]:
         raise
     except Exception as error:  # noqa: BLE001 (its errors have no class in common)
         raise UserError(f"W&B: {' '.join(str(error).split())}") from None
+
+
+def leave(code: int) -> NoReturn:
+    """End this process now: wandb would wait for its own at the exit, at times for ever, where no server answered."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

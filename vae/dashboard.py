@@ -5,13 +5,12 @@ seen, how latent_dim, hidden_size and activation go with log p(x), pictures, and
 """
 
 import os
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel, Field
 
-from vae.account import signed_in
+from vae.account import leave, signed_in
 from vae.command_line import arguments, command
 from vae.config import UserError
 
@@ -76,4 +75,4 @@ def cli() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cli())
+    leave(cli())

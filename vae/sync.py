@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, Field
 
-from vae.account import signed_in
+from vae.account import leave, signed_in
 from vae.command_line import arguments, command
 from vae.config import Positive, UserError
 
@@ -97,4 +97,4 @@ def cli() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cli())
+    leave(cli())
