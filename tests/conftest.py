@@ -84,3 +84,19 @@ def start(tmp_path, isolated):
         return wandb_logger(tmp_path / run, tmp_path, **about, timeout=SECONDS, finish_timeout=SECONDS)
 
     return start
+
+
+@pytest.fixture
+def command_of(monkeypatch, capsys):
+    """command_of(module)(*arguments) runs what python -m does; (exit code, stdout, stderr)."""
+
+    def command(module):
+        def run(*arguments):
+            monkeypatch.setattr(sys, "argv", [module.__name__, *arguments])
+            code = module.cli()
+            captured = capsys.readouterr()
+            return code, captured.out, captured.err
+
+        return run
+
+    return command

@@ -21,16 +21,8 @@ ROOT = CONF.parent
 
 
 @pytest.fixture
-def score(monkeypatch, capsys):
-    """Run the command; (exit code, stdout, stderr)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["evaluate.py", *arguments])
-        code = evaluate.cli()
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
+def score(command_of):
+    return command_of(evaluate)
 
 
 def test_the_test_images_are_scored_with_the_best_weights_and_each_is_kept(cli, runs, score):

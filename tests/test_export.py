@@ -52,16 +52,8 @@ def model():
 
 
 @pytest.fixture
-def exported(monkeypatch, capsys):
-    """Run the command; (exit code, stdout, stderr)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["export.py", *arguments])
-        code = export.cli()
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
+def exported(command_of):
+    return command_of(export)
 
 
 def outputs(file, **inputs):

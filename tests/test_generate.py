@@ -2,7 +2,6 @@
 
 import io
 import math
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -491,16 +490,8 @@ def run_of(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def cli(monkeypatch, capsys):
-    """Run the command; (exit code, stdout, stderr)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["generate.py", *arguments])
-        code = generate.cli()
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
+def cli(command_of):
+    return command_of(generate)
 
 
 def contents(folder):

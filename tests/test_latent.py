@@ -22,16 +22,8 @@ from vae.files import whole
 
 
 @pytest.fixture
-def look(monkeypatch, capsys):
-    """Run the command; (exit code, stdout, stderr)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["latent.py", *arguments])
-        code = latent.cli()
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
+def look(command_of):
+    return command_of(latent)
 
 
 def blobs(n, far, seed=0):
