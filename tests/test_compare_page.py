@@ -8,7 +8,7 @@ import pytest
 from sweeps import NASTY, made, mixed, scored, trained
 
 from vae import runs, table
-from vae.page import html
+from vae.compare.page import html
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="chromium, in which the page would be opened, is not on the PATH")

@@ -10,10 +10,11 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from vae import export, portable
 from vae.config import UserError
 from vae.evaluate import finished
 from vae.experiment import build, load, restored
+from vae.export import __main__ as export
+from vae.export import portable
 from vae.likelihoods import ContinuousBernoulli
 from vae.runs import newest
 

@@ -17,16 +17,17 @@ from torch.distributions import Normal
 
 from datamodules.base import ImageDataModule, Images
 from datamodules.folder import decode
-from vae import chosen, creations, generate, sheets, ways
 from vae.command_line import composing
 from vae.config import UserError
 from vae.draws import draw, draw_near
 from vae.experiment import build
+from vae.generate import __main__ as generate
+from vae.generate import chosen, creations, sheets, ways
+from vae.generate.studio import Studio
 from vae.likelihoods import Bernoulli
 from vae.model import VAE
 from vae.posteriors import DiagonalNormal
 from vae.priors import Flow, Mixture, StandardNormal, TwoLayers, VampPrior
-from vae.studio import Studio
 
 SHAPE = (1, 1, 4)
 PRIORS = ["standard_normal", "mixture", "vampprior", "flow", "two_layers"]

@@ -14,11 +14,13 @@ from PIL import Image
 from wandb_server import WandbServer
 
 from datamodules.base import Images
-from vae import figures, latent, probes
+from vae import figures
 from vae.config import CONF
 from vae.evaluate import finished
 from vae.experiment import load, restored
 from vae.files import whole
+from vae.latent import __main__ as latent
+from vae.latent import probes
 
 
 @pytest.fixture

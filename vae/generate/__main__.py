@@ -65,9 +65,9 @@ def generate(folder: Path, given: Arguments) -> list[Path]:
     cfg, _ = finished(folder)
     import torch  # only now
 
-    from vae.creations import WHAT, Made, Unfit
     from vae.experiment import load, restored
-    from vae.studio import Studio
+    from vae.generate.creations import WHAT, Made, Unfit
+    from vae.generate.studio import Studio
 
     for name in given.what:
         if name not in WHAT:

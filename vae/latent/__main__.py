@@ -103,7 +103,7 @@ def kinds(data: "ImageDataModule", split: str) -> "Tensor | None":
 
 def measured(vae: "VAE", data: "ImageDataModule", codes: Codes, labels: "Tensor", given: Arguments) -> dict[str, Any]:
     """The clusters of a split's codes, the probes of test images, and both of pixels and principal components."""
-    from vae import probes
+    from vae.latent import probes
 
     known, test = data.images["train"], data.images["test"]
     fitted, rows = some(len(known.pixels), given.images), some(len(labels), MOST)
@@ -164,8 +164,9 @@ def latent(folder: Path, given: Arguments) -> list[str]:
     import numpy as np
     import torch
 
-    from vae import figures, probes
+    from vae import figures
     from vae.experiment import load, restored
+    from vae.latent import probes
 
     data = load(cfg)
     module = restored(cfg, data.shape, folder)

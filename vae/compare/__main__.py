@@ -14,8 +14,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, Field
 
-from vae import page, runs, table
+from vae import runs, table
 from vae.command_line import arguments, command
+from vae.compare import page
 from vae.config import UserError
 
 

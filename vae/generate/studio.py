@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from datamodules.base import EVAL_BATCH, ImageDataModule
-from vae.chosen import Chosen
 from vae.draws import draw, draw_near
+from vae.generate.chosen import Chosen
+from vae.generate.ways import WAYS
 from vae.model import VAE
-from vae.ways import WAYS
 
 KNOWN = 5000  # training images whose codes are looked at
 

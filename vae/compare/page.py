@@ -1,4 +1,4 @@
-"""Runs as one HTML file that needs no other: what compare.template.html and compare.js show. Nothing imports torch."""
+"""Runs as one HTML file that needs no other: what page.template.html and page.js show. Nothing imports torch."""
 
 import base64
 import io
@@ -12,7 +12,7 @@ from typing import Any
 from vae.runs import Run
 from vae.table import Row, shown
 
-TEMPLATE, SCRIPT = (Path(__file__).parent / name for name in ("compare.template.html", "compare.js"))
+TEMPLATE, SCRIPT = (Path(__file__).parent / name for name in ("page.template.html", "page.js"))
 AXES = ("step", "images_seen", "seconds")
 TERMS = ("elbo", "kl", "log_likelihood")  # come first; what an objective has in their place follows
 ASIDE = ("objective", "log_px", "log_px_se")  # means another thing in each run, or has no curve

@@ -13,12 +13,12 @@ from torch.distributions import Independent, kl_divergence
 
 from datamodules.base import EVAL_BATCH, unit
 from vae import figures
-from vae.chosen import Chosen, all_of, one, some
 from vae.config import UserError
+from vae.generate.chosen import Chosen, all_of, one, some
+from vae.generate.sheets import Row, moving, png, sheet
+from vae.generate.studio import KNOWN, Studio
+from vae.generate.ways import eased, loop
 from vae.priors import UnitNormal
-from vae.sheets import Row, moving, png, sheet
-from vae.studio import KNOWN, Studio
-from vae.ways import eased, loop
 
 Made = dict[str, bytes]  # of files, by their names
 

@@ -114,7 +114,7 @@ def export(folder: Path) -> dict[str, Any]:
     import torch
 
     from vae.experiment import load, restored
-    from vae.portable import Decoder, Encoder
+    from vae.export.portable import Decoder, Encoder
 
     data = load(cfg)
     vae = restored(cfg, data.shape, folder).vae.cpu()
