@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -37,10 +38,10 @@ def eight_bits(picture: Image.Image) -> Image.Image:
     return picture
 
 
-def decode(path: Path, size: tuple[int, int], mode: str) -> np.ndarray | str:
+def decode(picture: Path | BinaryIO, size: tuple[int, int], mode: str) -> np.ndarray | str:
     """The middle of a picture at this size (H, W), as (H, W, C) uint8, on white; or why it cannot be read."""
     try:
-        with Image.open(path) as file:
+        with Image.open(picture) as file:
             upright = ImageOps.exif_transpose(eight_bits(file))
             rgba = upright.convert("RGBA")
             on_white = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert(mode)

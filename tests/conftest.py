@@ -1,5 +1,6 @@
 import logging
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -84,6 +85,23 @@ def start(tmp_path, isolated):
         return wandb_logger(tmp_path / run, tmp_path, **about, timeout=SECONDS, finish_timeout=SECONDS)
 
     return start
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A real one, without a screen; what needs it is skipped where there is none."""
+    from playwright.sync_api import sync_playwright
+
+    chromium = shutil.which("chromium")
+    if not chromium:
+        pytest.skip("chromium, in which the page would be opened, is not on the PATH")
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(
+            executable_path=chromium, args=[*flags, "--disable-component-update", "--disable-sync"]
+        )
+        yield found
+        found.close()
 
 
 @pytest.fixture

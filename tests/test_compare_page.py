@@ -1,7 +1,6 @@
 """The page of vae.compare in a real browser without a network, with the runs of folders made by hand."""
 
 import re
-import shutil
 import time
 
 import pytest
@@ -9,22 +8,6 @@ from sweeps import NASTY, made, mixed, scored, trained
 
 from vae import runs, table
 from vae.compare.page import html
-
-CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(not CHROMIUM, reason="chromium, in which the page would be opened, is not on the PATH")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-    with sync_playwright() as playwright:
-        found = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=[*flags, "--disable-component-update", "--disable-sync"]
-        )
-        yield found
-        found.close()
 
 
 @pytest.fixture

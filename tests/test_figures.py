@@ -101,7 +101,8 @@ def test_fusions_go_from_one_image_through_what_lies_between_to_the_other():
 def test_principal_components_are_the_directions_of_most_variance():
     torch.manual_seed(0)
     codes = torch.randn(500, 4) * torch.tensor([0.1, 3.0, 0.2, 1.0]) + 5
-    z, names = figures.plane(codes)
+    plane = figures.plane(codes)
+    z, names = plane.of(codes), plane.names
     centred = codes.double() - codes.double().mean(0)
     for component, axis in ((0, 1), (1, 3)):
         assert abs(torch.corrcoef(torch.stack([z[:, component], centred[:, axis]]))[0, 1]) > 0.99
@@ -111,9 +112,10 @@ def test_principal_components_are_the_directions_of_most_variance():
 
 def test_two_codes_are_shown_as_they_are_and_one_on_a_line():
     codes = torch.randn(5, 2)
-    z, names = figures.plane(codes)
+    plane = figures.plane(codes)
+    z, names = plane.of(codes), plane.names
     torch.testing.assert_close(z, codes.double())
     assert names == ["$z_1$", "$z_2$"]
-    z, _ = figures.plane(codes[:, :1])
+    z = figures.plane(codes[:, :1]).of(codes[:, :1])
     torch.testing.assert_close(z[:, 0], codes[:, 0].double())
     assert (z[:, 1] == 0).all()

@@ -45,6 +45,22 @@ def importance_sample(vae: VAE, x: Tensor, K: int, pixels: int = 2**21) -> Score
     return Scores(torch.stack(log_w).logsumexp(0) - math.log(K), rate, distortion)
 
 
+def strangeness(vae: VAE, x: Tensor, score: str, K: int) -> Tensor:
+    """The higher, the stranger, (N,), on the CPU, for images x, (N, C, H, W).
+
+    By the score "log_px", -log p(x) in nats from K samples; by "reconstruction", the squared error of E[x|z] at the
+    mean of q(z|x). The same for the same images: each call draws the same random numbers.
+    """
+    device = next(vae.parameters()).device
+    scores = {
+        "log_px": lambda x: -importance_sample(vae, x, K).log_px,
+        "reconstruction": lambda x: (vae.p_x(vae.q_z(x).mean).mean - x).square().sum((1, 2, 3)),
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return torch.cat([scores[score](batch.to(device)) for batch in x.split(BATCH)]).cpu()
+
+
 def read_scores(file: Path, weights: str) -> Tensor:
     """What `kept_scores` wrote of these weights, (3, N); (3, 0) if nothing. UserError if the file cannot be read."""
     nothing = torch.empty(len(Scores._fields), 0)

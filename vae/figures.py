@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -63,22 +63,34 @@ def rendered(figure: Any) -> Picture:
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def plane(codes: Tensor) -> tuple[Tensor, list[str]]:
-    """Codes (N, D) in two dimensions, and the names of the axes: their first two principal components when D > 2."""
+class Plane(NamedTuple):
+    """Where codes are shown: by origin (D,) and axes (2, D), which have names."""
+
+    origin: Tensor
+    axes: Tensor
+    names: list[str]
+
+    def of(self, codes: Tensor) -> Tensor:
+        """The points (N, 2) of codes (N, D)."""
+        return (codes.double().cpu() - self.origin) @ self.axes.T
+
+
+def plane(codes: Tensor) -> Plane:
+    """Of codes (N, D), their own plane where D is 1 or 2, and else that of their first two principal components."""
     codes = codes.double().cpu()
-    if codes.shape[1] == 1:
-        return torch.cat([codes, torch.zeros_like(codes)], 1), ["$z_1$", ""]
-    if codes.shape[1] == 2:
-        return codes, ["$z_1$", "$z_2$"]
-    centred = codes - codes.mean(0)
-    _, scale, directions = torch.linalg.svd(centred, full_matrices=False)
+    if codes.shape[1] <= 2:
+        origin, axes = torch.zeros_like(codes[0]), torch.eye(2, codes.shape[1], dtype=codes.dtype)
+        return Plane(origin, axes, ["$z_1$", "$z_2$"][: codes.shape[1]] + [""] * (2 - codes.shape[1]))
+    origin = codes.mean(0)
+    _, scale, directions = torch.linalg.svd(codes - origin, full_matrices=False)
     part = (scale**2 / (scale**2).sum()).tolist()
-    return centred @ directions[:2].T, [f"principal component {i + 1} ({part[i]:.0%})" for i in range(2)]
+    return Plane(origin, directions[:2], [f"principal component {i + 1} ({part[i]:.0%})" for i in range(2)])
 
 
 def latents(codes: Tensor, labels: Tensor | None) -> Picture:
     """The means of q(z|x) of test images, (N, D), coloured by label."""
-    return scattered(*plane(codes), labels, "means of q(z|x), test images")
+    on = plane(codes)
+    return scattered(on.of(codes), on.names, labels, "means of q(z|x), test images")
 
 
 def scattered(z: Tensor, axis_names: Sequence[str], labels: Tensor | None, title: str) -> Picture:

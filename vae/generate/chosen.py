@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,15 +37,15 @@ def some(data: ImageDataModule, split: str, n: int, each: int = 1) -> Chosen:
     return at(data, split, torch.randperm(there)[: n * each])
 
 
-def of_file(data: ImageDataModule, key: str, path: Path) -> Chosen:
-    """A picture, cut and scaled as dataset=folder does, and made binary as test images are."""
+def of_picture(data: ImageDataModule, key: str, file: Path | BinaryIO, name: str) -> Chosen:
+    """A picture, cut and scaled as dataset=folder does, and made binary as test images are; UserError if it is none."""
     channels, height, width = data.shape
-    picture = decode(path, (height, width), [*MODES.values()][channels > 1])
+    picture = decode(file, (height, width), [*MODES.values()][channels > 1])
     if isinstance(picture, str):
-        raise UserError(f"{key}={path}: expected a picture; {' '.join(picture.split())}")
+        raise UserError(f"{key}={name}: expected a picture; {' '.join(picture.split())}")
     pixels = torch.tensor(picture).permute(2, 0, 1)[None]
     rng = generator(pixels.device, Stream.ONCE, data.split_seed)
-    return Chosen(unit(BINARIZE[data.binarize][2](pixels, rng)), [path.stem])
+    return Chosen(unit(BINARIZE[data.binarize][2](pixels, rng)), [Path(name).stem])
 
 
 def one(data: ImageDataModule, key: str, meant: str | int) -> Chosen:
@@ -63,7 +63,7 @@ def one(data: ImageDataModule, key: str, meant: str | int) -> Chosen:
     if found := known.get(meant) or known.get(lower.get(meant.lower(), "")):
         return at(data, found[0], torch.tensor([found[1]]))
     if Path(meant).is_file():
-        return of_file(data, key, Path(meant))
+        return of_picture(data, key, Path(meant), meant)
     close = [lower[name] for name in get_close_matches(meant.lower(), lower, n=3)]
     guess = f"; did you mean {' or '.join(close)}?" if close else ""
     named = "the name of an image, " if known else ""

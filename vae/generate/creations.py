@@ -5,11 +5,9 @@ Shapes: N images or codes, D latent dimensions, (C, H, W) one image, T steps of 
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Independent, kl_divergence
 
 from datamodules.base import EVAL_BATCH, unit
 from vae import figures
@@ -74,34 +72,20 @@ def interpolation(studio: Studio) -> Made:
     return {"interpolation.png": png(sheet([row])), "interpolation.gif": moving(there[:, None], 1, width=280)}
 
 
-def carried(studio: Studio) -> tuple[Tensor, str]:
-    """How much each dimension carries, (D,), and in what: its KL(q(z|x) || p(z)), in nats, where it has one of its own.
-
-    Where not, as with flows, the variance of the means of q(z|x).
-    """
-    x = studio.data.x("train", slice(KNOWN)).to(studio.device)
-    q_z, p_z = studio.vae.q_z(x[:1]), studio.vae.p_z()
-    if not (isinstance(q_z, Independent) and isinstance(p_z, Independent)):
-        return studio.known.var(0), "variance"
-    parts: list[Any] = [studio.vae.q_z(part) for part in x.split(EVAL_BATCH)]
-    return torch.cat([kl_divergence(part.base_dist, p_z.base_dist) for part in parts]).mean(0), "nats"
-
-
 def traversal(studio: Studio) -> Made:
     """A row for each latent dimension, those that carry most first: one image, with this dimension alone moved."""
     if len(studio.images) > 1:
         raise Unfit(f"images: expected one of them to start from; there are {len(studio.images)}")
-    amount, unit_of_it = carried(studio)
+    amount, unit_of_it = studio.carried
     start = all_of(studio.data, "images", studio.images) if studio.images else some(studio.data, "train", 1)
     code = studio.codes(start.x)[0]
-    x = studio.data.x("train", slice(EVAL_BATCH)).to(studio.device)
-    z = studio.vae.q_z(x).rsample()  # where codes lie, not where their means do: all the same where nothing is carried
+    mean, sd = studio.spread
     steps = torch.linspace(-WIDEST, WIDEST, STRIP, device=studio.device)
     order = amount.argsort(descending=True)[: studio.n or 10].tolist()
     rows = []
     for d in order:
         codes = code.repeat(STRIP, 1)
-        codes[:, d] = z[:, d].mean() + z[:, d].std() * steps
+        codes[:, d] = mean[d] + sd[d] * steps
         rows.append(Row(studio.pictures(codes), label=f"z{d + 1}   {amount[d]:.2f} {unit_of_it}", side=72))
     rows[-1] = rows[-1]._replace(captions=[f"{step:+.1f} sd".replace("-", "\N{MINUS SIGN}") for step in steps.tolist()])
     return {"traversal.png": png(sheet([Row(start.x, start.names, "from", 72), *rows]))}

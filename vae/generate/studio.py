@@ -3,9 +3,11 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributions import Independent, kl_divergence
 
 from datamodules.base import EVAL_BATCH, ImageDataModule
 from vae.draws import draw, draw_near
@@ -22,14 +24,14 @@ class Studio:
 
     vae: VAE
     data: ImageDataModule
-    n: int | None
-    temperature: float
-    source: str
-    way: str
-    images: Sequence[str | int]
-    fuse: Sequence[str | int]
-    arithmetic: Sequence[str | int]
-    seed: int
+    n: int | None = None
+    temperature: float = 1.0
+    source: str = "prior"
+    way: str = "spherical"
+    images: Sequence[str | int] = ()
+    fuse: Sequence[str | int] = ()
+    arithmetic: Sequence[str | int] = ()
+    seed: int = 0
 
     @property
     def device(self) -> torch.device:
@@ -50,6 +52,28 @@ class Studio:
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
             return self.codes(self.data.x("train", slice(KNOWN)))
+
+    @cached_property
+    def carried(self) -> tuple[Tensor, str]:
+        """How much each dimension carries, (D,), and in what: its KL(q(z|x) || p(z)), in nats, if it has one.
+
+        If not, as with flows, the variance of the means of q(z|x).
+        """
+        x = self.data.x("train", slice(KNOWN)).to(self.device)
+        q_z, p_z = self.vae.q_z(x[:1]), self.vae.p_z()
+        if not (isinstance(q_z, Independent) and isinstance(p_z, Independent)):
+            return self.known.var(0), "variance"
+        parts: list[Any] = [self.vae.q_z(part) for part in x.split(EVAL_BATCH)]
+        return torch.cat([kl_divergence(part.base_dist, p_z.base_dist) for part in parts]).mean(0), "nats"
+
+    @cached_property
+    def spread(self) -> tuple[Tensor, Tensor]:
+        """Of codes drawn from q(z|x), each dimension's mean and standard deviation, (D,) and (D,).
+
+        All dimensions that carry nothing have the same: those of the prior.
+        """
+        z = self.vae.q_z(self.data.x("train", slice(EVAL_BATCH)).to(self.device)).rsample()
+        return z.mean(0), z.std(0)
 
     def drawn(self, n: int) -> Tensor:
         """n codes of the prior or of the mixture, (n, D)."""

@@ -68,24 +68,6 @@ def encoded(vae: "VAE", x: "Tensor") -> Codes:
     return Codes(mean, torch.cat([q.log_var for q in q_z]).cpu())  # type: ignore[attr-defined]
 
 
-def strangeness(vae: "VAE", x: "Tensor", score: str, K: int) -> "Tensor":
-    """The higher, the stranger, (N,): -log p(x) in nats by K samples, or the squared error of the reconstruction."""
-    import torch
-
-    from vae.estimator import importance_sample
-
-    torch.manual_seed(0)
-    device = next(vae.parameters()).device
-    found = []
-    for batch in x.split(BATCH):
-        batch = batch.to(device)
-        if score == "log_px":
-            found.append(-importance_sample(vae, batch, K).log_px)
-        else:
-            found.append((vae.p_x(vae.q_z(batch).mean).mean - batch).square().sum((1, 2, 3)))
-    return torch.cat(found).cpu()
-
-
 def some(n: int, most: int) -> "Tensor":
     """At most so many of the rows 0 to n - 1, drawn at random but always the same, in order."""
     import torch
@@ -165,6 +147,7 @@ def latent(folder: Path, given: Arguments) -> list[str]:
     import torch
 
     from vae import figures
+    from vae.estimator import strangeness
     from vae.experiment import load, restored
     from vae.latent import probes
 
@@ -189,7 +172,8 @@ def latent(folder: Path, given: Arguments) -> list[str]:
         lines.append(f"  strangest, by {what}: {', '.join(named)}")
         pairs = x[order[:SHOWN]].to(next(vae.parameters()).device)
         figures.save(figures.reconstructions(vae, pairs), part / "strangest.png")
-        z, names = figures.plane(codes.mean)
+        plane = figures.plane(codes.mean)
+        z, names = plane.of(codes.mean), plane.names
         if umap:
             z, names = torch.from_numpy(probes.map_of(codes.mean.numpy(), umap)), ["UMAP 1", "UMAP 2"]
         title = f"means of q(z|x), {given.split} images"

@@ -1,0 +1,74 @@
+"""Explore a finished run in the browser: python -m vae.explore [run=outputs/...], of the newest run unless said.
+
+Opens a page of this machine alone (host=127.0.0.1, port=8765, or the free one that port=0 finds; browser=false only
+prints its address) on which to drag a point over a map of the codes and see it decoded, move each latent dimension,
+fuse two images, and see what the model makes of a picture dropped in or a digit drawn. Ctrl-C ends it.
+"""
+
+import os
+import socket
+import sys
+import webbrowser
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, Field
+
+from vae.command_line import arguments, command
+from vae.config import UserError
+from vae.evaluate import finished
+from vae.runs import newest, read
+
+HOME = ("127.0.0.1", "localhost")
+
+
+class Arguments(BaseModel, strict=True, extra="forbid"):
+    run: str = Field("", description="the folder of a finished run")
+    host: str = Field(HOME[0], min_length=1, description="an address of this machine; 0.0.0.0 is all, for anybody")
+    port: int = Field(8765, ge=0, le=65535, description="a whole number, 0 (any that is free) to 65535")
+    browser: bool = Field(True, description="true or false")
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A socket that is this process's; UserError if it cannot be had."""
+    try:
+        return socket.create_server((host, port))
+    except OSError as error:
+        reason = os.strerror(error.errno) if (error.errno or 0) > 0 else error.strerror
+        expected = "expected an address of this machine and a free port, such as port=0 finds"
+        raise UserError(f"host={host} port={port}: {reason}; {expected}") from None
+
+
+def main(typed: Sequence[str]) -> None:
+    given = arguments(Arguments, typed)
+    folder = Path(given.run) if given.run else newest(Path("outputs"))
+    cfg, _ = finished(folder)
+    try:
+        import starlette  # noqa: F401
+        import uvicorn
+    except ImportError as error:
+        raise UserError(f"vae.explore needs {error.name}: pip install -e '.[explore]'") from None
+    with listening(given.host, given.port) as taken:
+        from vae.experiment import load, restored
+        from vae.explore.explorer import Explorer
+        from vae.explore.server import app
+        from vae.generate.studio import Studio
+
+        data = load(cfg)
+        module = restored(cfg, data.shape, folder)
+        title = f"{read(folder).choices['dataset']}, latent_dim={cfg.latent_dim}"
+        explorer = Explorer(folder.resolve().name, title, Studio(module.vae, data), bounded=bool(module.bounds))
+        server = uvicorn.Server(uvicorn.Config(app(explorer, [given.host, *HOME]), log_level="warning"))
+        address = f"http://{given.host}:{taken.getsockname()[1]}"
+        print(f"{address}   Ctrl-C ends it", flush=True)
+        if given.browser:
+            webbrowser.open(address)
+        server.run([taken])
+
+
+def cli() -> int:
+    return command(main, __doc__, "ended")
+
+
+if __name__ == "__main__":
+    sys.exit(cli())
