@@ -34,7 +34,7 @@ def listening(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port))
     except OSError as error:
-        reason = os.strerror(error.errno) if (error.errno or 0) > 0 else error.strerror
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
         expected = "expected an address of this machine and a free port, such as port=0 finds"
         raise UserError(f"host={host} port={port}: {reason}; {expected}") from None
 
@@ -49,11 +49,14 @@ def main(typed: Sequence[str]) -> None:
     except ImportError as error:
         raise UserError(f"vae.explore needs {error.name}: pip install -e '.[explore]'") from None
     with listening(given.host, given.port) as taken:
+        import torch
+
         from vae.experiment import load, restored
         from vae.explore.explorer import Explorer
         from vae.explore.server import app
         from vae.generate.studio import Studio
 
+        torch.set_num_threads(1)  # one code is decoded sooner by one; what takes long has a thread of its own
         data = load(cfg)
         module = restored(cfg, data.shape, folder)
         title = f"{read(folder).choices['dataset']}, latent_dim={cfg.latent_dim}"

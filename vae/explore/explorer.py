@@ -24,7 +24,7 @@ SHOWN = 3000  # points on the map, at most
 FOUND = 8  # images that a search shows
 STEPS = 51  # from one image to the other
 REACH = 3.5  # standard deviations of a dimension that its slider goes to each side
-K = 50  # samples for log p(x)
+K = 20  # samples for log p(x)
 OTHERS = 100  # test images that one is compared with
 
 

@@ -23,12 +23,13 @@ async function ask(path, options) {
 const json = async (path, options) => (await ask(path, options)).json();
 const image = name => `/image/${name}.png`;
 
-async function guarded(work) {  // what goes wrong is said, and nothing else changes
+async function guarded(work) {  // says what the work has to say, or what went wrong
   try {
-    await work();
-    say("");
+    const told = await work();
+    if (told) say(told);
   } catch (error) {
-    say(error instanceof TypeError && /fetch/.test(error.message) ? "vae.explore does not answer; has it ended?" : error.message);
+    const silent = error instanceof TypeError && /fetch/.test(error.message);
+    say(silent ? "vae.explore does not answer; has it ended?" : error.message);
   }
 }
 
@@ -42,7 +43,8 @@ let about, width, height;
 const picture = bytes => new ImageData(bytes, width, height);
 
 function paint(canvas, data) {
-  if (canvas.width !== data.width || canvas.height !== data.height) Object.assign(canvas, { width: data.width, height: data.height });
+  if (canvas.width !== data.width) canvas.width = data.width;
+  if (canvas.height !== data.height) canvas.height = data.height;
   canvas.getContext("2d").putImageData(data, 0, 0);
   return canvas;
 }
@@ -75,7 +77,11 @@ async function show(code, since = performance.now()) {
   if (last.length) $("latency").textContent = `${Math.round(last[last.length >> 1])} ms from hand to picture`;
 }
 
-function leave() { $("seen").hidden = true; }  // the code is no image's any more
+function leave() {  // the code is no image's any more
+  $("seen").hidden = true;
+  compared = null;
+  say("");
+}
 
 // The map
 
@@ -85,7 +91,8 @@ const COLOURS = [
 ];
 const view = { middle: [0, 0], span: 1, side: 1, dots: document.createElement("canvas") };
 
-const onMap = code => about.plane.axes.map(axis => axis.reduce((sum, part, d) => sum + part * (code[d] - about.plane.origin[d]), 0));
+const dot = (a, b) => a.reduce((sum, value, i) => sum + value * b[i], 0);
+const onMap = code => about.plane.axes.map(axis => dot(axis, code) - dot(axis, about.plane.origin));
 const toPixels = point => [0, 1].map(i => view.side * (0.5 + (i ? -1 : 1) * (point[i] - view.middle[i]) / view.span));
 const toPoint = pixels => [0, 1].map(i => view.middle[i] + (i ? -1 : 1) * (pixels[i] / view.side - 0.5) * view.span);
 
@@ -160,17 +167,17 @@ $("map").addEventListener("pointerdown", event => {
 });
 $("map").addEventListener("pointermove", event => {
   if (!event.buttons) {
-    const dot = nearest(place(event));
-    $("under").textContent = dot < 0 ? "" : called(about.images[dot]);
+    const under = nearest(place(event));
+    $("under").textContent = under < 0 ? "" : called(about.images[under]);
     return;
   }
   if (pressed && Math.hypot(event.offsetX - pressed[0], event.offsetY - pressed[1]) > 3) pressed = null;
   moveTo(toPoint(place(event)), event.timeStamp);
 });
 $("map").addEventListener("pointerup", event => {
-  const dot = pressed ? nearest(place(event)) : -1;
+  const under = pressed ? nearest(place(event)) : -1;
   pressed = null;
-  if (dot >= 0) take(about.images[dot][0]);
+  if (under >= 0) take(about.images[under][0]);
 });
 $("map").addEventListener("keydown", event => {
   const way = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] }[event.key];
@@ -182,27 +189,33 @@ $("map").addEventListener("keydown", event => {
 
 // An image: of the dataset, from a file, or drawn
 
-let others = null;  // the scores of test images, once somebody asks
+let others = null, compared = null;  // the scores of test images, once asked for; and what is compared with them
 
 async function see(found) {
   show(found.z);
   paint($("original"), picture(Uint8ClampedArray.from(atob(found.pixels), letter => letter.charCodeAt())));
-  $("title").textContent = found.label === null || !about.kinds.length ? found.title : `${found.title}, label ${found.label}`;
-  $("likely").textContent = `${about.score === "log_px" ? `log p(x) \u2248 ${signed(found.score)} nats (K = ${about.K})` : `squared error of its reconstruction ${signed(-found.score)}`}; \u2026`;
+  $("title").textContent = called([, found.title, found.label]);
   $("scale").replaceChildren();
   $("seen").hidden = false;
-  if (found.remarks.length) say(found.remarks.join("; "));
-  others ??= await json("/others");
-  const less = others.filter(score => score < found.score).length;
-  $("likely").textContent = $("likely").textContent.replace("\u2026", `likelier than ${less} of ${others.length} test images`);
-  drawScale(found.score);
+  const is = about.score === "log_px"
+    ? `log p(x) \u2248 ${signed(found.score)} nats (K = ${about.K})`
+    : `squared error of its reconstruction: ${signed(-found.score)}`;
+  $("likely").textContent = `${is}; comparing\u2026`;
+  compared = found;
+  others ??= json("/others");
+  const scores = await others;
+  if (compared !== found) return;
+  const less = scores.filter(score => score < found.score).length;
+  $("likely").textContent = `${is}; likelier than ${less} of ${scores.length} test images`;
+  drawScale(found.score, scores);
 }
 
-function drawScale(score) {
+function drawScale(score, others) {
   const all = [...others, score], low = Math.min(...all), span = Math.max(...all) - low || 1;
   const mark = (value, height, properties) => {
     const line = document.createElementNS("http://www.w3.org/2000/svg", "line"), x = 4 + 192 * (value - low) / span;
-    for (const [name, given] of Object.entries({ x1: x, x2: x, y1: 13 - height, y2: 13 + height, ...properties })) line.setAttribute(name, given);
+    const given = { x1: x, x2: x, y1: 13 - height, y2: 13 + height, ...properties };
+    for (const [name, value] of Object.entries(given)) line.setAttribute(name, value);
     return line;
   };
   $("scale").replaceChildren(
@@ -211,15 +224,19 @@ function drawScale(score) {
   );
 }
 
-const take = name => guarded(async () => { await see(await json(`/seen/${name}`)); });
+const take = name => guarded(async () => {
+  leave();
+  await see(await json(`/seen/${name}`));
+});
 
-async function send(content, query = "") {
-  try {
-    say("");
-    if (content.size > about.most) throw new Error(`${(content.size / 1e6).toFixed(1)} MB: expected ${about.most / 1e6} MB at most`);
-    await see(await json(`/seen${query}`, { method: "POST", body: content }));
-  } catch (error) { say(error.message); }
-}
+const send = (content, query = "") => guarded(async () => {
+  const size = (content.size / 1e6).toFixed(1);
+  say("");
+  if (content.size > about.most) throw new Error(`${size} MB: expected ${about.most / 1e6} MB at most`);
+  const found = await json(`/seen${query}`, { method: "POST", body: content });
+  await see(found);
+  return found.remarks.join("; ");
+});
 
 $("file").addEventListener("change", event => {
   if (event.target.files.length) send(event.target.files[0]);
@@ -265,8 +282,8 @@ function laySliders() {
       leave();
       show(z.with(d, low + (high - low) * range.value / STOPS), event.timeStamp);
     });
-    const row = make("div", { className: "dimension" }, make("span", { textContent: `z${d + 1}` }),
-      make("span", { className: "faint", textContent: `${amount.toFixed(2)} ${about.unit === "nats" ? "nats" : "var"}` }), range, told);
+    const carried = make("span", { className: "faint", textContent: `${amount.toFixed(2)} ${about.unit}` });
+    const row = make("div", { className: "dimension" }, `z${d + 1}`, carried, range, told);
     $("dimensions").append(row);
     return { d, low, high, range, told, row };
   });
@@ -287,7 +304,10 @@ function setSliders() {
   }
 }
 
-const random = () => guarded(async () => { leave(); await show(await json("/draw")); });
+const random = () => guarded(async () => {
+  leave();
+  await show(await json("/draw"));
+});
 const reset = () => { leave(); show(about.home); };
 
 // Two images and what is between them
@@ -295,15 +315,18 @@ const reset = () => { leave(); show(about.home); };
 function picker(root, name, choose) {
   const shown = make("img", { alt: "", hidden: true });
   const list = make("ul", { id: `${name}-list`, role: "listbox", hidden: true, ariaLabel: `images for the ${name}` });
-  const input = make("input", { type: "text", role: "combobox", autocomplete: "off", spellcheck: false, placeholder: "name or number" });
-  for (const [key, value] of Object.entries({ "aria-expanded": "false", "aria-controls": list.id, "aria-autocomplete": "list", "aria-label": `the ${name} image` })) input.setAttribute(key, value);
+  const input = make("input", {
+    type: "text", role: "combobox", autocomplete: "off", spellcheck: false, placeholder: "name or number",
+    ariaLabel: `the ${name} image`, ariaExpanded: "false", ariaAutoComplete: "list",
+  });
+  input.setAttribute("aria-controls", list.id);
   root.className = "picker";
   root.append(shown, input, list);
   let asked = 0, at = -1, found = [];
 
   function close() {
     list.hidden = true;
-    input.setAttribute("aria-expanded", "false");
+    input.ariaExpanded = "false";
     input.removeAttribute("aria-activedescendant");
   }
   function pick([id, title]) {
@@ -323,13 +346,14 @@ function picker(root, name, choose) {
     if (mine !== asked) return;
     found = results;
     list.replaceChildren(...found.map((entry, i) => {
-      const node = make("li", { role: "option", id: `${list.id}-${i}` }, make("img", { src: image(entry[0]), alt: "" }), called(entry));
+      const thumb = make("img", { src: image(entry[0]), alt: "" });
+      const node = make("li", { role: "option", id: `${list.id}-${i}` }, thumb, called(entry));
       node.addEventListener("pointerdown", event => { event.preventDefault(); guarded(() => pick(entry)); });
       return node;
     }));
     if (!found.length) list.append(make("li", { textContent: "no image is called so" }));
     list.hidden = false;
-    input.setAttribute("aria-expanded", "true");
+    input.ariaExpanded = "true";
     mark(found.length ? 0 : -1);
   }
   input.addEventListener("input", () => guarded(search));
@@ -389,8 +413,9 @@ async function layKept() {
   const pictures = [];
   for (let i = 0; i < kept.length; i += 64) pictures.push(...await decode(kept.slice(i, i + 64)));
   $("favourites").replaceChildren(...pictures.map((data, i) => {
-    const use = make("button", { className: "take", ariaLabel: `show kept picture ${i + 1}` }, paint(make("canvas"), data));
-    const away = make("button", { className: "away", textContent: "\u00d7", ariaLabel: `remove kept picture ${i + 1}` });
+    const shown = paint(make("canvas"), data);
+    const use = make("button", { className: "take", ariaLabel: `show kept picture ${i + 1}` }, shown);
+    const away = make("button", { className: "away", ariaLabel: `remove kept picture ${i + 1}` }, "\u00d7");
     use.addEventListener("click", () => { leave(); show(kept[i]); });
     away.addEventListener("click", () => keepOnly(kept.filter((_, n) => n !== i)));
     return make("figure", {}, use, away);
@@ -410,7 +435,8 @@ function download(blob, name) {
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
 }
 
-$("save-codes").addEventListener("click", () => download(new Blob([JSON.stringify(kept)], { type: "application/json" }), "codes.json"));
+$("save-codes").addEventListener("click", () =>
+  download(new Blob([JSON.stringify(kept)], { type: "application/json" }), "codes.json"));
 $("save-pictures").addEventListener("click", () => {
   const zoom = Math.max(1, Math.round(256 / height)), columns = Math.ceil(Math.sqrt(kept.length)), gap = 8;
   const w = width * zoom + gap, h = height * zoom + gap, rows = Math.ceil(kept.length / columns);
@@ -475,7 +501,7 @@ async function begin() {
   new ResizeObserver(layMap).observe($("map"));
   kept = JSON.parse(localStorage.getItem(about.place) ?? "[]").filter(code => code.length === z.length);
   await layKept();
-  await see(await json(`/seen/${about.images[0][0]}`));
+  take(about.images[0][0]);
   document.body.dataset.ready = "";
 }
 guarded(begin);
