@@ -93,7 +93,8 @@ def test_a_point_dragged_over_the_map_is_decoded_as_it_moves(page):
     assert_shown(page)
     seen = page.evaluate("latencies")
     assert len(seen) > 10
-    assert np.median(seen) < 200, "milliseconds from a pointer to its picture"
+    assert np.median(seen) < 150, "milliseconds from a pointer to its picture"
+    assert min(seen) < 40, "as long as an answer waits that the kernel keeps back"
     assert "ms from hand to picture" in page.locator("#latency").inner_text()
     after = assert_shown(page)
     page.mouse.up()

@@ -30,13 +30,15 @@ class Arguments(BaseModel, strict=True, extra="forbid"):
 
 
 def listening(host: str, port: int) -> socket.socket:
-    """A socket that is this process's; UserError if it cannot be had."""
+    """A socket that is this process's, and keeps no answer back to join it with the next; UserError if it is taken."""
     try:
-        return socket.create_server((host, port))
+        found = socket.create_server((host, port))
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
         expected = "expected an address of this machine and a free port, such as port=0 finds"
         raise UserError(f"host={host} port={port}: {reason}; {expected}") from None
+    found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return found
 
 
 def main(typed: Sequence[str]) -> None:
