@@ -16,7 +16,6 @@ from vae.experiment import build, load, restored
 from vae.export import __main__ as export
 from vae.export import portable
 from vae.likelihoods import ContinuousBernoulli
-from vae.runs import newest
 
 SMALL = ["latent_dim=3", "hidden_size=8"]
 ENCODERS = {
@@ -200,19 +199,3 @@ def test_what_cannot_be_is_one_line_and_exit_code_2(cli, runs, exported, monkeyp
     (folder / "checkpoints/best.ckpt").unlink()
     assert "best.ckpt" in refused(f"run={folder}")
     assert "none in outputs/" in refused()
-
-
-def test_the_newest_run_is_the_finished_one_with_the_latest_weights(tmp_path):
-    import os
-
-    for age, name in enumerate(("b", "sweeps/c", "a", "unfinished")):
-        folder = tmp_path / name
-        (folder / "checkpoints").mkdir(parents=True)
-        (folder / "checkpoints/best.ckpt").touch()
-        os.utime(folder / "checkpoints/best.ckpt", (1000 - age, 1000 - age))
-        if name != "unfinished":
-            (folder / "summary.json").touch()
-    os.utime(tmp_path / "unfinished/checkpoints/best.ckpt", (2000, 2000))
-    assert newest(tmp_path) == tmp_path / "b"
-    os.utime(tmp_path / "sweeps/c/checkpoints/best.ckpt", (1500, 1500))
-    assert newest(tmp_path) == tmp_path / "sweeps/c"

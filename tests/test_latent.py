@@ -18,7 +18,6 @@ from vae import figures
 from vae.config import CONF
 from vae.evaluate import finished
 from vae.experiment import load, restored
-from vae.files import whole
 from vae.latent import __main__ as latent
 from vae.latent import probes
 
@@ -300,16 +299,6 @@ def test_what_cannot_be_is_one_line_and_exit_code_2(cli, runs, look, monkeypatch
     (folder / "checkpoints/best.ckpt").unlink()
     assert "best.ckpt" in refused(f"run={folder}")
     assert "none in outputs/" in refused()
-
-
-def test_what_goes_wrong_leaves_what_was_there(tmp_path):
-    folder = tmp_path / "latent"
-    with whole(folder) as part:
-        (part / "a").write_text("1")
-    with pytest.raises(FileNotFoundError), whole(folder) as part:
-        (part / "a").write_text("2" + (part / "b").read_text())
-    assert [path.name for path in tmp_path.iterdir()] == ["latent"]
-    assert (folder / "a").read_text() == "1"
 
 
 def test_the_codes_arrive_in_the_run_s_wandb_as_a_table(cli, runs, look, isolated):
