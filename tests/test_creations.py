@@ -90,14 +90,18 @@ def test_the_middle_of_a_spherical_way_bisects_the_angle(studio):
 
 def test_a_page_of_children_of_training_images(studio):
     rows = creations.fuse(studio(n=3))["fused_random.png"]
-    assert [len(row.images) for row in rows] == [7, 3]
+    assert [len(row.images) for row in rows] == [7, 7]  # so that the last stands below the first
     known = ready(Four).x("train")
-    for parents in (rows[0].images[:3], rows[0].images[4:], rows[1].images):
+    for parents in (rows[0].images[:3], rows[0].images[4:], rows[1].images[:3]):
         for parent in parents[[0, 2]]:
             assert (known - parent).abs().flatten(1).sum(1).min() == 0
         middle = code(parents[[0, 2]]).mean(0).sigmoid()
         torch.testing.assert_close(parents[1].flatten(), middle)
     assert rows[0].images[3].eq(1).all()
+    assert rows[1].images[3:].eq(1).all()
+    assert rows[1].captions[3:] == [""] * 4
+    (alone,) = creations.fuse(studio(n=1))["fused_random.png"]
+    assert len(alone.images) == len(alone.captions) == 3
 
 
 def test_names_are_fused_too():
@@ -169,7 +173,7 @@ def test_a_walk_stops_at_drawn_codes(studio):
 
 
 def test_a_walk_is_not_of_a_crowd(studio):
-    with pytest.raises(creations.Unfit, match="n=37: expected 36"):
+    with pytest.raises(UserError, match="n=37: expected 36"):
         creations.walk(studio(n=37))
 
 
@@ -185,7 +189,7 @@ def test_arithmetic_is_of_the_mean_codes_of_labels_or_of_images(studio):
 
 
 def test_a_manifold_is_of_two_dimensions(studio):
-    with pytest.raises(creations.Unfit, match=r"what=manifold: expected a run with latent_dim=2, .* here it is 4"):
+    with pytest.raises(UserError, match=r"what=manifold: expected a run with latent_dim=2, .* here it is 4"):
         creations.manifold(studio())
 
 

@@ -73,7 +73,7 @@ def test_everything_that_fits_is_made_and_the_same_seed_makes_it_again(about, ru
     fit = EVERY if "latent_dim=2" in about else EVERY - {"manifold.png"}
     assert {Path(line).name for line in out.split()} == fit
     assert all(Path(line).is_file() for line in out.split())
-    assert ("left out manifold" in err) == (fit != EVERY)
+    assert ("left out what=manifold: expected a run with latent_dim=2" in err) == (fit != EVERY)
     first = contents(folder)
     assert set(first) == fit
     for content in first.values():
@@ -108,6 +108,9 @@ def test_what_is_given_says_what_is_wanted(run_of, cli):
     assert cli("arithmetic=[mewtwo,mew,3]")[1] == "outputs/run/generated/arithmetic.png\n"
     assert cli("images=[ditto]")[1] == "outputs/run/generated/reconstructions.png\n"
     assert cli("images=[ditto,0]")[1].count("\n") == 3
+    assert cli("images=[ditto,0,mew]")[1] == "outputs/run/generated/reconstructions.png\n"
+    both = cli("images=[ditto]", "fuse=[mew,ditto]")[1]
+    assert both == "outputs/run/generated/fused.png\noutputs/run/generated/reconstructions.png\n"
     assert cli("from=mixture", "what=samples", "n=3")[1] == "outputs/run/generated/mixture_samples.png\n"
 
 
@@ -118,6 +121,7 @@ REFUSED = {
     "what=arithmetic": ["arithmetic", "three"],
     "what=[]": ["what=[]", "expected a name"],
     "what=[samples": ["what=[samples", "[a,b]"],
+    "what=samples,walk": ["what=samples,walk", "a list [a,b]", "did you mean samples?"],
     "what=3": ["what", "a name"],
     "n=0": ["n=0", "1 to 100"],
     "n=101": ["n=101", "1 to 100"],
@@ -130,7 +134,11 @@ REFUSED = {
     "form=prior": ["form: no such key", "did you mean from?"],
     "way=sphere": ["way=sphere", "'linear' or 'spherical'"],
     "seed=-1": ["seed=-1", "0 or more"],
-    "images=[0,1,2]": ["images", "two", "3"],
+    "seed=4294967296": ["seed=4294967296", "below 2^32"],
+    "images=[]": ["images=[]", "a list"],
+    "images=[0,1,2] what=interpolation": ["images", "two", "3"],
+    "images=[0,1] what=traversal": ["images", "one", "2"],
+    "n=37 what=walk": ["n=37", "36"],
     "images=[none.png]": ["images=none.png", "0 to 7", "a file"],
     "images=[bad.png]": ["images=bad.png", "expected a picture"],
     "images=bad.png": ["images=bad.png", "a list"],
@@ -151,10 +159,31 @@ REFUSED = {
 def test_what_cannot_be_is_one_line_and_nothing_is_written(argument, run_of, cli):
     folder = run_of("run", *COLOUR)
     Path("bad.png").write_text("no picture")
-    code, out, err = cli(argument)
+    code, out, err = cli(*argument.split())
     assert (code, out, err.count("\n")) == (2, "", 1), err
     for words in REFUSED[argument]:
         assert words in err
+    assert not (folder / "generated").exists()
+
+
+ASKS = {
+    **{"n": "n=3", "temperature": "temperature=0.5", "from": "from=mixture", "way": "way=linear"},
+    **{"images": "images=[0]", "fuse": "fuse=[0,1]", "arithmetic": "arithmetic=[0,1,2]"},
+}
+
+
+@pytest.mark.parametrize("name", creations.WHAT)
+def test_what_takes_nothing_of_a_key_refuses_it_and_the_help_names_all_that_it_takes(name, run_of, cli):
+    folder = run_of("run", *COLOUR)
+    line = cli("--help")[1].partition(f"\n  {name} ")[2].partition("\n")[0]
+    *_, defaults = line.rsplit("  ", 1)
+    taken = {key for key in ASKS if f"{key}=" in line or key in defaults.split(", ")}
+    assert taken == {*generate.TAKES[name]}
+    for key in ASKS.keys() - taken:
+        code, out, err = cli(f"what={name}", ASKS[key])
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert err.startswith(f"{key}=")
+        assert f"not for {name}" in err
     assert not (folder / "generated").exists()
 
 
@@ -162,14 +191,46 @@ def test_more_images_than_there_are_is_one_line(run_of, cli):
     run_of("run", *COLOUR)
     code, _, err = cli("n=30", "fuse=random")
     assert (code, err) == (2, "n=30: expected 16 at most, 2 of 32 train images for each\n")
+    code, out, err = cli("n=30")
+    assert code == 0
+    assert "samples.png" in out
+    assert "left out fuse: n=30: expected 16 at most, 2 of 32 train images for each\n" in err
+    assert "left out arithmetic: expected three" in err
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(run_of, cli):
     folder = run_of("run")
     (folder / "generated").write_text("in the way")
     code, out, err = cli("what=samples")
+    assert (code, out, err) == (2, "", f"{folder}/generated: expected a folder, or nothing yet; a file is in the way\n")
+
+
+DAMAGES = {
+    "empty": lambda path: path.write_bytes(b""),
+    "cut off": lambda path: path.write_bytes(path.read_bytes()[:900]),
+    "no checkpoint": lambda path: path.write_text("hello"),
+    "a list": lambda path: torch.save([1, 2], path),
+    "without weights": lambda path: torch.save({"epoch": 1}, path),
+    "of another model": lambda path: torch.save({"state_dict": {"weight": torch.zeros(2)}}, path),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_one_line(damage, run_of, cli):
+    path = run_of("run") / "checkpoints" / "best.ckpt"
+    DAMAGES[damage](path)
+    code, out, err = cli("what=samples")
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert "generated" in err
+    assert err.startswith(f"run=outputs/run: {path} is damaged")
+
+
+def test_a_config_that_lacks_a_key_is_one_line_that_names_the_run(run_of, cli):
+    path = run_of("run") / ".hydra" / "config.yaml"
+    path.write_text("".join(line for line in path.open() if not line.startswith("latent_dim:")))
+    code, out, err = cli("what=samples")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("run=outputs/run: its config.yaml is damaged")
+    assert "latent_dim" in err
 
 
 def test_ctrl_c_is_one_line_and_130(run_of, cli, monkeypatch):
