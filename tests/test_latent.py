@@ -219,6 +219,24 @@ def test_the_odd_one_is_the_strangest(score, cli, runs, look):
     assert (shown[2 * zoom :: zoom, 2 * zoom :: zoom, 0][:8, :8] == 255 * x[17, 0].numpy()).all()
 
 
+class Lopsided(Bars):
+    """Bars of which only the last ten training images have another label than 0."""
+
+    def load(self):
+        images = super().load()
+        images["train"].labels[:-10] = 0
+        return images
+
+
+def test_classifiers_are_fitted_to_more_than_one_label(cli, runs, look):
+    cli("dataset._target_=test_latent.Lopsided", "trainer.max_epochs=1")
+    (folder,) = runs()
+    expected = "images=4: expected more, of two labels or more, to fit classifiers to\n"
+    assert look("images=4") == (2, "", expected)
+    assert not (folder / "latent").exists()
+    assert look("images=240", "K=2")[0] == 0
+
+
 class Unlabelled(Bars):
     """Bars with names and without labels."""
 
@@ -234,7 +252,7 @@ def test_without_labels_and_without_log_px_there_are_codes_map_and_strangest(cli
     (folder,) = runs()
     code, out, err = look("split=val")
     assert (code, err) == (0, "")
-    assert "no labels" in out
+    assert "no labels, or fewer than 5 images of each" in out
     assert "strangest, by squared error of the reconstruction: val-" in out
     assert sorted(path.name for path in (folder / "latent").iterdir()) == ["codes.npz", "map.png", "strangest.png"]
     data, vae = of_run(folder)

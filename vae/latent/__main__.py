@@ -110,13 +110,15 @@ def measured(vae: "VAE", data: "ImageDataModule", codes: Codes, labels: "Tensor"
     k = given.k or len(labels.unique())
     if k > len(rows):
         raise UserError(f"k={k}: expected 2 to {len(rows)}, or null for the number of labels")
+    assert known.labels is not None
+    assert test.labels is not None
+    if len(known.labels[fitted].unique()) < 2:
+        raise UserError(f"images={given.images}: expected more, of two labels or more, to fit classifiers to")
     images = data.x("train", fitted), data.x("test"), data.x(given.split, rows)
     pixels: list[np.ndarray] = [x.flatten(1).numpy() for x in images]
     means = [encoded(vae, x).mean.numpy() for x in images[:2]] + [codes.mean[rows].numpy()]
     features = {"codes": means, "pixels": pixels}
     features["principal components"] = probes.principal(pixels[0], codes.mean.shape[1], *pixels[1:])
-    assert known.labels is not None
-    assert test.labels is not None
     found: dict[str, Any] = {}
     for name, (train, tested, clustered) in features.items():
         groups = probes.clusters(clustered, k, given.clusters)
@@ -176,7 +178,7 @@ def latent(folder: Path, given: Arguments) -> list[str]:
     with torch.inference_mode(), whole(folder / "latent") as part:
         codes = encoded(vae, x)
         if labels is None:
-            lines.append("  no labels, or hardly two images of one: no clusters and no probes")
+            lines.append(f"  no labels, or fewer than {REPEATED} images of each: no clusters and no probes")
         else:
             found = measured(vae, data, codes, labels, given)
             (part / "latent.json").write_text(json.dumps(found, indent=2) + "\n")
