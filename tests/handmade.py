@@ -30,22 +30,25 @@ class Halves(nn.Module):
 
 
 class Pixels(nn.Module):
-    """p(x|z) of 4 pixels, with the codes as logits."""
+    """p(x|z) of 4 pixels, with the first four dimensions of the code as logits."""
 
     def __init__(self):
         super().__init__()
         self.scale = nn.Parameter(torch.ones(()))
 
     def forward(self, z):
-        return (z * self.scale).unflatten(-1, SHAPE)
+        return (z[..., :4] * self.scale).unflatten(-1, SHAPE)
 
 
 class Four(ImageDataModule):
     """Images of 4 pixels, with labels."""
 
+    n, tests = 40, 10
+
     def load(self):
-        pixels = torch.randint(256, (40, *SHAPE), generator=torch.manual_seed(1)).byte()
-        return self.hold_out(Images(pixels[10:], torch.arange(30) % 3)) | {"test": Images(pixels[:10])}
+        pixels = torch.randint(256, (self.n, *SHAPE), generator=torch.manual_seed(1)).byte()
+        training = Images(pixels[self.tests :], torch.arange(self.n - self.tests) % 3)
+        return self.hold_out(training) | {"test": Images(pixels[: self.tests])}
 
 
 def ready(kind):

@@ -1,7 +1,10 @@
 """What is made of a finished run, beside the same computed by hand."""
 
 import math
+import re
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from handmade import SHAPE, Four, Halves, Pixels, code, prior_of, ready
@@ -9,10 +12,12 @@ from torch import nn
 from torch.distributions import Normal
 
 from vae.config import UserError
+from vae.generate import __main__ as generate
 from vae.generate import creations
 from vae.generate.studio import Studio
 from vae.likelihoods import Bernoulli
 from vae.model import VAE
+from vae.posteriors import DiagonalNormal
 from vae.priors import StandardNormal
 
 
@@ -66,7 +71,9 @@ def test_each_image_is_left_of_what_the_model_makes_of_it(studio):
     torch.testing.assert_close(shown[::2], x)
     torch.testing.assert_close(shown[1::2].flatten(1), code(x).sigmoid())
     assert columns == 6
-    assert len(creations.reconstructions(studio(n=7))["reconstructions.png"][0]) == 14
+    shown, _ = creations.reconstructions(studio(n=7))["reconstructions.png"]
+    rows = (shown[::2, None] == ready(Four).x("test")).flatten(2).all(2).nonzero()[:, 1]
+    assert len({*rows.tolist()}) == 7  # seven of the test images
 
 
 def test_the_middle_of_a_straight_way_is_the_mean_of_two_codes(studio):
@@ -121,6 +128,46 @@ def test_interpolation_has_the_images_at_its_ends_and_a_film_goes_there_and_back
     torch.testing.assert_close(film[[12, 45]], code(x).mean(0).sigmoid().expand(2, 4))
 
 
+class Many(Four):
+    """As many that there are enough for everything."""
+
+    n, tests = 200, 60
+
+
+class Twelve(Halves):
+    """The same in 12 dimensions, with nothing in the others."""
+
+    def forward(self, x):
+        q_z, others = super().forward(x), torch.zeros(len(x), 8)
+        return DiagonalNormal(torch.cat([q_z.mean, others], 1), torch.cat([q_z.log_var, others], 1))
+
+
+def test_how_many_there_are_unless_said_is_what_the_help_says(studio):
+    vae = VAE(nn.Identity(), Twelve(), Pixels(), Bernoulli(), StandardNormal(12, SHAPE))
+    made = replace(studio(), vae=vae, data=ready(Many))
+    found = {
+        "samples": len(creations.samples(made)["samples.png"][0]),
+        "reconstructions": len(creations.reconstructions(made)["reconstructions.png"][0]) // 2,
+        "traversal": len(creations.traversal(made)["traversal.png"]) - 1,
+        "nearest": len(creations.nearest(made)["nearest.png"]),
+        "walk": creations.walk(made)["walk.gif"].shape[1],
+        "fuse": 2 * len(creations.fuse(made)["fused_random.png"]),
+    }
+    said = re.findall(r"^  (\w+) .* n=(\d+)", generate.__doc__, re.MULTILINE)
+    assert found == {name: int(n) for name, n in said}
+
+
+def test_what_nobody_chose_is_a_training_image(studio):
+    known = ready(Four).x("train")
+    (row,) = creations.interpolation(studio())["interpolation.png"]
+    start = creations.traversal(studio())["traversal.png"][0]
+    chosen = {row.captions[0]: row.images[0], row.captions[-1]: row.images[-1], start.captions[0]: start.images[0]}
+    for name, image in chosen.items():
+        split, number = name.split()
+        assert split == "train"
+        torch.testing.assert_close(image, known[int(number)])
+
+
 def test_traversal_begins_with_what_carries_most_and_moves_nothing_else(studio):
     start, *rows = creations.traversal(studio(images=[7]))["traversal.png"]
     torch.testing.assert_close(start.images, ready(Four).x("test")[[7]])
@@ -136,6 +183,8 @@ def test_traversal_begins_with_what_carries_most_and_moves_nothing_else(studio):
         q = Normal(mean[:, d], 1.0 if d > 1 else math.exp(-2))
         spread = (q.variance.mean() + q.mean.var()).sqrt()
         assert (logits[-1, d] - logits[0, d]).item() == pytest.approx(5 * spread.item(), rel=0.4)
+        off = q.variance.mean().sqrt() / len(mean) ** 0.5
+        assert logits[5, d].item() == pytest.approx(mean[:, d].mean().item(), abs=4 * off.item())
         assert (logits[:, d].diff() > 0).all()
     assert rows[-1].captions[0] == "\N{MINUS SIGN}2.5 sd"
     assert len(creations.traversal(studio(n=2))["traversal.png"]) == 3
@@ -161,6 +210,13 @@ def test_the_nearest_training_images_are_those_of_a_search_by_hand(studio):
         order = sorted(range(len(far)), key=lambda i: far[i])[:6]
         torch.testing.assert_close(row.images[1:], known[order])
         assert list(row.captions) == ["sample", *(f"{far[i]:.2f}" for i in order)]
+
+
+def test_distances_are_root_mean_squares_over_pixels_and_channels():
+    rng = torch.manual_seed(0)
+    pictures, pixels = torch.rand(3, 2, 4, 5, generator=rng), torch.randint(256, (7, 2, 4, 5), generator=rng).byte()
+    far = (pictures.numpy()[:, None] - pixels.numpy() / 255) ** 2
+    np.testing.assert_allclose(creations.distances(pictures, pixels), far.mean((2, 3, 4)) ** 0.5, atol=1e-5)
 
 
 def test_a_walk_stops_at_drawn_codes(studio):
