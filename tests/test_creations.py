@@ -63,6 +63,10 @@ def test_samples_are_decoded_draws(studio):
     codes = code(ready(Four).x("train"))
     torch.testing.assert_close(shown.logit().flatten(1).mean(0), codes.mean(0), atol=0.3, rtol=0)
     assert shown.logit().flatten(1)[:, 2:].std() < 0.3  # where the prior has 1
+    shown, _ = creations.samples(studio(n=9, source="mixture", temperature=0.0))["mixture_samples.png"]
+    torch.testing.assert_close(shown.flatten(1), codes.mean(0).sigmoid().expand(9, 4))  # of so few, one Gaussian
+    first, other = (studio(source="mixture", seed=seed).drawn(9) for seed in (0, 1))
+    assert not torch.equal(first, other)
 
 
 def test_each_image_is_left_of_what_the_model_makes_of_it(studio):
