@@ -1,10 +1,11 @@
 """What is in the codes of a finished run: python -m vae.latent [run=outputs/...] [split=test] [map=umap].
 
-Of the newest run unless said. Into its latent/ go codes.npz, a map of the codes, the strangest images (by log p(x), or
-with score=reconstruction) and, where images have labels, latent.json: how well clusters of the codes (clusters=kmeans
-or mixture, k=) agree with them, and how well simple classifiers fitted to codes of training images (`images` of them)
-know the labels of test images; beside the same of raw pixels and of as many principal components. wandb=true sends the
-codes to the run's W&B run, as a table.
+Of the newest run unless said. Into its latent/ go codes.npz, a map of the codes (map=pca or umap), the strangest
+images (by log p(x) of K=50 samples, or with score=reconstruction) and, where labels have several images each,
+latent.json: how well clusters of the codes (clusters=kmeans or mixture, k= of them) agree with the labels, and how
+well simple classifiers fitted to codes of training images (images=10000 of them) know the labels of test images;
+beside the same of raw pixels and of as many principal components. wandb=true sends the codes to the run's W&B run, as
+a table.
 """
 
 import json
