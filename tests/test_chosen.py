@@ -28,6 +28,14 @@ def test_images_are_found_by_name_number_and_file(tmp_path):
     assert name == "mine"
 
 
+def test_a_name_of_several_images_is_that_of_the_test_image():
+    data = ready(Named)
+    for split in ("train", "val"):
+        images = data.images[split]
+        data.images[split] = images._replace(names=["ditto", *images.names[1:]])
+    torch.testing.assert_close(chosen.one(data, "fuse", "ditto").x[0], data.images["test"].pixels[5] / 255)
+
+
 def test_a_file_is_grey_and_binary_where_the_images_are(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     data = Bars("data", 20, 0, 60, 0, "threshold")

@@ -39,3 +39,8 @@ def test_a_loop_comes_through_every_code_and_closes():
     torch.testing.assert_close(found[::40], codes)
     steps = (found - found.roll(1, 0)).norm(dim=-1)  # the last to the first too: nowhere a jump
     assert steps.max() < 0.05 * (codes - codes.roll(1, 0)).norm(dim=-1).sum()
+
+
+def test_a_film_is_slow_at_both_ends_of_a_way():
+    t = [0, 0.25, 0.5, 0.75]
+    torch.testing.assert_close(ways.eased(4), torch.tensor([3 * part**2 - 2 * part**3 for part in t]))
