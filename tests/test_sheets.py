@@ -1,8 +1,11 @@
 """Pages and films, pixel by pixel."""
 
 import io
+import re
+from types import SimpleNamespace
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
@@ -26,6 +29,23 @@ def test_a_sheet_shows_every_pixel_where_it_belongs():
     assert page[:, -sheets.MARGIN + sheets.GAP :].min() == 255  # no caption leaves the page
     ink = np.argwhere(page[sheets.MARGIN + 8 : top - sheets.GAP].min(-1) < 200)
     assert len(ink) > 3
+
+
+def test_pixels_beyond_the_range_are_black_and_white():
+    (shown,) = sheets.arrays(torch.tensor([[[[-0.5, 0.0, 1.0, 1.5]]]]), 1)
+    assert shown[0, :, 0].tolist() == [0, 0, 255, 255]
+
+
+@pytest.mark.parametrize(("fits", "size", "text"), [(13, 13, "charizard"), (10, 10, "charizard"), (0, 10, r"char\w*…")])
+def test_a_caption_grows_smaller_before_it_is_cut(fits, size, text):
+    drawn = []
+    width = sheets.font(fits).getlength("charizard") if fits else 40
+    draw = SimpleNamespace(text=lambda at, text, _ink, font, anchor: drawn.append((at, text, font.size, anchor)))
+    sheets.written(draw, 5, 6, "charizard", width, "ma")
+    ((at, found, points, anchor),) = drawn
+    assert (at, points, anchor) == ((5, 6), size, "ma")
+    assert re.fullmatch(text, found)
+    assert sheets.font(points).getlength(found) <= width
 
 
 def test_a_gif_loops_through_its_frames_and_is_no_larger_than_allowed(monkeypatch):
