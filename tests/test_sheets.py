@@ -29,6 +29,17 @@ def test_a_sheet_shows_every_pixel_where_it_belongs():
     assert page[:, -sheets.MARGIN + sheets.GAP :].min() == 255  # no caption leaves the page
     ink = np.argwhere(page[sheets.MARGIN + 8 : top - sheets.GAP].min(-1) < 200)
     assert len(ink) > 3
+    assert page[top - 4 : top + 8, sheets.MARGIN : left - sheets.GAP].min() < 200  # the label
+    assert page[: sheets.MARGIN + 8, : left - sheets.GAP].min() == 255  # and none where there is none
+
+
+def test_between_captions_stays_what_is_between_images():
+    page = sheets.sheet([sheets.Row(torch.zeros(3, 1, 2, 8), ["one after the other"] * 3, side=16)])
+    captions = page[sheets.MARGIN + 16 : -sheets.MARGIN].min(-1)
+    images, gaps = np.split(captions[:, sheets.MARGIN :], [64], 1)
+    assert images.min() < 200
+    assert gaps[:, : sheets.GAP].min() == 255
+    assert gaps[:, sheets.GAP : sheets.GAP + 64].min() < 200
 
 
 def test_pixels_beyond_the_range_are_black_and_white():
