@@ -66,6 +66,7 @@ def test_the_mixture_is_drawn_about_where_the_codes_are():
     centres = torch.tensor([[4.0, -4.0], [-4.0, 4.0]])
     codes = (centres[:, None] + 0.3 * torch.randn(2, 25, 2)).flatten(0, 1)
     assert torch.cdist(draw_near(codes, 100, 0.0), centres).min(1).values.max() < 0.3
+    assert torch.cdist(draw_near(codes, 100), centres).argmin(1).diff().count_nonzero() > 20  # in no order
     spread = [torch.cdist(draw_near(codes, 500, t), centres).min(1).values.mean() for t in (1.0, 3.0)]
     assert 2 < spread[1] / spread[0] < 4
     found, others = (draw_near(codes, 9, seed=seed).sort(0).values for seed in (0, 1))

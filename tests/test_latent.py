@@ -234,8 +234,12 @@ def test_classifiers_are_fitted_to_more_than_one_label(cli, runs, look):
     expected = "images=4: expected more, of two labels or more, to fit classifiers to\n"
     assert look("images=4") == (2, "", expected)
     assert not (folder / "latent").exists()
-    assert look("images=240", "K=2", "split=val")[0] == 0
+    assert look("images=240", "K=2", "split=val", "clusters=mixture", "k=3")[0] == 0
     found = json.loads((folder / "latent/latent.json").read_text())
+    with np.load(folder / "latent/codes.npz") as saved:
+        ways = {method: probes.clusters(saved["mean"], 3, method) for method in ("mixture", "kmeans")}
+        nmi = {method: probes.agreement(saved["labels"], groups)["nmi"] for method, groups in ways.items()}
+    assert found["found"]["codes"]["nmi"] == pytest.approx(nmi["mixture"]) != pytest.approx(nmi["kmeans"])
     assert (found["split"], found["images"]) == ("val", {"clustered": 60, "fitted": 240, "tested": 120})
 
 
