@@ -173,7 +173,8 @@ def test_a_run_of_before_is_one_line(cli, runs, score):
     del cfg["posterior"]
     OmegaConf.save(cfg, config)
     code, _, err = score(f"run={folder}", "K=4")
-    assert (code, err) == (2, "posterior: missing; expected its keys\n")
+    said = f"run={folder}: its config.yaml is damaged, or of other keys: posterior: missing; expected its keys\n"
+    assert (code, err) == (2, said)
 
 
 def test_the_scores_arrive_in_the_run_s_wandb(tmp_path):

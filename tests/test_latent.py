@@ -18,7 +18,6 @@ from vae import figures
 from vae.config import CONF
 from vae.evaluate import finished
 from vae.experiment import load, restored
-from vae.files import whole
 from vae.latent import __main__ as latent
 from vae.latent import probes
 
@@ -221,6 +220,30 @@ def test_the_odd_one_is_the_strangest(score, cli, runs, look):
     assert (shown[2 * zoom :: zoom, 2 * zoom :: zoom, 0][:8, :8] == 255 * x[17, 0].numpy()).all()
 
 
+class Lopsided(Bars):
+    """Bars of which only the last ten training images have another label than 0."""
+
+    def load(self):
+        images = super().load()
+        images["train"].labels[:-10] = 0
+        return images
+
+
+def test_classifiers_are_fitted_to_more_than_one_label(cli, runs, look):
+    cli("dataset._target_=test_latent.Lopsided", "trainer.max_epochs=1")
+    (folder,) = runs()
+    expected = "images=4: expected more, of two labels or more, to fit classifiers to\n"
+    assert look("images=4") == (2, "", expected)
+    assert not (folder / "latent").exists()
+    assert look("images=240", "K=2", "split=val", "clusters=mixture", "k=3")[0] == 0
+    found = json.loads((folder / "latent/latent.json").read_text())
+    with np.load(folder / "latent/codes.npz") as saved:
+        ways = {method: probes.clusters(saved["mean"], 3, method) for method in ("mixture", "kmeans")}
+        nmi = {method: probes.agreement(saved["labels"], groups)["nmi"] for method, groups in ways.items()}
+    assert found["found"]["codes"]["nmi"] == pytest.approx(nmi["mixture"]) != pytest.approx(nmi["kmeans"])
+    assert (found["split"], found["images"]) == ("val", {"clustered": 60, "fitted": 240, "tested": 120})
+
+
 class Unlabelled(Bars):
     """Bars with names and without labels."""
 
@@ -236,7 +259,7 @@ def test_without_labels_and_without_log_px_there_are_codes_map_and_strangest(cli
     (folder,) = runs()
     code, out, err = look("split=val")
     assert (code, err) == (0, "")
-    assert "no labels" in out
+    assert "no labels, or fewer than 5 images of each" in out
     assert "strangest, by squared error of the reconstruction: val-" in out
     assert sorted(path.name for path in (folder / "latent").iterdir()) == ["codes.npz", "map.png", "strangest.png"]
     data, vae = of_run(folder)
@@ -301,16 +324,6 @@ def test_what_cannot_be_is_one_line_and_exit_code_2(cli, runs, look, monkeypatch
     (folder / "checkpoints/best.ckpt").unlink()
     assert "best.ckpt" in refused(f"run={folder}")
     assert "none in outputs/" in refused()
-
-
-def test_what_goes_wrong_leaves_what_was_there(tmp_path):
-    folder = tmp_path / "latent"
-    with whole(folder) as part:
-        (part / "a").write_text("1")
-    with pytest.raises(FileNotFoundError), whole(folder) as part:
-        (part / "a").write_text("2" + (part / "b").read_text())
-    assert [path.name for path in tmp_path.iterdir()] == ["latent"]
-    assert (folder / "a").read_text() == "1"
 
 
 def test_the_codes_arrive_in_the_run_s_wandb_as_a_table(cli, runs, look, isolated):

@@ -1,11 +1,12 @@
 """Run folders as they are read back, against what train.py was told and wrote."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from vae.config import UserError
-from vae.runs import differences, find, read
+from vae.runs import differences, find, newest, read
 
 
 def test_a_run_is_read_as_it_was_typed(cli, runs):
@@ -51,3 +52,17 @@ def test_what_is_no_run_is_one_line(cli, runs, tmp_path):
     (folder / "summary.json").write_text("{")
     with pytest.raises(UserError, match=r"its .hydra/ or summary.json is missing or damaged"):
         find([folder])
+
+
+def test_the_newest_run_is_the_finished_one_with_the_latest_weights(tmp_path):
+    for age, name in enumerate(("b", "sweeps/c", "a", "unfinished")):
+        folder = tmp_path / name
+        (folder / "checkpoints").mkdir(parents=True)
+        (folder / "checkpoints/best.ckpt").touch()
+        os.utime(folder / "checkpoints/best.ckpt", (1000 - age, 1000 - age))
+        if name != "unfinished":
+            (folder / "summary.json").touch()
+    os.utime(tmp_path / "unfinished/checkpoints/best.ckpt", (2000, 2000))
+    assert newest(tmp_path) == tmp_path / "b"
+    os.utime(tmp_path / "sweeps/c/checkpoints/best.ckpt", (1500, 1500))
+    assert newest(tmp_path) == tmp_path / "sweeps/c"

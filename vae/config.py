@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 CONF = Path(__file__).parent.parent / "conf"
 
 Count = Annotated[int, Field(ge=1, description="a whole number, 1 or more")]
-Seed = Annotated[int, Field(ge=0, lt=2**32, description="a whole number, 0 or more")]
+Seed = Annotated[int, Field(ge=0, lt=2**32, description="a whole number, 0 or more, below 2^32")]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, description="a number above 0")]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False, description="a number of 0 or more")]
 Part = Annotated[float, Field(gt=0, lt=1)]

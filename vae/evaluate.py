@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field
 from yaml import YAMLError
 
 from vae.command_line import arguments, command
-from vae.config import Count, UserError, validate
+from vae.config import REFUSED, Count, UserError, one_line, validate
 
 
 class Arguments(BaseModel, strict=True, extra="forbid"):
@@ -38,7 +38,10 @@ def finished(folder: Path) -> tuple[DictConfig, dict[str, float]]:
         raise UserError(f"run={folder}: its config.yaml or summary.json is damaged") from None
     if not isinstance(cfg, DictConfig):
         raise UserError(f"run={folder}: its config.yaml is damaged")
-    validate(cfg)
+    try:
+        validate(cfg)
+    except REFUSED as error:
+        raise UserError(f"run={folder}: its config.yaml is damaged, or of other keys: {one_line(error)}") from None
     return cfg, summary
 
 

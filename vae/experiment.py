@@ -30,7 +30,7 @@ for talkative in ("pytorch_lightning", "lightning_fabric"):
 for needless in (r"`isinstance\(treespec, LeafSpec\)`", "Checkpoint directory .* exists and is not empty"):
     warnings.filterwarnings("ignore", needless)
 
-UNREADABLE = (OSError, RuntimeError, EOFError, KeyError, UnpicklingError)  # what a damaged checkpoint raises
+UNREADABLE = (OSError, RuntimeError, EOFError, KeyError, TypeError, UnpicklingError)  # what a damaged checkpoint raises
 
 
 def build(cfg: DictConfig, shape: tuple[int, int, int]) -> VAEModule:

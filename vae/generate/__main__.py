@@ -6,9 +6,9 @@ of these or a list such as [samples,walk], and unless said, all that fit:
   samples            pictures of drawn codes                                          n=100, temperature, from
   reconstructions    test images, or images=[...], beside what the model makes of them             n=50
   interpolation      from one image to another, images=[a,b]; a strip and a film                   way
-  traversal          each latent dimension moved, those that carry most first, images=[a]          n=10
+  traversal          latent dimensions moved, those that carry most first, or dimensions=[3,7], images=[a]     n=10
   manifold           the whole plane, of a run with latent_dim=2
-  nearest            drawn pictures beside the nearest training images                 n=8, temperature, from
+  nearest            drawn pictures beside the nearest training images, and how far    n=8, temperature, from
   walk               a film through drawn codes and back                              n=12, temperature, from
   fuse               fuse=[a,b]: both parents, the child, the way; fuse=random: a page of children  n=8, way
   arithmetic         arithmetic=[a,b,c]: a - b + c, of labels (their mean codes) or of images
@@ -16,6 +16,7 @@ of these or a list such as [samples,walk], and unless said, all that fit:
 An image (a, b, c) is its name, as fuse=[pikachu,charizard], the number of a test image, or a file, which is cut and
 scaled as dataset=folder does. temperature=0.7 draws codes nearer to the peaks of the prior, 1 as it is; from=mixture
 draws them from a mixture fitted to the codes of training images; way=linear goes straight, way=spherical on an arc.
+How far is the root of the mean squared difference of pixels in [0, 1].
 The same seed=0 makes the same files.
 """
 
@@ -28,11 +29,24 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, Field
 
 from vae.command_line import arguments, command
-from vae.config import Seed, UserError, meant
+from vae.config import Count, Seed, UserError, meant
 from vae.evaluate import finished
-from vae.runs import newest, write
+from vae.files import whole
+from vae.runs import newest
 
-Which = Annotated[list[str | int], Field(description="a list of names, numbers of test images or files, such as [3,7]")]
+# The keys each takes; run, what and seed are for all.
+DRAWN = ("n", "temperature", "from")
+TAKES = {
+    "samples": DRAWN,
+    "reconstructions": ("images", "n"),
+    "interpolation": ("images", "way"),
+    "traversal": ("n", "images", "dimensions"),
+    "manifold": (),
+    "nearest": DRAWN,
+    "walk": DRAWN,
+    "fuse": ("fuse", "way", "n"),
+    "arithmetic": ("arithmetic",),
+}
 
 
 class Arguments(BaseModel, strict=True, extra="forbid"):
@@ -44,57 +58,78 @@ class Arguments(BaseModel, strict=True, extra="forbid"):
     temperature: float = Field(1.0, ge=0, le=10, description="a number from 0 to 10")
     source: Literal["prior", "mixture"] = Field("prior", alias="from")
     way: Literal["linear", "spherical"] = "spherical"
-    images: Which = []
+    images: list[str | int] = Field(
+        [], min_length=1, description="a list of names, numbers of test images or files, such as [3,7]"
+    )
     fuse: Literal["random"] | Annotated[list[str | int], Field(min_length=2, max_length=2)] | None = Field(
         None, description="two names, numbers of test images or files, such as [3,7], or random"
     )
-    arithmetic: Which | None = Field(
+    arithmetic: list[str | int] | None = Field(
         None, min_length=3, max_length=3, description="three labels, names or files, such as [8,3,0]"
+    )
+    dimensions: list[Count] = Field(
+        [], min_length=1, description="a list of numbers of latent dimensions, 1 or more, such as [3,7]"
     )
     seed: Seed = 0
 
     @property
     def implied(self) -> list[str]:
         """What is wanted if nobody says: that which fuse=, arithmetic= or images= is for."""
-        of_images = ["reconstructions", "interpolation"][: len(self.images)]
-        return ["fuse"] * bool(self.fuse) + ["arithmetic"] * bool(self.arithmetic) or of_images
+        asked = {
+            "fuse": self.fuse,
+            "arithmetic": self.arithmetic,
+            "reconstructions": self.images,
+            "interpolation": len(self.images) == 2,
+            "traversal": self.dimensions,
+        }
+        return [name for name, given in asked.items() if given]
+
+    @property
+    def wanted(self) -> list[str]:
+        """`what`, or what is implied; UserError where that is no name, or takes none of a key that was given."""
+        for name in self.what:
+            if name not in TAKES:
+                raise UserError(f"what={name}: expected one of {', '.join(TAKES)}, or a list [a,b]{meant(name, TAKES)}")
+        wanted = self.what or self.implied
+        for field, about in Arguments.model_fields.items():
+            key = about.alias or field
+            takers = [name for name, keys in TAKES.items() if key in keys]
+            if wanted and takers and field in self.model_fields_set and not {*takers} & {*wanted}:
+                given = getattr(self, field)
+                raise UserError(f"{key}={given}: expected only for {', '.join(takers)}, not for {', '.join(wanted)}")
+        return wanted
 
 
 def generate(folder: Path, given: Arguments) -> list[Path]:
     """The files, written when all are made; UserError for what cannot be."""
+    wanted = given.wanted
     cfg, _ = finished(folder)
     import torch  # only now
 
     from vae.experiment import load, restored
-    from vae.generate.creations import WHAT, Made, Unfit
+    from vae.generate.creations import WHAT, Made
     from vae.generate.studio import Studio
 
-    for name in given.what:
-        if name not in WHAT:
-            raise UserError(f"what={name}: expected one or more of {', '.join(WHAT)}{meant(name, WHAT)}")
     data = load(cfg)
     vae = restored(cfg, data.shape, folder).vae
     pair = [] if given.fuse in (None, "random") else list(given.fuse or ())
-    asked = given.arithmetic or ()
-    studio = Studio(
-        vae, data, given.n, given.temperature, given.source, given.way, given.images, pair, asked, given.seed
-    )
+    typed = given.model_dump(exclude={"run", "what"}) | {"fuse": pair, "arithmetic": given.arithmetic or ()}
+    studio = Studio(vae, data, **typed)
     made: Made = {}
-    wanted: Sequence[str] = given.what or given.implied
-    for name in wanted or WHAT:
-        torch.manual_seed(given.seed)  # so that a file is the same, whatever else is made
-        try:
-            with torch.inference_mode():
-                made |= WHAT[name](studio)
-        except Unfit as reason:
-            if wanted:
-                raise
-            print(f"left out {name}: {reason}", file=sys.stderr)
-    out = folder / "generated"
-    out.mkdir(exist_ok=True)
-    for name, content in made.items():
-        write(content, out / name)
-    return [out / name for name in made]
+    with whole(folder / "generated") as part:
+        for name in wanted or WHAT:
+            torch.manual_seed(given.seed)  # so that a file is the same, whatever else is made
+            try:
+                with torch.inference_mode():
+                    made |= WHAT[name](studio)
+            except UserError as error:
+                if wanted:
+                    raise
+                reason = str(error)
+                print("left out", reason if name in reason.partition(":")[0] else f"{name}: {reason}", file=sys.stderr)
+        for file, content in made.items():
+            (part / file).write_bytes(content)
+    return [folder / "generated" / file for file in made]
 
 
 def main(typed: Sequence[str]) -> None:

@@ -26,10 +26,6 @@ CROWD = 36  # pictures in a film, at most
 WIDEST = 2.5  # standard deviations that a traversal goes to each side
 
 
-class Unfit(UserError):
-    """This run has no such thing, or what was typed asks for none."""
-
-
 def samples(studio: Studio) -> Made:
     """Pictures of drawn codes."""
     n = studio.n or 100
@@ -51,7 +47,9 @@ def reconstructions(studio: Studio) -> Made:
 def pair_of(studio: Studio) -> Chosen:
     """The two images of `images`, or any two of the training images."""
     if studio.images and len(studio.images) != 2:
-        raise Unfit(f"images: expected two of them to go between, such as images=[0,1]; there are {len(studio.images)}")
+        raise UserError(
+            f"images: expected two of them to go between, such as images=[0,1]; there are {len(studio.images)}"
+        )
     return all_of(studio.data, "images", studio.images) if studio.images else some(studio.data, "train", 2)
 
 
@@ -75,15 +73,18 @@ def interpolation(studio: Studio) -> Made:
 def traversal(studio: Studio) -> Made:
     """A row for each latent dimension, those that carry most first: one image, with this dimension alone moved."""
     if len(studio.images) > 1:
-        raise Unfit(f"images: expected one of them to start from; there are {len(studio.images)}")
+        raise UserError(f"images: expected one of them to start from; there are {len(studio.images)}")
     amount, unit_of_it = studio.carried
+    carry = amount.argsort(descending=True).tolist()
+    if wrong := [d for d in studio.dimensions if d > len(carry)]:
+        most = ", ".join(str(d + 1) for d in carry[:3])
+        raise UserError(f"dimensions={wrong[0]}: expected 1 to {len(carry)}; those that carry most are {most}")
     start = all_of(studio.data, "images", studio.images) if studio.images else some(studio.data, "train", 1)
     code = studio.codes(start.x)[0]
     mean, sd = studio.spread
     steps = torch.linspace(-WIDEST, WIDEST, STRIP, device=studio.device)
-    order = amount.argsort(descending=True)[: studio.n or 10].tolist()
     rows = []
-    for d in order:
+    for d in [d - 1 for d in studio.dimensions] or carry[: studio.n or 10]:
         codes = code.repeat(STRIP, 1)
         codes[:, d] = mean[d] + sd[d] * steps
         rows.append(Row(studio.pictures(codes), label=f"z{d + 1}   {amount[d]:.2f} {unit_of_it}", side=72))
@@ -95,7 +96,9 @@ def manifold(studio: Studio) -> Made:
     """Of two dimensions, all that there is between their quantiles."""
     latent_dim = studio.known.shape[1]
     if latent_dim != 2:
-        raise Unfit(f"what=manifold: expected a run with latent_dim=2, to lie in the plane; here it is {latent_dim}")
+        raise UserError(
+            f"what=manifold: expected a run with latent_dim=2, to lie in the plane; here it is {latent_dim}"
+        )
     normal = isinstance(studio.vae.p_z(), UnitNormal)
     return {"manifold.png": png(figures.manifold(studio.vae, codes=None if normal else studio.known))}
 
@@ -125,13 +128,13 @@ def walk(studio: Studio) -> Made:
     """A film of many pictures, each of which goes through drawn codes and comes back to the first."""
     n = studio.n or 12
     if n > CROWD:
-        raise Unfit(f"n={n}: expected {CROWD} pictures in a film at most")
+        raise UserError(f"n={n}: expected {CROWD} at most, for a film")
     codes = studio.drawn(STOPS * n).view(STOPS, n, -1)
     return {"walk.gif": moving(studio.pictures(loop(codes, 16)), math.ceil(n**0.5))}
 
 
 def child_of(names: Sequence[str]) -> str:
-    """pikachu and charizard: pikazard; nothing of what has no name of letters."""
+    """pikachu and charizard: pikaizard; nothing of what has no name of letters."""
     first, second = (name.split("-")[0] for name in names)
     letters = first.isalpha() and second.isalpha()
     return first[: -(-len(first) // 2)] + second[len(second) // 2 :] if letters else "the middle"
@@ -158,11 +161,11 @@ def fuse_random(studio: Studio) -> Made:
         child = studio.between(pair, torch.tensor([0.5]))
         images = torch.cat([pair.x[:1].cpu(), child, pair.x[1:].cpu()])
         families.append((images, [pair.names[0], child_of(pair.names), pair.names[1]]))
-    blank = torch.ones_like(families[0][0][:1])
-    rows = []
-    for left, right in zip(families[::2], [*families[1::2], None][: len(families[::2])], strict=True):
-        images, captions = left if right is None else (torch.cat([left[0], blank, right[0]]), [*left[1], "", *right[1]])
-        rows.append(Row(images, captions, side=144))
+    nobody = torch.ones_like(families[0][0]), [""] * 3
+    rows, wide = [], 7 if n > 1 else 3
+    for left, right in zip(families[::2], [*families[1::2], nobody], strict=False):
+        images = torch.cat([left[0], nobody[0][:1], right[0]])
+        rows.append(Row(images[:wide], [*left[1], "", *right[1]][:wide], side=144))
     return {"fused_random.png": png(sheet(rows))}
 
 
@@ -182,7 +185,7 @@ def term(studio: Studio, meant: str | int) -> tuple[Tensor, str]:
 def arithmetic(studio: Studio) -> Made:
     """The first code less the second plus the third: the third, with what the first has and the second has not."""
     if not studio.arithmetic:
-        raise Unfit("arithmetic: expected three labels or images, such as arithmetic=[8,3,0] for 8 - 3 + 0")
+        raise UserError("arithmetic: expected three labels or images, such as arithmetic=[8,3,0] for 8 - 3 + 0")
     (a, b, c), names = zip(*(term(studio, meant) for meant in studio.arithmetic), strict=True)
     captions = [f"{sign}{name}" for sign, name in zip(("", "\N{MINUS SIGN} ", "+ "), names, strict=True)]
     shown = studio.pictures(torch.stack([a, b, c, a - b + c]))

@@ -68,7 +68,7 @@ def sheet(rows: Sequence[Row]) -> Picture:
             page.paste(Image.fromarray(image), (x, y))
             if i < len(row.captions):
                 at = x + image.shape[1] / 2, y + image.shape[0] + 5
-                written(draw, *at, row.captions[i], image.shape[1] + GAP - 4, "ma")
+                written(draw, *at, row.captions[i], image.shape[1], "ma")
             x += image.shape[1] + GAP
         y += height + GAP
     return np.asarray(page)

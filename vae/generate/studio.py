@@ -31,6 +31,7 @@ class Studio:
     images: Sequence[str | int] = ()
     fuse: Sequence[str | int] = ()
     arithmetic: Sequence[str | int] = ()
+    dimensions: Sequence[int] = ()
     seed: int = 0
 
     @property

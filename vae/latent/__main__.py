@@ -1,10 +1,11 @@
 """What is in the codes of a finished run: python -m vae.latent [run=outputs/...] [split=test] [map=umap].
 
-Of the newest run unless said. Into its latent/ go codes.npz, a map of the codes, the strangest images (by log p(x), or
-with score=reconstruction) and, where images have labels, latent.json: how well clusters of the codes (clusters=kmeans
-or mixture, k=) agree with them, and how well simple classifiers fitted to codes of training images (`images` of them)
-know the labels of test images; beside the same of raw pixels and of as many principal components. wandb=true sends the
-codes to the run's W&B run, as a table.
+Of the newest run unless said. Into its latent/ go codes.npz, a map of the codes (map=pca or umap), the strangest
+images (by log p(x) of K=50 samples, or with score=reconstruction) and, where labels have several images each,
+latent.json: how well clusters of the codes (clusters=kmeans or mixture, k= of them) agree with the labels, and how
+well simple classifiers fitted to codes of training images (images=10000 of them) know the labels of test images;
+beside the same of raw pixels and of as many principal components. wandb=true sends the codes to the run's W&B run, as
+a table.
 """
 
 import json
@@ -92,13 +93,15 @@ def measured(vae: "VAE", data: "ImageDataModule", codes: Codes, labels: "Tensor"
     k = given.k or len(labels.unique())
     if k > len(rows):
         raise UserError(f"k={k}: expected 2 to {len(rows)}, or null for the number of labels")
+    assert known.labels is not None
+    assert test.labels is not None
+    if len(known.labels[fitted].unique()) < 2:
+        raise UserError(f"images={given.images}: expected more, of two labels or more, to fit classifiers to")
     images = data.x("train", fitted), data.x("test"), data.x(given.split, rows)
     pixels: list[np.ndarray] = [x.flatten(1).numpy() for x in images]
     means = [encoded(vae, x).mean.numpy() for x in images[:2]] + [codes.mean[rows].numpy()]
     features = {"codes": means, "pixels": pixels}
     features["principal components"] = probes.principal(pixels[0], codes.mean.shape[1], *pixels[1:])
-    assert known.labels is not None
-    assert test.labels is not None
     found: dict[str, Any] = {}
     for name, (train, tested, clustered) in features.items():
         groups = probes.clusters(clustered, k, given.clusters)
@@ -159,7 +162,7 @@ def latent(folder: Path, given: Arguments) -> list[str]:
     with torch.inference_mode(), whole(folder / "latent") as part:
         codes = encoded(vae, x)
         if labels is None:
-            lines.append("  no labels, or hardly two images of one: no clusters and no probes")
+            lines.append(f"  no labels, or fewer than {REPEATED} images of each: no clusters and no probes")
         else:
             found = measured(vae, data, codes, labels, given)
             (part / "latent.json").write_text(json.dumps(found, indent=2) + "\n")
