@@ -58,7 +58,8 @@ def strangeness(vae: VAE, x: Tensor, score: str, K: int) -> Tensor:
     }
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return torch.cat([scores[score](batch.to(device)) for batch in x.split(BATCH)]).cpu()
+        batches = tqdm(x.split(BATCH), score, leave=False, delay=1, disable=None)
+        return torch.cat([scores[score](batch.to(device)) for batch in batches]).cpu()
 
 
 def read_scores(file: Path, weights: str) -> Tensor:

@@ -86,6 +86,8 @@ def kinds(data: "ImageDataModule", split: str) -> "Tensor | None":
 
 def measured(vae: "VAE", data: "ImageDataModule", codes: Codes, labels: "Tensor", given: Arguments) -> dict[str, Any]:
     """The clusters of a split's codes, the probes of test images, and both of pixels and principal components."""
+    from tqdm import tqdm
+
     from vae.latent import probes
 
     known, test = data.images["train"], data.images["test"]
@@ -103,7 +105,7 @@ def measured(vae: "VAE", data: "ImageDataModule", codes: Codes, labels: "Tensor"
     features = {"codes": means, "pixels": pixels}
     features["principal components"] = probes.principal(pixels[0], codes.mean.shape[1], *pixels[1:])
     found: dict[str, Any] = {}
-    for name, (train, tested, clustered) in features.items():
+    for name, (train, tested, clustered) in tqdm(features.items(), "clusters, probes", leave=False, disable=None):
         groups = probes.clusters(clustered, k, given.clusters)
         found[name] = {
             "features": train.shape[1],
