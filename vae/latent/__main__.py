@@ -12,7 +12,6 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -140,12 +139,11 @@ def table(of: dict[str, Any]) -> str:
 def latent(folder: Path, given: Arguments) -> list[str]:
     """Write what is asked for into the run's latent/; the lines to show. UserError for what cannot be."""
     cfg, _ = finished(folder)
-    umap: Any = None
-    if given.map == "umap" and cfg.latent_dim > 2:
-        try:
-            umap = import_module("umap")
-        except ImportError:
-            raise UserError("map=umap needs umap-learn: pip install -e '.[map]'") from None
+    from vae.latent import probes
+
+    by_umap = given.map == "umap" and cfg.latent_dim > 2
+    if by_umap:
+        probes.umap()  # refused before the work
     if given.wandb and not (folder / "wandb_id").exists():
         raise UserError(f"wandb=true: {folder} was no run of W&B; there is no wandb_id in it")
     import numpy as np
@@ -154,7 +152,6 @@ def latent(folder: Path, given: Arguments) -> list[str]:
     from vae import figures
     from vae.estimator import strangeness
     from vae.experiment import load, restored
-    from vae.latent import probes
 
     data = load(cfg)
     module = restored(cfg, data.shape, folder)
@@ -179,8 +176,8 @@ def latent(folder: Path, given: Arguments) -> list[str]:
         figures.save(figures.reconstructions(vae, pairs), part / "strangest.png")
         plane = figures.plane(codes.mean)
         z, names = plane.of(codes.mean), plane.names
-        if umap:
-            z, names = torch.from_numpy(probes.map_of(codes.mean.numpy(), umap)), ["UMAP 1", "UMAP 2"]
+        if by_umap:
+            z, names = torch.from_numpy(probes.umap_of(codes.mean.numpy())), ["UMAP 1", "UMAP 2"]
         title = f"means of q(z|x), {given.split} images"
         figures.save(figures.scattered(z, names, of_split.labels, title), part / "map.png")
         arrays = {"mean": codes.mean, "log_var": codes.log_var, "labels": of_split.labels, "names": of_split.names}

@@ -4,10 +4,13 @@ Shapes: N images, F features of each. Features are float arrays, labels integers
 """
 
 import warnings
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from vae.config import UserError
 
 Array = NDArray[Any]
 
@@ -73,7 +76,15 @@ def principal(train: Array, dimensions: int, *others: Array) -> list[Array]:
     return [pca.transform(x) for x in (train, *others)]
 
 
-def map_of(codes: Array, umap: Any) -> Array:
-    """Codes (N, D) in two dimensions that keep neighbours near each other (McInnes et al. 2018), by the module umap."""
+def umap_of(codes: Array) -> Array:
+    """Codes (N, D) in two dimensions that keep neighbours near each other (McInnes et al. 2018), (N, 2)."""
     neighbours = min(15, len(codes) - 1)
-    return np.asarray(umap.UMAP(neighbours, random_state=0, n_jobs=1).fit_transform(codes))
+    return np.asarray(umap().UMAP(neighbours, random_state=0, n_jobs=1).fit_transform(codes))
+
+
+def umap() -> Any:
+    """The package; UserError if it is not installed."""
+    try:
+        return import_module("umap")
+    except ImportError:
+        raise UserError("map=umap needs umap-learn: pip install -e '.[map]'") from None
