@@ -54,11 +54,11 @@ class Logits(nn.Module):
         return (z @ self.logit).unflatten(-1, SHAPE)
 
 
-def explorer(kind=Named, bounded=True):
+def explorer(kind=Named, bounded=True, by_umap=False):
     data = kind("data", 10, 0, 12, 0, "none")
     data.setup()
     vae = VAE(nn.Identity(), Linear(), Logits(), Bernoulli(), StandardNormal(3, SHAPE))
-    return Explorer("made-by-hand", "named, latent_dim=3", Studio(vae, data), bounded)
+    return Explorer("made-by-hand", "named, latent_dim=3", Studio(vae, data), bounded, by_umap)
 
 
 @contextmanager

@@ -297,6 +297,7 @@ def test_bad_arguments_are_one_line(command, cli):
             "run=nowhere": "run=nowhere: expected the folder of a finished run",
             "port=70000": "port=70000: expected a whole number, 0 (any that is free) to 65535",
             "prot=1": "did you mean port?",
+            "map=tsne": "map=tsne: expected 'pca' or 'umap'",
             "browser=maybe": "browser=maybe: expected true or false",
             f"port={taken.getsockname()[1]}": "Address already in use; expected an address of this",
             "host=192.0.2.1": "host=192.0.2.1 port=8765: ",
@@ -322,6 +323,6 @@ def test_the_page_of_a_run_until_ctrl_c(cli, runs):
         about = json.loads(connection.getresponse().read())
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
-        assert process.stderr.read() == "ended\n"
+        assert process.stderr.read() == "encoding images ...\nended\n"
     assert about["title"].endswith("latent_dim=3")
     assert len(about["dimensions"]) == 3

@@ -3,6 +3,8 @@
 import io
 import json
 import re
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -337,3 +339,50 @@ def test_when_the_command_has_ended_it_says_so(browser):
         page.get_by_role("button", name="Reset").click()
         page.wait_for_function("document.getElementById('message').textContent.includes('has it ended?')")
         context.close()
+
+
+class Cubed:
+    """In place of UMAP: two of the codes' dimensions, to the third power."""
+
+    def __init__(self, *_, **__):
+        pass
+
+    def fit_transform(self, codes):
+        return codes[:, 1:] ** 3
+
+
+def mean_around(at, places, values):
+    """Shepard's (1968) mean of the twelve nearest, whose weights end at the thirteenth."""
+    distance = np.linalg.norm(places - at, axis=1)
+    order = distance.argsort()
+    edge = distance[order[12]]
+    weights = np.maximum(0, edge - distance) ** 2 / (edge * distance + 1e-9) ** 2
+    return weights @ values / weights.sum()
+
+
+def test_on_a_map_by_umap_the_point_has_the_mean_code_of_the_dots_around_it(browser, monkeypatch):
+    monkeypatch.setitem(sys.modules, "umap", SimpleNamespace(UMAP=Cubed))
+    it = explorer(by_umap=True)
+    context = browser.new_context(viewport={"width": 1366, "height": 768})
+    page = context.new_page()
+    with served(it) as address:
+        page.goto(address)
+        begun(page)
+        codes = np.concatenate([means(split) for split in ("test", "val", "train")]).astype(float)
+        places = codes[:, 1:] ** 3
+        np.testing.assert_allclose(page.evaluate("about.points"), places, rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(page.evaluate("view.spot"), places[0], rtol=0.01, atol=0.01)
+        box = page.locator("#map").bounding_box()
+        page.mouse.move(box["x"] + 200, box["y"] + 300)
+        page.mouse.down()
+        page.mouse.move(box["x"] + 230, box["y"] + 250, steps=4)
+        code = assert_shown(page)
+        spot, middle, span = page.evaluate("[view.spot, view.middle, view.span]")
+        expected = (np.array([229, 249]) / (box["width"] - 2) - 0.5) * span * [1, -1] + middle
+        np.testing.assert_allclose(spot, expected, atol=0.004 * span)
+        np.testing.assert_allclose(code, mean_around(np.array(spot), places, codes), rtol=0.01, atol=0.01)
+        page.mouse.up()
+        page.get_by_label("z1", exact=True).press("ArrowRight")
+        code = assert_shown(page)
+        np.testing.assert_allclose(page.evaluate("view.spot"), mean_around(code, codes, places), rtol=0.01, atol=0.01)
+    context.close()

@@ -3,6 +3,9 @@
 Opens a page of this machine alone (host=127.0.0.1, port=8765, or the free one that port=0 finds; browser=false only
 prints its address) on which to drag a point over a map of the codes and see it decoded, move each latent dimension,
 fuse two images, and see what the model makes of a picture dropped in or a digit drawn. Ctrl-C ends it.
+
+The map is of the first two principal components, which the point moves along; or, with map=umap, of what is near to
+what, and the point has the mean code of the dots around it, the nearer the more.
 """
 
 import os
@@ -11,12 +14,14 @@ import sys
 import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, Field
 
 from vae.command_line import arguments, command
 from vae.config import UserError
 from vae.evaluate import finished
+from vae.latent.probes import umap
 from vae.runs import newest, read
 
 HOME = ("127.0.0.1", "localhost")
@@ -27,6 +32,7 @@ class Arguments(BaseModel, strict=True, extra="forbid"):
     host: str = Field(HOME[0], min_length=1, description="an address of this machine; 0.0.0.0 is all, for anybody")
     port: int = Field(8765, ge=0, le=65535, description="a whole number, 0 (any that is free) to 65535")
     browser: bool = Field(True, description="true or false")
+    map: Literal["pca", "umap"] = "pca"
 
 
 def listening(host: str, port: int) -> socket.socket:
@@ -50,6 +56,9 @@ def main(typed: Sequence[str]) -> None:
         import uvicorn
     except ImportError as error:
         raise UserError(f"vae.explore needs {error.name}: pip install -e '.[explore]'") from None
+    by_umap = given.map == "umap" and cfg.latent_dim > 2
+    if by_umap:
+        umap()  # refused before the work
     with listening(given.host, given.port) as taken:
         import torch
 
@@ -62,7 +71,9 @@ def main(typed: Sequence[str]) -> None:
         data = load(cfg)
         module = restored(cfg, data.shape, folder)
         title = f"{read(folder).choices['dataset']}, latent_dim={cfg.latent_dim}"
-        explorer = Explorer(folder.resolve().name, title, Studio(module.vae, data), bounded=bool(module.bounds))
+        explorer = Explorer(folder.resolve().name, title, Studio(module.vae, data), bool(module.bounds), by_umap)
+        print("encoding images ...", file=sys.stderr)
+        _ = explorer.about  # so that the page opens at once
         server = uvicorn.Server(uvicorn.Config(app(explorer, [given.host, *HOME]), log_level="warning"))
         address = f"http://{given.host}:{taken.getsockname()[1]}"
         print(f"{address}   Ctrl-C ends it", flush=True)

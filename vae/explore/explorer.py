@@ -19,6 +19,7 @@ from vae.figures import MANY, plane
 from vae.generate.chosen import SPLITS, Chosen, at, of_picture
 from vae.generate.studio import Studio
 from vae.generate.ways import spherical
+from vae.latent.probes import umap_of
 
 SHOWN = 3000  # points on the map, at most
 FOUND = 8  # images that a search shows
@@ -55,8 +56,8 @@ def numbers(values: Tensor) -> Any:
 class Explorer:
     """A run's model and images, by the names the page has for them; `bounded` if its objective bounds log p(x)."""
 
-    def __init__(self, run: str, title: str, studio: Studio, bounded: bool) -> None:
-        self.run, self.title, self.studio = run, title, studio
+    def __init__(self, run: str, title: str, studio: Studio, bounded: bool, by_umap: bool = False) -> None:
+        self.run, self.title, self.studio, self.by_umap = run, title, studio, by_umap
         self.score = "log_px" if bounded else "reconstruction"
         self.entries = [entry for split in SPLITS for entry in self.entries_of(split)]
         with torch.inference_mode():
@@ -80,6 +81,7 @@ class Explorer:
         rows = {split: torch.tensor([e.row for e in shown if e.split == split], dtype=torch.long) for split in SPLITS}
         codes = torch.cat([studio.codes(studio.data.x(split, of)) for split, of in rows.items() if len(of)]).cpu()
         on = plane(codes)
+        names = ["UMAP 1", "UMAP 2"] if self.by_umap else [name.replace("$", "").replace("_", "") for name in on.names]
         amount, unit = studio.carried
         mean, sd = studio.spread
         low, high = numbers(mean - REACH * sd), numbers(mean + REACH * sd)
@@ -93,12 +95,10 @@ class Explorer:
                 {"d": d, "amount": round(amount[d].item(), 2), "low": low[d], "high": high[d]}
                 for d in amount.argsort(descending=True).tolist()
             ],
-            "plane": {
-                "origin": on.origin.tolist(),
-                "axes": on.axes.tolist(),
-                "names": [name.replace("$", "").replace("_", "") for name in on.names],
-            },
-            "points": numbers(on.of(codes)),
+            "axes": names,
+            "plane": None if self.by_umap else {"origin": on.origin.tolist(), "axes": on.axes.tolist()},
+            "codes": numbers(codes) if self.by_umap else None,
+            "points": umap_of(codes.numpy()).tolist() if self.by_umap else numbers(on.of(codes)),
             "images": [[f"{e.split}/{e.row}", e.title, e.label] for e in shown],
             "kinds": kinds if len(kinds) <= MANY else [],
             "home": self.home,

@@ -55,8 +55,9 @@ let z = [];  // the code that is looked at
 const latencies = [];  // milliseconds from a pointer, or a key, to its picture
 let wanted = null, busy = false;
 
-async function show(code, since = performance.now()) {
+async function show(code, since = performance.now(), spot = onMap(code)) {
   z = code;
+  view.spot = spot;
   wanted = [code, since];
   requestAnimationFrame(drawMap);
   requestAnimationFrame(setSliders);
@@ -89,10 +90,22 @@ const COLOURS = [
   "#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#e08a3c", "#7a5195", "#8c6d46", "#777777",
   "#88aadd", "#f5a3ad", "#77c285", "#e6dc93", "#a9e2f5", "#d18bb3", "#f2c59b", "#b79cc9", "#c4ad8f", "#bbbbbb",
 ];
-const view = { middle: [0, 0], span: 1, side: 1, dots: document.createElement("canvas") };
+const AROUND = 12;  // dots that a point between them is the mean of
+const view = { middle: [0, 0], span: 1, side: 1, spot: [0, 0], dots: document.createElement("canvas") };
 
 const dot = (a, b) => a.reduce((sum, value, i) => sum + value * b[i], 0);
-const onMap = code => about.plane.axes.map(axis => dot(axis, code) - dot(axis, about.plane.origin));
+
+function blend(at, places, values) {  // the mean of the values at the places around, the nearer the more
+  const far = places.map((place, i) => [Math.hypot(...place.map((x, d) => x - at[d])), i]).sort((a, b) => a[0] - b[0]);
+  const around = far.slice(0, AROUND), edge = far[Math.min(AROUND, far.length - 1)][0] || 1;
+  const weights = around.map(([distance]) => ((edge - distance) / (edge * distance + 1e-9)) ** 2);
+  const sum = weights.reduce((a, b) => a + b, 0) || 1;
+  return values[0].map((_, d) => around.reduce((mean, [, i], n) => mean + weights[n] / sum * values[i][d], 0));
+}
+
+const onMap = code => about.plane  // a plane through the codes; or, by UMAP, places of codes, and the rest between them
+  ? about.plane.axes.map(axis => dot(axis, code) - dot(axis, about.plane.origin))
+  : blend(code, about.codes, about.points);
 const toPixels = point => [0, 1].map(i => view.side * (0.5 + (i ? -1 : 1) * (point[i] - view.middle[i]) / view.span));
 const toPoint = pixels => [0, 1].map(i => view.middle[i] + (i ? -1 : 1) * (pixels[i] / view.side - 0.5) * view.span);
 
@@ -119,15 +132,15 @@ function layMap() {
   on.fillStyle = "#5b6770";
   on.font = `${12 * ratio}px system-ui, sans-serif`;
   on.textAlign = "center";
-  on.fillText(about.plane.names[0], side / 2, side - 6 * ratio);
+  on.fillText(about.axes[0], side / 2, side - 6 * ratio);
   on.rotate(-Math.PI / 2);
-  on.fillText(about.plane.names[1], -side / 2, 14 * ratio);
+  on.fillText(about.axes[1], -side / 2, 14 * ratio);
   on.resetTransform();
   drawMap();
 }
 
 function drawMap() {
-  const on = $("map").getContext("2d"), ratio = window.devicePixelRatio || 1, [x, y] = toPixels(onMap(z));
+  const on = $("map").getContext("2d"), ratio = window.devicePixelRatio || 1, [x, y] = toPixels(view.spot);
   on.clearRect(0, 0, view.side, view.side);
   on.drawImage(view.dots, 0, 0);
   for (const [style, width] of [["#fff", 5], ["#1c252c", 2.5]]) {
@@ -138,10 +151,11 @@ function drawMap() {
   }
 }
 
-function moveTo(point, since) {  // the code's two coordinates on the map become these, and no other changes
-  const now = onMap(z), { axes } = about.plane;
+function moveTo(point, since) {  // in the plane, the code's two coordinates there become these, and no other changes
+  const { plane, points, codes } = about, by = [0, 1].map(i => point[i] - view.spot[i]);
+  const shift = (value, d) => value + by[0] * plane.axes[0][d] + by[1] * plane.axes[1][d];
   leave();
-  return show(z.map((value, d) => value + (point[0] - now[0]) * axes[0][d] + (point[1] - now[1]) * axes[1][d]), since);
+  return show(plane ? z.map(shift) : blend(point, points, codes), since, point);
 }
 
 const place = event => [event.offsetX, event.offsetY].map(pixels => pixels * view.side / $("map").clientWidth);
@@ -183,7 +197,7 @@ $("map").addEventListener("keydown", event => {
   const way = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] }[event.key];
   if (!way) return;
   event.preventDefault();
-  const step = view.span * (event.shiftKey ? 0.1 : 0.02), now = onMap(z);
+  const step = view.span * (event.shiftKey ? 0.1 : 0.02), now = view.spot;
   moveTo([now[0] + step * way[0], now[1] + step * way[1]], event.timeStamp);
 });
 
@@ -497,6 +511,7 @@ async function begin() {
   $("drawing").hidden = !about.ground;
   clearPaper();
   z = about.home;
+  view.spot = onMap(z);
   laySliders();
   new ResizeObserver(layMap).observe($("map"));
   kept = JSON.parse(localStorage.getItem(about.place) ?? "[]").filter(code => code.length === z.length);
