@@ -4,13 +4,12 @@ import threading
 from contextlib import contextmanager
 
 import torch
-import uvicorn
 from torch import nn
 
 from datamodules.base import ImageDataModule, Images
 from vae.explore.__main__ import listening
 from vae.explore.explorer import Explorer
-from vae.explore.server import app
+from vae.explore.server import Server, app
 from vae.generate.studio import Studio
 from vae.likelihoods import Bernoulli
 from vae.model import VAE
@@ -65,7 +64,7 @@ def explorer(kind=Named, bounded=True):
 def served(it):
     """The address of the page of an explorer."""
     with listening("127.0.0.1", 0) as taken:
-        server = uvicorn.Server(uvicorn.Config(app(it, ["127.0.0.1"]), log_level="warning"))
+        server = Server(app(it, ["127.0.0.1"]))
         thread = threading.Thread(target=server.run, args=[[taken]])
         thread.start()
         try:

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -181,6 +182,26 @@ def test_log_px_is_that_of_importance_samples(ask):
     assert min(abs(np.array(others) - seen["score"])) < 4 * few.std()
 
 
+def test_a_score_is_the_same_whatever_is_asked_for_meanwhile():
+    it = explorer()
+    x = it.studio.data.x("test", slice(1))
+    undisturbed = it.scores(x)
+    begun, told = threading.Event(), []
+
+    def wait(*_):
+        begun.set()
+        time.sleep(0.2)
+
+    it.studio.vae.encoder.register_forward_hook(wait)
+    scoring = threading.Thread(target=lambda: told.append(it.scores(x)))
+    scoring.start()
+    assert begun.wait(10)
+    drawn = [it.drawn() for _ in range(3)]
+    scoring.join()
+    assert told == [undisturbed]
+    assert it.drawn() not in drawn
+
+
 def test_where_nothing_bounds_log_px_images_are_compared_by_their_reconstructions():
     it = explorer(bounded=False)
     x = it.studio.data.x("test")[2].flatten()
@@ -212,6 +233,7 @@ def test_a_picture_is_cut_and_scaled_and_seen(ask):
         (file(Image.new("1", (8_000, 8_000))), "8000 x 8000 pixels: expected 4 or more a side, and at most 50 million"),
         (file(Image.new("1", (20_000, 20_000))), "far too many pixels"),
         (bytes(17_000_000), "17.0 MB: expected 16 MB at most"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n%%EndComments\n", "no picture that can be read"),
     ],
 )
 def test_what_is_no_picture_is_refused_and_the_next_is_seen(ask, content, part):
@@ -281,8 +303,17 @@ def test_a_drawing_lies_where_a_digit_of_mnist_would(kind):
 
 
 def test_nothing_drawn_is_said():
-    with pytest.raises(UserError, match="nothing is drawn yet"):
-        uploads.centred(file(Image.new("L", (280, 280))), ready(Square))
+    dots = Image.new("L", (2000, 2000))
+    for at in [(0, 0), (1999, 1999)]:
+        dots.putpixel(at, 60)
+    for drawing in (Image.new("L", (280, 280)), dots):
+        with pytest.raises(UserError, match="nothing is drawn yet"):
+            uploads.centred(file(drawing), ready(Square))
+
+
+def test_a_drawing_that_cannot_be_read_is_refused(ask):
+    for content in (file(Image.effect_noise((28, 28), 50))[:200], file(Image.new("LAB", (20, 20)), "TIFF")):
+        assert "no picture that can be read" in message(ask("/seen?drawn", content))
 
 
 @pytest.fixture
@@ -315,13 +346,20 @@ def test_the_page_of_a_run_until_ctrl_c(cli, runs):
     with subprocess.Popen(
         line, env=os.environ | found, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
-        threading.Timer(120, process.kill).start()
+        late = threading.Timer(120, process.kill)
+        late.daemon = True  # nor does it hold up whoever runs the tests
+        late.start()
         address = process.stdout.readline().split()[0]
         connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=60)
         connection.request("GET", "/about")
         about = json.loads(connection.getresponse().read())
+        slow = socket.create_connection(address.removeprefix("http://").split(":"))
+        slow.sendall(b"POST /seen HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nand")
+        time.sleep(0.2)
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
         assert process.stderr.read() == "ended\n"
+        slow.close()
+        late.cancel()
     assert about["title"].endswith("latent_dim=3")
     assert len(about["dimensions"]) == 3

@@ -47,7 +47,7 @@ def main(typed: Sequence[str]) -> None:
     cfg, _ = finished(folder)
     try:
         import starlette  # noqa: F401
-        import uvicorn
+        import uvicorn  # noqa: F401
     except ImportError as error:
         raise UserError(f"vae.explore needs {error.name}: pip install -e '.[explore]'") from None
     with listening(given.host, given.port) as taken:
@@ -55,7 +55,7 @@ def main(typed: Sequence[str]) -> None:
 
         from vae.experiment import load, restored
         from vae.explore.explorer import Explorer
-        from vae.explore.server import app
+        from vae.explore.server import Server, app
         from vae.generate.studio import Studio
 
         torch.set_num_threads(1)  # one code is decoded sooner by one; what takes long has a thread of its own
@@ -63,7 +63,7 @@ def main(typed: Sequence[str]) -> None:
         module = restored(cfg, data.shape, folder)
         title = f"{read(folder).choices['dataset']}, latent_dim={cfg.latent_dim}"
         explorer = Explorer(folder.resolve().name, title, Studio(module.vae, data), bounded=bool(module.bounds))
-        server = uvicorn.Server(uvicorn.Config(app(explorer, [given.host, *HOME]), log_level="warning"))
+        server = Server(app(explorer, [given.host, *HOME]))
         address = f"http://{given.host}:{taken.getsockname()[1]}"
         print(f"{address}   Ctrl-C ends it", flush=True)
         if given.browser:

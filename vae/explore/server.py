@@ -1,10 +1,13 @@
 """The page and what it asks for, over HTTP. No path of a file is taken from outside: images go by split and row."""
 
 import io
+import logging
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
+import uvicorn
 from PIL import Image
 from pydantic import BaseModel, Field, FiniteFloat, ValidationError
 from starlette.applications import Starlette
@@ -30,14 +33,16 @@ class Codes(BaseModel, extra="forbid"):
 
 async def body(request: Request) -> bytes:
     """What was sent; UserError if it is too much, of which nothing is kept."""
-    parts: list[bytes] = []
-    size = 0
+    kept, size = bytearray(), 0
     async for part in request.stream():
         size += len(part)
-        parts = [*parts, part] if size <= BYTES else []
+        if size <= BYTES:
+            kept += part
+        else:
+            kept.clear()
     if size > BYTES:
         raise UserError(f"{size / 1e6:.1f} MB: expected {BYTES // 1_000_000} MB at most")
-    return b"".join(parts)
+    return bytes(kept)
 
 
 def refused(_: Request, error: Exception) -> Response:
@@ -51,7 +56,7 @@ class Routes:
         self.explorer = explorer
 
     async def about(self, _: Request) -> Response:
-        return JSONResponse(self.explorer.about)
+        return JSONResponse(await run_in_threadpool(lambda: self.explorer.about))
 
     async def decode(self, request: Request) -> Response:
         try:
@@ -65,7 +70,7 @@ class Routes:
         return Response(self.explorer.decoded(codes), media_type="application/octet-stream")
 
     async def draw(self, _: Request) -> Response:
-        return JSONResponse(self.explorer.drawn())
+        return JSONResponse(await run_in_threadpool(self.explorer.drawn))
 
     async def search(self, request: Request) -> Response:
         return JSONResponse(self.explorer.search(request.query_params.get("q", "")))
@@ -89,6 +94,17 @@ class Routes:
 
     async def others(self, _: Request) -> Response:
         return JSONResponse(await run_in_threadpool(lambda: self.explorer.others))
+
+
+class Server(uvicorn.Server):
+    """Of an app; ends within a second or so of Ctrl-C, and cuts off without a word whoever has not sent all by then."""
+
+    def __init__(self, app: Starlette) -> None:
+        super().__init__(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        logging.getLogger("uvicorn.error").disabled = True
+        super().handle_exit(sig, frame)
 
 
 def app(explorer: Explorer, hosts: Sequence[str]) -> Starlette:
