@@ -441,6 +441,19 @@ def test_two_tabs_keep_the_same(page, address):
             each.wait_for_function("n => document.querySelectorAll('#favourites figure').length === n", arg=n)
 
 
+def test_on_a_narrow_screen_what_is_drawn_is_seen_with_its_code(page):
+    page.set_viewport_size({"width": 360, "height": 740})
+    page.get_by_role("tab", name="Your picture").click()
+    page.evaluate("paper.strokeStyle = '#fff', paper.strokeRect(20, 20, 99, 99), void sendDrawing()")
+    page.wait_for_function("document.getElementById('scale').childElementCount === 9")
+    page.evaluate("scrollTo(0, document.body.scrollHeight)")
+    covered = page.locator("#viewer").bounding_box()
+    for part in ("#paper", "#original", "#likely"):
+        box = page.locator(part).bounding_box()
+        assert box["y"] + box["height"] <= 740
+        assert box["y"] + box["height"] / 2 > covered["y"] + covered["height"]
+
+
 def test_enter_on_the_map_takes_the_nearest_image(page):
     settled(page)
     page.locator("#map").focus()
@@ -495,11 +508,12 @@ def test_the_map_fits_a_low_window(page):
         assert box["height"] == pytest.approx(box["width"], abs=1)
 
 
-def test_on_a_narrow_screen_the_picture_stays_in_sight(page):
-    page.set_viewport_size({"width": 360, "height": 740})
+@pytest.mark.parametrize("width", [320, 360, 390])
+def test_on_a_narrow_screen_the_picture_stays_in_sight(page, width):
+    page.set_viewport_size({"width": width, "height": 740})
     for tab in ("Dimensions", "Fuse", "Your picture"):
         page.get_by_role("tab", name=tab).click()
-        assert page.evaluate("document.scrollingElement.scrollWidth") <= 360
+        assert page.evaluate("document.scrollingElement.scrollWidth") <= width
         page.evaluate("scrollTo(0, document.body.scrollHeight)")
         box = page.locator("#picture").bounding_box()
         assert box["y"] >= 0
