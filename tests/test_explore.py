@@ -100,7 +100,7 @@ def test_codes_are_decoded_to_the_bytes_of_canvases(ask):
         ('{"codes": []}', "at least 1"),
         (json.dumps({"codes": [[0, 0, 0]] * 65}), "at most 64"),
         ('{"codes": [["a", 2, 3]]}', "number"),
-        ("[0", "JSON"),
+        ("[0", "body: Invalid JSON"),
         ("{}", "codes"),
         (b"\xff\xfe", "JSON"),
     ],

@@ -535,6 +535,15 @@ def test_everything_can_be_reached_by_keyboard(page):
     page.wait_for_function("document.querySelectorAll('#first-list li').length === 8")
 
 
+def test_a_page_of_another_run_is_not_shown_this_one_s_pictures(page):
+    before = canvas(page, "#picture")
+    page.evaluate("about.run = 'another'")
+    page.keyboard.press("0")
+    said = "this page is of another, and made-by-hand is explored now; load it anew"
+    page.wait_for_function("said => document.getElementById('message').textContent === said", arg=said)
+    np.testing.assert_array_equal(canvas(page, "#picture"), before)
+
+
 def test_when_the_command_has_ended_it_says_so(browser):
     context = browser.new_context()
     page = context.new_page()

@@ -29,6 +29,7 @@ AT_ONCE = 64  # codes to decode
 
 class Codes(BaseModel, extra="forbid"):
     codes: list[list[FiniteFloat]] = Field(min_length=1, max_length=AT_ONCE)
+    run: str | None = None  # that the page is of: at this address there may be another's by now
 
 
 async def body(request: Request) -> bytes:
@@ -60,14 +61,16 @@ class Routes:
 
     async def decode(self, request: Request) -> Response:
         try:
-            codes = Codes.model_validate_json(await body(request)).codes
+            asked = Codes.model_validate_json(await body(request))
         except ValidationError as error:
             first = error.errors()[0]
-            raise UserError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+            raise UserError(f"{'.'.join(map(str, first['loc'])) or 'body'}: {first['msg']}") from None
+        if asked.run not in (None, self.explorer.run):
+            raise UserError(f"this page is of {asked.run}, and {self.explorer.run} is explored now; load it anew")
         d = len(self.explorer.home)
-        if any(len(code) != d for code in codes):
+        if any(len(code) != d for code in asked.codes):
             raise UserError(f"codes: expected {d} numbers in each")
-        return Response(self.explorer.decoded(codes), media_type="application/octet-stream")
+        return Response(self.explorer.decoded(asked.codes), media_type="application/octet-stream")
 
     async def draw(self, _: Request) -> Response:
         return JSONResponse(await run_in_threadpool(self.explorer.drawn))

@@ -33,7 +33,7 @@ async function guarded(work) {  // says what the work has to say, or what went w
 }
 
 async function decode(codes) {  // a list of pictures for canvases
-  const answer = await ask("/decode", { method: "POST", body: JSON.stringify({ codes }) });
+  const answer = await ask("/decode", { method: "POST", body: JSON.stringify({ codes, run: about.run }) });
   const bytes = new Uint8ClampedArray(await answer.arrayBuffer()), size = bytes.length / codes.length;
   return codes.map((_, i) => picture(bytes.subarray(i * size, (i + 1) * size)));
 }
