@@ -61,10 +61,10 @@ def explorer(kind=Named, bounded=True):
 
 
 @contextmanager
-def served(it):
+def served(it, hosts=("127.0.0.1",)):
     """The address of the page of an explorer."""
     with listening("127.0.0.1", 0) as taken:
-        server = Server(app(it, ["127.0.0.1"]))
+        server = Server(app(it, hosts))
         thread = threading.Thread(target=server.run, args=[[taken]])
         thread.start()
         try:

@@ -31,9 +31,8 @@ def address():
         yield address
 
 
-@pytest.fixture
-def ask(address):
-    """ask(path, body=None) -> (status, body), as bytes."""
+def asking(address):
+    """ask(path, body=None, host=None) -> (status, body), as bytes."""
 
     def ask(path, body=None, host=None):
         connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=20)
@@ -42,6 +41,11 @@ def ask(address):
         return answer.status, answer.read()
 
     return ask
+
+
+@pytest.fixture
+def ask(address):
+    return asking(address)
 
 
 def file(image, kind="PNG", **about):
@@ -68,6 +72,17 @@ def test_the_dimensions_are_by_what_they_carry(ask):
         width = (mean[:, row["d"]].var() + sd[row["d"]] ** 2) ** 0.5
         assert abs((row["high"] - row["low"]) / (7 * width) - 1) < 0.35
     np.testing.assert_allclose(about["home"], mean.mean(0), atol=1e-5)
+
+
+class Numbered(Named):
+    def load(self):
+        parts = super().load().items()
+        return {split: Images(it.pixels, torch.arange(len(it.pixels)), it.names) for split, it in parts}
+
+
+def test_labels_have_names_in_the_legend_where_they_are_few():
+    assert explorer().about["kinds"] == [0, 1, 2]
+    assert explorer(Numbered).about["kinds"] == []
 
 
 def test_the_map_is_of_the_first_two_principal_components(ask):
@@ -125,6 +140,7 @@ def test_images_are_found_by_name_label_and_number(ask):
     assert found("ZARD") == ["charizard"]
     assert found("mew")[:2] == ["mew", "mewtwo"]
     assert len(found("")) == 8
+    assert all(title.startswith("other") for title in found("o")), "not mewtwo, which only has it"
     assert found("missingno") == []
     assert found("2")[0] not in NAMES[:2]
     assert all(label == 2 for _, _, label in json.loads(ask("/search?q=2")[1])[:8])
@@ -161,6 +177,11 @@ def test_no_file_beside_the_page_is_served(ask, path):
 def test_the_page_is_this_machine_s_alone(ask):
     assert ask("/about", host="evil.example")[0] == 400
     assert ask("/", host="127.0.0.1:1")[0] == 200
+
+
+def test_the_page_is_anybody_s_if_asked_for():
+    with served(explorer(), ["0.0.0.0"]) as address:
+        assert asking(address)("/about", host="anybody.example")[0] == 200
 
 
 def test_log_px_is_that_of_importance_samples(ask):
@@ -351,7 +372,7 @@ def test_the_page_of_a_run_until_ctrl_c(cli, runs):
         late.start()
         address = process.stdout.readline().split()[0]
         connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=60)
-        connection.request("GET", "/about")
+        connection.request("GET", "/about", headers={"Host": "localhost"})
         about = json.loads(connection.getresponse().read())
         slow = socket.create_connection(address.removeprefix("http://").split(":"))
         slow.sendall(b"POST /seen HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nand")
@@ -363,3 +384,4 @@ def test_the_page_of_a_run_until_ctrl_c(cli, runs):
         late.cancel()
     assert about["title"].endswith("latent_dim=3")
     assert len(about["dimensions"]) == 3
+    assert about["score"] == "log_px"

@@ -108,6 +108,29 @@ def test_a_point_dragged_over_the_map_is_decoded_as_it_moves(page):
     assert not page.locator("#seen").is_visible()
 
 
+def test_dots_have_the_colours_of_the_legend(page):
+    swatches = page.locator("#legend > span").all()
+    legend = {
+        int(it.inner_text()): it.locator(".swatch").evaluate("it => getComputedStyle(it).backgroundColor")
+        for it in swatches
+    }
+    assert len(set(legend.values())) == 3
+    points, middle, span, side = page.evaluate("[about.points, view.middle, view.span, view.side]")
+    at = ((np.array(points) - middle) / span * [1, -1] + 0.5) * side
+    apart = np.linalg.norm(at[:, None] - at[None], axis=-1) + 1e9 * np.eye(len(at))
+    lone = np.flatnonzero(apart.min(1) > 14)
+    images = explorer().studio.data.images
+    order = [label for split in ("test", "val", "train") for label in images[split].labels.tolist()]
+    assert {order[i] for i in lone} == {0, 1, 2}
+    for i in lone:
+        found = page.evaluate(
+            "([x, y]) => [...view.dots.getContext('2d').getImageData(x, y, 1, 1).data]", at[i].tolist()
+        )
+        expected = [int(part) for part in re.findall(r"\d+", legend[order[i]])]
+        np.testing.assert_allclose(found[:3], expected, atol=4)
+        assert found[3] > 100
+
+
 def test_a_click_on_a_dot_takes_its_image(page):
     box = page.locator("#map").bounding_box()
     ratio, side = box["width"] - 2, page.evaluate("view.side")
@@ -428,6 +451,16 @@ def test_what_the_browser_cannot_keep_is_kept_by_the_page(page, forbid):
         "document.getElementById('message').textContent.startsWith('kept until this page is closed')"
     )
     assert page.locator("#favourites figure").count() == 1
+
+
+def test_of_two_lists_of_what_is_kept_the_last_is_shown(page):
+    settled(page)
+    held = Held(page, "**/decode")
+    for n in (1, 2):
+        page.evaluate("n => void keepOnly(Array(n).fill(about.home))", n)
+        held.wait(n)
+    held.let_go()
+    assert page.locator("#favourites figure").count() == 2
 
 
 def test_two_tabs_keep_the_same(page, address):
