@@ -4,13 +4,12 @@ import threading
 from contextlib import contextmanager
 
 import torch
-import uvicorn
 from torch import nn
 
 from datamodules.base import ImageDataModule, Images
 from vae.explore.__main__ import listening
 from vae.explore.explorer import Explorer
-from vae.explore.server import app
+from vae.explore.server import Server, app
 from vae.generate.studio import Studio
 from vae.likelihoods import Bernoulli
 from vae.model import VAE
@@ -62,10 +61,10 @@ def explorer(kind=Named, bounded=True, by_umap=False):
 
 
 @contextmanager
-def served(it):
+def served(it, hosts=("127.0.0.1",)):
     """The address of the page of an explorer."""
     with listening("127.0.0.1", 0) as taken:
-        server = uvicorn.Server(uvicorn.Config(app(it, ["127.0.0.1"]), log_level="warning"))
+        server = Server(app(it, hosts))
         thread = threading.Thread(target=server.run, args=[[taken]])
         thread.start()
         try:

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -30,9 +31,8 @@ def address():
         yield address
 
 
-@pytest.fixture
-def ask(address):
-    """ask(path, body=None) -> (status, body), as bytes."""
+def asking(address):
+    """ask(path, body=None, host=None) -> (status, body), as bytes."""
 
     def ask(path, body=None, host=None):
         connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=20)
@@ -41,6 +41,11 @@ def ask(address):
         return answer.status, answer.read()
 
     return ask
+
+
+@pytest.fixture
+def ask(address):
+    return asking(address)
 
 
 def file(image, kind="PNG", **about):
@@ -67,6 +72,17 @@ def test_the_dimensions_are_by_what_they_carry(ask):
         width = (mean[:, row["d"]].var() + sd[row["d"]] ** 2) ** 0.5
         assert abs((row["high"] - row["low"]) / (7 * width) - 1) < 0.35
     np.testing.assert_allclose(about["home"], mean.mean(0), atol=1e-5)
+
+
+class Numbered(Named):
+    def load(self):
+        parts = super().load().items()
+        return {split: Images(it.pixels, torch.arange(len(it.pixels)), it.names) for split, it in parts}
+
+
+def test_labels_have_names_in_the_legend_where_they_are_few():
+    assert explorer().about["kinds"] == [0, 1, 2]
+    assert explorer(Numbered).about["kinds"] == []
 
 
 def test_the_map_is_of_the_first_two_principal_components(ask):
@@ -99,7 +115,7 @@ def test_codes_are_decoded_to_the_bytes_of_canvases(ask):
         ('{"codes": []}', "at least 1"),
         (json.dumps({"codes": [[0, 0, 0]] * 65}), "at most 64"),
         ('{"codes": [["a", 2, 3]]}', "number"),
-        ("[0", "JSON"),
+        ("[0", "body: Invalid JSON"),
         ("{}", "codes"),
         (b"\xff\xfe", "JSON"),
     ],
@@ -124,6 +140,7 @@ def test_images_are_found_by_name_label_and_number(ask):
     assert found("ZARD") == ["charizard"]
     assert found("mew")[:2] == ["mew", "mewtwo"]
     assert len(found("")) == 8
+    assert all(title.startswith("other") for title in found("o")), "not mewtwo, which only has it"
     assert found("missingno") == []
     assert found("2")[0] not in NAMES[:2]
     assert all(label == 2 for _, _, label in json.loads(ask("/search?q=2")[1])[:8])
@@ -162,6 +179,11 @@ def test_the_page_is_this_machine_s_alone(ask):
     assert ask("/", host="127.0.0.1:1")[0] == 200
 
 
+def test_the_page_is_anybody_s_if_asked_for():
+    with served(explorer(), ["0.0.0.0"]) as address:
+        assert asking(address)("/about", host="anybody.example")[0] == 200
+
+
 def test_log_px_is_that_of_importance_samples(ask):
     seen = json.loads(ask("/seen/test/1")[1])
     x = explorer().studio.data.x("test")[1].flatten()
@@ -179,6 +201,26 @@ def test_log_px_is_that_of_importance_samples(ask):
     assert others == sorted(others)
     assert len(others) == 8
     assert min(abs(np.array(others) - seen["score"])) < 4 * few.std()
+
+
+def test_a_score_is_the_same_whatever_is_asked_for_meanwhile():
+    it = explorer()
+    x = it.studio.data.x("test", slice(1))
+    undisturbed = it.scores(x)
+    begun, told = threading.Event(), []
+
+    def wait(*_):
+        begun.set()
+        time.sleep(0.2)
+
+    it.studio.vae.encoder.register_forward_hook(wait)
+    scoring = threading.Thread(target=lambda: told.append(it.scores(x)))
+    scoring.start()
+    assert begun.wait(10)
+    drawn = [it.drawn() for _ in range(3)]
+    scoring.join()
+    assert told == [undisturbed]
+    assert it.drawn() not in drawn
 
 
 def test_where_nothing_bounds_log_px_images_are_compared_by_their_reconstructions():
@@ -212,6 +254,7 @@ def test_a_picture_is_cut_and_scaled_and_seen(ask):
         (file(Image.new("1", (8_000, 8_000))), "8000 x 8000 pixels: expected 4 or more a side, and at most 50 million"),
         (file(Image.new("1", (20_000, 20_000))), "far too many pixels"),
         (bytes(17_000_000), "17.0 MB: expected 16 MB at most"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n%%EndComments\n", "no picture that can be read"),
     ],
 )
 def test_what_is_no_picture_is_refused_and_the_next_is_seen(ask, content, part):
@@ -281,8 +324,17 @@ def test_a_drawing_lies_where_a_digit_of_mnist_would(kind):
 
 
 def test_nothing_drawn_is_said():
-    with pytest.raises(UserError, match="nothing is drawn yet"):
-        uploads.centred(file(Image.new("L", (280, 280))), ready(Square))
+    dots = Image.new("L", (2000, 2000))
+    for at in [(0, 0), (1999, 1999)]:
+        dots.putpixel(at, 60)
+    for drawing in (Image.new("L", (280, 280)), dots):
+        with pytest.raises(UserError, match="nothing is drawn yet"):
+            uploads.centred(file(drawing), ready(Square))
+
+
+def test_a_drawing_that_cannot_be_read_is_refused(ask):
+    for content in (file(Image.effect_noise((28, 28), 50))[:200], file(Image.new("LAB", (20, 20)), "TIFF")):
+        assert "no picture that can be read" in message(ask("/seen?drawn", content))
 
 
 @pytest.fixture
@@ -316,13 +368,21 @@ def test_the_page_of_a_run_until_ctrl_c(cli, runs):
     with subprocess.Popen(
         line, env=os.environ | found, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
-        threading.Timer(120, process.kill).start()
+        late = threading.Timer(120, process.kill)
+        late.daemon = True  # nor does it hold up whoever runs the tests
+        late.start()
         address = process.stdout.readline().split()[0]
         connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=60)
-        connection.request("GET", "/about")
+        connection.request("GET", "/about", headers={"Host": "localhost"})
         about = json.loads(connection.getresponse().read())
+        slow = socket.create_connection(address.removeprefix("http://").split(":"))
+        slow.sendall(b"POST /seen HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nand")
+        time.sleep(0.2)
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
         assert process.stderr.read() == "encoding images ...\nended\n"
+        slow.close()
+        late.cancel()
     assert about["title"].endswith("latent_dim=3")
     assert len(about["dimensions"]) == 3
+    assert about["score"] == "log_px"

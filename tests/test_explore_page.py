@@ -4,6 +4,7 @@ import io
 import json
 import re
 import sys
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -107,6 +108,29 @@ def test_a_point_dragged_over_the_map_is_decoded_as_it_moves(page):
     expected = (pointer / (box["width"] - 2) - 0.5) * span * [1, -1] + middle
     np.testing.assert_allclose(there, expected, atol=0.004 * span)
     assert not page.locator("#seen").is_visible()
+
+
+def test_dots_have_the_colours_of_the_legend(page):
+    swatches = page.locator("#legend > span").all()
+    legend = {
+        int(it.inner_text()): it.locator(".swatch").evaluate("it => getComputedStyle(it).backgroundColor")
+        for it in swatches
+    }
+    assert len(set(legend.values())) == 3
+    points, middle, span, side = page.evaluate("[about.points, view.middle, view.span, view.side]")
+    at = ((np.array(points) - middle) / span * [1, -1] + 0.5) * side
+    apart = np.linalg.norm(at[:, None] - at[None], axis=-1) + 1e9 * np.eye(len(at))
+    lone = np.flatnonzero(apart.min(1) > 14)
+    images = explorer().studio.data.images
+    order = [label for split in ("test", "val", "train") for label in images[split].labels.tolist()]
+    assert {order[i] for i in lone} == {0, 1, 2}
+    for i in lone:
+        found = page.evaluate(
+            "([x, y]) => [...view.dots.getContext('2d').getImageData(x, y, 1, 1).data]", at[i].tolist()
+        )
+        expected = [int(part) for part in re.findall(r"\d+", legend[order[i]])]
+        np.testing.assert_allclose(found[:3], expected, atol=4)
+        assert found[3] > 100
 
 
 def test_a_click_on_a_dot_takes_its_image(page):
@@ -303,11 +327,228 @@ def test_a_drawing(page):
     assert canvas(page, "#paper").max() == 0
 
 
-def test_on_a_narrow_screen_the_picture_stays_in_sight(page):
+class Held:
+    """Answers of a path that come when they are let go, the last asked for first."""
+
+    def __init__(self, page, path):
+        self.page, self.routes = page, []
+        page.route(path, lambda route: self.routes.append(route))
+
+    def wait(self, n):
+        late = time.monotonic() + 20
+        while len(self.routes) < n:
+            assert time.monotonic() < late, "it was not asked for"
+            self.page.wait_for_timeout(10)
+
+    def let_go(self):
+        for route in reversed(self.routes):
+            with self.page.expect_response(route.request.url):
+                route.continue_()
+        self.page.wait_for_timeout(50)
+
+
+def test_of_two_images_that_are_taken_the_last_is_seen(page):
+    settled(page)
+    held = Held(page, "**/seen/*/*")
+    page.evaluate("void take('test/3')")
+    held.wait(1)
+    page.evaluate("void take('test/4')")
+    held.wait(2)
+    held.let_go()
+    assert page.locator("#title").inner_text() == "mew, label 1"
+    np.testing.assert_allclose(assert_shown(page), means()[4], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("**/seen/*/*", "void take('test/3')"),
+        ("**/draw", "void random()"),
+        ("**/seen?drawn", "paper.strokeStyle = '#fff', paper.strokeRect(20, 20, 99, 99), void sendDrawing()"),
+        ("**/between**", "void anyTwo()"),
+    ],
+)
+def test_what_comes_late_does_not_undo_what_was_done_meanwhile(page, path, asked):
+    settled(page)
+    held = Held(page, path)
+    page.evaluate(asked)
+    held.wait(1)
+    page.keyboard.press("0")
+    held.let_go()
+    np.testing.assert_allclose(assert_shown(page), means("train").mean(0), atol=1e-4)
+    assert not page.locator("#seen").is_visible()
+
+
+def test_of_two_pairs_the_last_is_between_the_slider_s_ends(page):
+    page.get_by_role("tab", name="Fuse").click()
+    held = Held(page, "**/between**")
+    for n, first in enumerate(("test/2", "test/3"), 1):
+        page.evaluate("first => { Object.assign(parents, { first, second: 'test/7' }); void fuse(); }", first)
+        held.wait(n)
+    held.let_go()
+    page.wait_for_function("document.querySelectorAll('#strip canvas').length === 5")
+    np.testing.assert_allclose(page.evaluate("[way[0], way.at(-1)]"), means()[[3, 7]], atol=1e-4)
+    slider = page.get_by_label("between them")
+    slider.press("End")
+    assert slider.get_attribute("aria-valuetext") == "100 % of the second image"
+
+
+def test_any_two_are_two(page):
+    page.get_by_role("tab", name="Fuse").click()
+    for chance, pair in ((0, ["test/0", "test/1"]), (0.999, ["train/39", "train/38"])):
+        page.evaluate("chance => { Math.random = () => chance; return anyTwo(); }", chance)
+        assert page.evaluate("[parents.first, parents.second]") == pair
+
+
+def test_enter_waits_for_what_was_typed_last(page):
+    page.get_by_role("tab", name="Fuse").click()
+    box = page.get_by_label("the first image")
+    box.fill("ditto")
+    page.wait_for_function("document.querySelectorAll('#first-list li').length === 1")
+    held = Held(page, "**/search?*")
+    box.fill("raichu")
+    box.press("Enter")
+    held.wait(1)
+    held.let_go()
+    page.wait_for_function("parents.first === 'test/6'")
+    assert page.locator("#first-list").is_hidden()
+    box.press("ArrowDown")
+    held.wait(2)
+    held.routes[1].continue_()
+    page.wait_for_function("!document.getElementById('first-list').hidden")
+    box.press("Escape")
+    box.fill("pika")
+    held.wait(3)
+    page.locator("#tab-fuse").focus()
+    held.routes[2].continue_()
+    page.wait_for_timeout(50)
+    assert page.locator("#first-list").is_hidden(), "nobody is there to choose"
+    assert box.input_value() == "raichu", "the image that is chosen"
+
+
+@pytest.mark.parametrize("left", ["{", "7", "null", '"abc"', '[null, 1, "abc", [1, 2], [1, 2, "x"]]'])
+def test_what_the_browser_has_kept_may_be_damaged(page, left):
+    page.evaluate("left => localStorage.setItem('vae made-by-hand', left)", left)
+    page.reload()
+    begun(page)
+    assert page.locator("#kept").is_hidden()
+    page.keyboard.press("k")
+    page.wait_for_function("document.querySelectorAll('#favourites figure').length === 1")
+    np.testing.assert_allclose(page.evaluate("JSON.parse(localStorage.getItem('vae made-by-hand'))"), [z(page)])
+
+
+@pytest.mark.parametrize(
+    "forbid",
+    [
+        "Storage.prototype.setItem = () => { throw new DOMException('full', 'QuotaExceededError'); }",
+        "Object.defineProperty(window, 'localStorage', { get() { throw new DOMException('no', 'SecurityError'); } })",
+    ],
+)
+def test_what_the_browser_cannot_keep_is_kept_by_the_page(page, forbid):
+    page.add_init_script(forbid)
+    page.reload()
+    begun(page)
+    page.keyboard.press("k")
+    page.wait_for_function(
+        "document.getElementById('message').textContent.startsWith('kept until this page is closed')"
+    )
+    assert page.locator("#favourites figure").count() == 1
+
+
+def test_of_two_lists_of_what_is_kept_the_last_is_shown(page):
+    settled(page)
+    held = Held(page, "**/decode")
+    for n in (1, 2):
+        page.evaluate("n => void keepOnly(Array(n).fill(about.home))", n)
+        held.wait(n)
+    held.let_go()
+    assert page.locator("#favourites figure").count() == 2
+
+
+def test_two_tabs_keep_the_same(page, address):
+    other = page.context.new_page()
+    other.goto(address)
+    begun(other)
+    for tab, n in ((page, 1), (other, 2)):
+        tab.keyboard.press("0")
+        tab.get_by_role("button", name="Keep").click()
+        for each in (page, other):
+            each.wait_for_function("n => document.querySelectorAll('#favourites figure').length === n", arg=n)
+
+
+def test_on_a_narrow_screen_what_is_drawn_is_seen_with_its_code(page):
     page.set_viewport_size({"width": 360, "height": 740})
+    page.get_by_role("tab", name="Your picture").click()
+    page.evaluate("paper.strokeStyle = '#fff', paper.strokeRect(20, 20, 99, 99), void sendDrawing()")
+    page.wait_for_function("document.getElementById('scale').childElementCount === 9")
+    page.evaluate("scrollTo(0, document.body.scrollHeight)")
+    covered = page.locator("#viewer").bounding_box()
+    for part in ("#paper", "#original", "#likely"):
+        box = page.locator(part).bounding_box()
+        assert box["y"] + box["height"] <= 740
+        assert box["y"] + box["height"] / 2 > covered["y"] + covered["height"]
+
+
+def test_enter_on_the_map_takes_the_nearest_image(page):
+    settled(page)
+    page.locator("#map").focus()
+    page.keyboard.press("ArrowRight")
+    near = page.evaluate("onMap(z)")
+    on = np.array(page.evaluate("about.points"))
+    nearest = np.linalg.norm(on - near, axis=1).argmin()
+    page.keyboard.press("Enter")
+    title = page.evaluate("i => about.images[i][1]", int(nearest))
+    page.wait_for_function("title => document.getElementById('title').textContent.startsWith(title)", arg=title)
+    page.wait_for_function("document.getElementById('scale').childElementCount > 0")
+
+
+def test_only_a_press_on_the_map_itself_drags_the_point(page):
+    before = settled(page)
+    box = page.locator("#map").bounding_box()
+    for button, (x, y) in (("left", (box["x"] + 50, box["y"] - 15)), ("right", (box["x"] + 50, box["y"] + 50))):
+        page.mouse.move(x, y)
+        page.mouse.down(button=button)
+        page.mouse.move(box["x"] + 150, box["y"] + 150, steps=3)
+        page.mouse.up(button=button)
+        np.testing.assert_array_equal(settled(page), before)
+
+
+def test_a_message_is_in_sight_on_a_narrow_screen(page):
+    page.set_viewport_size({"width": 360, "height": 740})
+    page.get_by_role("tab", name="Your picture").click()
+    page.evaluate("scrollTo(0, document.body.scrollHeight)")
+    upload(page, "text.png", b"not a picture")
+    page.wait_for_function("document.getElementById('message').textContent !== ''")
+    box = page.locator("#message").bounding_box()
+    assert box["x"] >= 0
+    assert box["x"] + box["width"] <= 360
+    assert box["y"] >= 0
+    assert box["y"] + box["height"] <= 740
+
+
+def test_a_held_key_keeps_once(page):
+    settled(page)
+    for _ in range(4):
+        page.keyboard.down("k")
+    page.keyboard.up("k")
+    page.wait_for_function("document.querySelectorAll('#favourites figure').length > 0")
+    assert page.evaluate("kept.length") == 1
+
+
+def test_the_map_fits_a_low_window(page):
+    for size in ({"width": 740, "height": 360}, {"width": 1366, "height": 420}):
+        page.set_viewport_size(size)
+        box = page.locator("#map").bounding_box()
+        assert box["height"] < size["height"], "a finger could not scroll past it"
+        assert box["height"] == pytest.approx(box["width"], abs=1)
+
+
+@pytest.mark.parametrize("width", [320, 360, 390])
+def test_on_a_narrow_screen_the_picture_stays_in_sight(page, width):
+    page.set_viewport_size({"width": width, "height": 740})
     for tab in ("Dimensions", "Fuse", "Your picture"):
         page.get_by_role("tab", name=tab).click()
-        assert page.evaluate("document.scrollingElement.scrollWidth") <= 360
+        assert page.evaluate("document.scrollingElement.scrollWidth") <= width
         page.evaluate("scrollTo(0, document.body.scrollHeight)")
         box = page.locator("#picture").bounding_box()
         assert box["y"] >= 0
@@ -329,6 +570,15 @@ def test_everything_can_be_reached_by_keyboard(page):
     page.wait_for_function("document.querySelectorAll('#first-list li').length === 8")
 
 
+def test_a_page_of_another_run_is_not_shown_this_one_s_pictures(page):
+    before = canvas(page, "#picture")
+    page.evaluate("about.run = 'another'")
+    page.keyboard.press("0")
+    said = "this page is of another, and made-by-hand is explored now; load it anew"
+    page.wait_for_function("said => document.getElementById('message').textContent === said", arg=said)
+    np.testing.assert_array_equal(canvas(page, "#picture"), before)
+
+
 def test_when_the_command_has_ended_it_says_so(browser):
     context = browser.new_context()
     page = context.new_page()
@@ -338,6 +588,13 @@ def test_when_the_command_has_ended_it_says_so(browser):
         page.route("**/decode", lambda route: route.abort())
         page.get_by_role("button", name="Reset").click()
         page.wait_for_function("document.getElementById('message').textContent.includes('has it ended?')")
+        page.route("**/others", lambda route: route.abort())
+        page.unroute("**/decode")
+        page.evaluate("others = null, void take('test/1')")
+        page.wait_for_function("others === null && document.getElementById('message').textContent !== ''")
+        page.unroute("**/others")
+        page.evaluate("void take('test/2')")
+        page.wait_for_function("document.getElementById('scale').childElementCount === 9")
         context.close()
 
 

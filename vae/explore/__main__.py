@@ -53,7 +53,7 @@ def main(typed: Sequence[str]) -> None:
     cfg, _ = finished(folder)
     try:
         import starlette  # noqa: F401
-        import uvicorn
+        import uvicorn  # noqa: F401
     except ImportError as error:
         raise UserError(f"vae.explore needs {error.name}: pip install -e '.[explore]'") from None
     by_umap = given.map == "umap" and cfg.latent_dim > 2
@@ -64,7 +64,7 @@ def main(typed: Sequence[str]) -> None:
 
         from vae.experiment import load, restored
         from vae.explore.explorer import Explorer
-        from vae.explore.server import app
+        from vae.explore.server import Server, app
         from vae.generate.studio import Studio
 
         torch.set_num_threads(1)  # one code is decoded sooner by one; what takes long has a thread of its own
@@ -74,7 +74,7 @@ def main(typed: Sequence[str]) -> None:
         explorer = Explorer(folder.resolve().name, title, Studio(module.vae, data), bool(module.bounds), by_umap)
         print("encoding images ...", file=sys.stderr)
         _ = explorer.about  # so that the page opens at once
-        server = uvicorn.Server(uvicorn.Config(app(explorer, [given.host, *HOME]), log_level="warning"))
+        server = Server(app(explorer, [given.host, *HOME]))
         address = f"http://{given.host}:{taken.getsockname()[1]}"
         print(f"{address}   Ctrl-C ends it", flush=True)
         if given.browser:

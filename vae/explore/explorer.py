@@ -7,6 +7,7 @@ import base64
 import io
 from collections.abc import Sequence
 from functools import cached_property
+from threading import Lock
 from typing import Any, NamedTuple
 
 import torch
@@ -48,9 +49,9 @@ def rgba(images: Tensor) -> bytes:
 
 def numbers(values: Tensor) -> Any:
     """As nested lists, with as many digits as can be seen."""
-    return (
-        [numbers(row) for row in values] if values.dim() > 1 else [float(f"{value:.4g}") for value in values.tolist()]
-    )
+    if values.dim() > 1:
+        return [numbers(row) for row in values]
+    return [float(f"{value:.4g}") for value in values.tolist()]
 
 
 class Explorer:
@@ -59,6 +60,7 @@ class Explorer:
     def __init__(self, run: str, title: str, studio: Studio, bounded: bool, by_umap: bool = False) -> None:
         self.run, self.title, self.studio, self.by_umap = run, title, studio, by_umap
         self.score = "log_px" if bounded else "reconstruction"
+        self.chance = Lock()  # who has it has the random numbers, which all threads share, to itself
         self.entries = [entry for split in SPLITS for entry in self.entries_of(split)]
         with torch.inference_mode():
             self.home: list[float] = studio.known.mean(0).tolist()
@@ -83,7 +85,8 @@ class Explorer:
         on = plane(codes)
         names = ["UMAP 1", "UMAP 2"] if self.by_umap else [name.replace("$", "").replace("_", "") for name in on.names]
         amount, unit = studio.carried
-        mean, sd = studio.spread
+        with self.chance:
+            mean, sd = studio.spread
         low, high = numbers(mean - REACH * sd), numbers(mean + REACH * sd)
         kinds = sorted({entry.label for entry in shown if entry.label is not None})
         return {
@@ -116,7 +119,8 @@ class Explorer:
     @torch.inference_mode()
     def drawn(self) -> list[float]:
         """A code of the prior."""
-        return self.studio.drawn(1)[0].tolist()
+        with self.chance:
+            return self.studio.drawn(1)[0].tolist()
 
     def entry(self, name: str) -> Entry:
         """UserError if there is none."""
@@ -166,12 +170,16 @@ class Explorer:
             "title": image.names[0],
             "z": self.studio.codes(image.x)[0].tolist(),
             "pixels": base64.b64encode(rgba(image.x)).decode(),
-            "score": -strangeness(self.studio.vae, image.x, self.score, K).item(),
+            "score": self.scores(image.x).item(),
         }
 
     @cached_property
     @torch.inference_mode()
     def others(self) -> list[float]:
         """The scores of test images, in order."""
-        x = self.studio.data.x("test", slice(OTHERS))
-        return (-strangeness(self.studio.vae, x, self.score, K)).sort().values.tolist()
+        return self.scores(self.studio.data.x("test", slice(OTHERS))).sort().values.tolist()
+
+    def scores(self, x: Tensor) -> Tensor:
+        """How likely images (N, C, H, W) are, (N,); the same for the same image, whatever is asked for meanwhile."""
+        with self.chance:
+            return -strangeness(self.studio.vae, x, self.score, K)

@@ -1,10 +1,13 @@
 """The page and what it asks for, over HTTP. No path of a file is taken from outside: images go by split and row."""
 
 import io
+import logging
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
+import uvicorn
 from PIL import Image
 from pydantic import BaseModel, Field, FiniteFloat, ValidationError
 from starlette.applications import Starlette
@@ -26,18 +29,21 @@ AT_ONCE = 64  # codes to decode
 
 class Codes(BaseModel, extra="forbid"):
     codes: list[list[FiniteFloat]] = Field(min_length=1, max_length=AT_ONCE)
+    run: str | None = None  # that the page is of: at this address there may be another's by now
 
 
 async def body(request: Request) -> bytes:
     """What was sent; UserError if it is too much, of which nothing is kept."""
-    parts: list[bytes] = []
-    size = 0
+    kept, size = bytearray(), 0
     async for part in request.stream():
         size += len(part)
-        parts = [*parts, part] if size <= BYTES else []
+        if size <= BYTES:
+            kept += part
+        else:
+            kept.clear()
     if size > BYTES:
         raise UserError(f"{size / 1e6:.1f} MB: expected {BYTES // 1_000_000} MB at most")
-    return b"".join(parts)
+    return bytes(kept)
 
 
 def refused(_: Request, error: Exception) -> Response:
@@ -51,21 +57,23 @@ class Routes:
         self.explorer = explorer
 
     async def about(self, _: Request) -> Response:
-        return JSONResponse(self.explorer.about)
+        return JSONResponse(await run_in_threadpool(lambda: self.explorer.about))
 
     async def decode(self, request: Request) -> Response:
         try:
-            codes = Codes.model_validate_json(await body(request)).codes
+            asked = Codes.model_validate_json(await body(request))
         except ValidationError as error:
             first = error.errors()[0]
-            raise UserError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+            raise UserError(f"{'.'.join(map(str, first['loc'])) or 'body'}: {first['msg']}") from None
+        if asked.run not in (None, self.explorer.run):
+            raise UserError(f"this page is of {asked.run}, and {self.explorer.run} is explored now; load it anew")
         d = len(self.explorer.home)
-        if any(len(code) != d for code in codes):
+        if any(len(code) != d for code in asked.codes):
             raise UserError(f"codes: expected {d} numbers in each")
-        return Response(self.explorer.decoded(codes), media_type="application/octet-stream")
+        return Response(self.explorer.decoded(asked.codes), media_type="application/octet-stream")
 
     async def draw(self, _: Request) -> Response:
-        return JSONResponse(self.explorer.drawn())
+        return JSONResponse(await run_in_threadpool(self.explorer.drawn))
 
     async def search(self, request: Request) -> Response:
         return JSONResponse(self.explorer.search(request.query_params.get("q", "")))
@@ -89,6 +97,17 @@ class Routes:
 
     async def others(self, _: Request) -> Response:
         return JSONResponse(await run_in_threadpool(lambda: self.explorer.others))
+
+
+class Server(uvicorn.Server):
+    """Of an app; ends within a second or so of Ctrl-C, and cuts off without a word whoever has not sent all by then."""
+
+    def __init__(self, app: Starlette) -> None:
+        super().__init__(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        logging.getLogger("uvicorn.error").disabled = True
+        super().handle_exit(sig, frame)
 
 
 def app(explorer: Explorer, hosts: Sequence[str]) -> Starlette:

@@ -14,7 +14,7 @@ function make(tag, properties = {}, ...children) {
 function say(text) { $("message").textContent = text; }
 
 async function ask(path, options) {
-  const answer = await fetch(path, options);
+  const answer = await fetch(path, options).catch(() => { throw new Error("vae.explore does not answer; has it ended?"); });
   if (answer.ok) return answer;
   const { message } = await answer.json().catch(() => ({ message: answer.statusText }));
   throw new Error(message);
@@ -28,18 +28,18 @@ async function guarded(work) {  // says what the work has to say, or what went w
     const told = await work();
     if (told) say(told);
   } catch (error) {
-    const silent = error instanceof TypeError && /fetch/.test(error.message);
-    say(silent ? "vae.explore does not answer; has it ended?" : error.message);
+    say(error.message);
   }
 }
 
 async function decode(codes) {  // a list of pictures for canvases
-  const answer = await ask("/decode", { method: "POST", body: JSON.stringify({ codes }) });
+  const answer = await ask("/decode", { method: "POST", body: JSON.stringify({ codes, run: about.run }) });
   const bytes = new Uint8ClampedArray(await answer.arrayBuffer()), size = bytes.length / codes.length;
   return codes.map((_, i) => picture(bytes.subarray(i * size, (i + 1) * size)));
 }
 
 let about, width, height;
+const bytesOf = base64 => Uint8ClampedArray.from(atob(base64), letter => letter.charCodeAt());
 const picture = bytes => new ImageData(bytes, width, height);
 
 function paint(canvas, data) {
@@ -78,10 +78,13 @@ async function show(code, since = performance.now(), spot = onMap(code)) {
   if (last.length) $("latency").textContent = `${Math.round(last[last.length >> 1])} ms from hand to picture`;
 }
 
+let turn = 0;  // how often something was asked to be seen: an answer that comes after the next time is not shown
+
 function leave() {  // the code is no image's any more
   $("seen").hidden = true;
   compared = null;
   say("");
+  return ++turn;
 }
 
 // The map
@@ -160,8 +163,7 @@ function moveTo(point, since) {  // in the plane, the code's two coordinates the
 
 const place = event => [event.offsetX, event.offsetY].map(pixels => pixels * view.side / $("map").clientWidth);
 
-function nearest([x, y]) {  // the dot under a place, or -1
-  const reach = 7 * (window.devicePixelRatio || 1);
+function nearest([x, y], reach = 7 * (window.devicePixelRatio || 1)) {  // the dot under a place, or -1
   let found = -1, best = reach * reach;
   about.points.forEach((point, i) => {
     const [px, py] = toPixels(point), far = (px - x) ** 2 + (py - y) ** 2;
@@ -172,17 +174,21 @@ function nearest([x, y]) {  // the dot under a place, or -1
 
 const called = ([, title, label]) => about.kinds.length && label !== null ? `${title}, label ${label}` : title;
 
+function tell(place) {
+  const under = nearest(place);
+  $("under").textContent = under < 0 ? "" : called(about.images[under]);
+}
+
 let pressed = null;  // where the pointer went down, until it has moved away from there
 $("map").addEventListener("pointerdown", event => {
-  if (event.button) return;
+  if (event.button || !event.isPrimary) return;
   pressed = [event.offsetX, event.offsetY];
   $("map").setPointerCapture(event.pointerId);
   moveTo(toPoint(place(event)), event.timeStamp);
 });
 $("map").addEventListener("pointermove", event => {
-  if (!event.buttons) {
-    const under = nearest(place(event));
-    $("under").textContent = under < 0 ? "" : called(about.images[under]);
+  if (!$("map").hasPointerCapture(event.pointerId)) {
+    tell(place(event));
     return;
   }
   if (pressed && Math.hypot(event.offsetX - pressed[0], event.offsetY - pressed[1]) > 3) pressed = null;
@@ -194,11 +200,13 @@ $("map").addEventListener("pointerup", event => {
   if (under >= 0) take(about.images[under][0]);
 });
 $("map").addEventListener("keydown", event => {
+  if (event.key === "Enter") take(about.images[nearest(toPixels(view.spot), Infinity)][0]);
   const way = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] }[event.key];
   if (!way) return;
   event.preventDefault();
   const step = view.span * (event.shiftKey ? 0.1 : 0.02), now = view.spot;
   moveTo([now[0] + step * way[0], now[1] + step * way[1]], event.timeStamp);
+  tell(toPixels(view.spot));
 });
 
 // An image: of the dataset, from a file, or drawn
@@ -207,7 +215,7 @@ let others = null, compared = null;  // the scores of test images, once asked fo
 
 async function see(found) {
   show(found.z);
-  paint($("original"), picture(Uint8ClampedArray.from(atob(found.pixels), letter => letter.charCodeAt())));
+  paint($("original"), picture(bytesOf(found.pixels)));
   $("title").textContent = called([, found.title, found.label]);
   $("scale").replaceChildren();
   $("seen").hidden = false;
@@ -216,7 +224,7 @@ async function see(found) {
     : `squared error of its reconstruction: ${signed(-found.score)}`;
   $("likely").textContent = `${is}; comparing\u2026`;
   compared = found;
-  others ??= json("/others");
+  others ??= json("/others").catch(error => { others = null; throw error; });
   const scores = await others;
   if (compared !== found) return;
   const less = scores.filter(score => score < found.score).length;
@@ -239,17 +247,18 @@ function drawScale(score, others) {
 }
 
 const take = name => guarded(async () => {
-  leave();
-  await see(await json(`/seen/${name}`));
+  const mine = leave(), found = await json(`/seen/${name}`);
+  if (mine === turn) await see(found);
 });
 
 const send = (content, query = "") => guarded(async () => {
-  const size = (content.size / 1e6).toFixed(1);
+  const size = (content.size / 1e6).toFixed(1), mine = ++turn;
   say("");
   if (content.size > about.most) throw new Error(`${size} MB: expected ${about.most / 1e6} MB at most`);
-  const found = await json(`/seen${query}`, { method: "POST", body: content });
+  const found = await json(`/seen${query}`, { method: "POST", body: await content.arrayBuffer() });
+  if (mine !== turn) return;
+  say(found.remarks.join("; "));
   await see(found);
-  return found.remarks.join("; ");
 });
 
 $("file").addEventListener("change", event => {
@@ -260,7 +269,9 @@ for (const kind of ["dragover", "dragleave", "drop"])
   document.addEventListener(kind, event => {
     event.preventDefault();
     document.body.classList.toggle("dragged", kind === "dragover");
-    if (kind === "drop" && event.dataTransfer.files.length) send(event.dataTransfer.files[0]);
+    if (kind !== "drop") return;
+    if (event.dataTransfer.files.length) send(event.dataTransfer.files[0]);
+    else say("this is no file; save the picture, and drop its file");
   });
 
 const paper = $("paper").getContext("2d");
@@ -269,6 +280,7 @@ function clearPaper() {
   paper.fillRect(0, 0, 280, 280);
 }
 $("paper").addEventListener("pointerdown", event => {
+  if (event.button || !event.isPrimary) return;
   $("paper").setPointerCapture(event.pointerId);
   Object.assign(paper, { strokeStyle: "#fff", lineWidth: 22, lineCap: "round", lineJoin: "round" });
   paper.beginPath();
@@ -279,8 +291,11 @@ const stroke = event => {
   paper.lineTo(event.offsetX * scale, event.offsetY * scale + 0.01);
   paper.stroke();
 };
-$("paper").addEventListener("pointermove", event => { if (event.buttons) stroke(event); });
-$("paper").addEventListener("pointerup", () => $("paper").toBlob(blob => send(blob, "?drawn")));
+const drawing = event => $("paper").hasPointerCapture(event.pointerId);
+$("paper").addEventListener("pointermove", event => { if (drawing(event)) stroke(event); });
+$("paper").addEventListener("pointerup", event => { if (drawing(event)) sendDrawing(); });
+const sendDrawing = () =>  // at once, where toBlob waits until the browser is idle
+  send(new Blob([bytesOf($("paper").toDataURL().split(",")[1])]), "?drawn");
 $("clear").addEventListener("click", clearPaper);
 
 // The dimensions
@@ -319,8 +334,8 @@ function setSliders() {
 }
 
 const random = () => guarded(async () => {
-  leave();
-  await show(await json("/draw"));
+  const mine = leave(), code = await json("/draw");
+  if (mine === turn) await show(code);
 });
 const reset = () => { leave(); show(about.home); };
 
@@ -336,17 +351,17 @@ function picker(root, name, choose) {
   input.setAttribute("aria-controls", list.id);
   root.className = "picker";
   root.append(shown, input, list);
-  let asked = 0, at = -1, found = [];
+  let asked = 0, at = -1, found = [], chosen = "", latest = null;
 
   function close() {
+    asked++;
     list.hidden = true;
     input.ariaExpanded = "false";
     input.removeAttribute("aria-activedescendant");
   }
   function pick([id, title]) {
-    input.value = title;
+    input.value = chosen = title;
     Object.assign(shown, { src: image(id), hidden: false });
-    asked++;
     close();
     return choose(id);
   }
@@ -365,22 +380,27 @@ function picker(root, name, choose) {
       node.addEventListener("pointerdown", event => { event.preventDefault(); guarded(() => pick(entry)); });
       return node;
     }));
-    if (!found.length) list.append(make("li", { textContent: "no image is called so" }));
+    const none = "no image is called so";
+    if (!found.length) list.append(make("li", { role: "option", ariaDisabled: "true", textContent: none }));
     list.hidden = false;
     input.ariaExpanded = "true";
     mark(found.length ? 0 : -1);
   }
-  input.addEventListener("input", () => guarded(search));
-  input.addEventListener("focus", () => { input.select(); guarded(search); });
-  input.addEventListener("blur", close);
+  const look = () => { latest = guarded(search); };
+  input.addEventListener("input", look);
+  input.addEventListener("focus", () => { input.select(); look(); });
+  input.addEventListener("click", () => { if (list.hidden) look(); });
+  input.addEventListener("blur", () => { close(); input.value = chosen; });
   input.addEventListener("keydown", event => {
     if (event.key === "Escape") close();
     const by = { ArrowDown: 1, ArrowUp: -1 }[event.key];
-    if (by && found.length && !list.hidden) {
-      event.preventDefault();
-      mark((at + by + found.length) % found.length);
-    }
-    if (event.key === "Enter" && !list.hidden && found[at]) guarded(() => pick(found[at]));
+    if (by) event.preventDefault();
+    if (by && list.hidden) look();
+    else if (by && found.length) mark((at + by + found.length) % found.length);
+    if (event.key === "Enter") guarded(async () => {
+      await latest;  // what was typed last
+      if (!list.hidden && found[at]) await pick(found[at]);
+    });
   });
   return pick;
 }
@@ -389,23 +409,26 @@ const parents = {}, THUMBS = 5;
 let way = [];  // codes from the first image to the second
 
 async function fuse() {
-  if (!parents.first || !parents.second) return;
-  way = await json(`/between?first=${encodeURIComponent(parents.first)}&second=${encodeURIComponent(parents.second)}`);
-  const last = way.length - 1;
-  Object.assign($("part"), { max: last, value: last / 2, disabled: false });
+  const { first, second } = parents;
+  if (!first || !second) return;
+  const mine = leave(), codes = await json(`/between?first=${first}&second=${second}`), last = codes.length - 1;
   const stops = Array.from({ length: THUMBS }, (_, i) => Math.round(i * last / (THUMBS - 1)));
-  const thumbs = await decode(stops.map(stop => way[stop]));
+  const thumbs = await decode(stops.map(stop => codes[stop]));
+  if (first !== parents.first || second !== parents.second) return;
+  way = codes;
+  Object.assign($("part"), { max: last, value: last / 2, disabled: false });
   $("strip").replaceChildren(...thumbs.map((data, i) => {
     const part = Math.round(100 * stops[i] / last);
     const button = make("button", { ariaLabel: `${part} % of the second image` }, paint(make("canvas"), data));
     button.addEventListener("click", event => { $("part").value = stops[i]; slide(event.timeStamp); });
     return button;
   }));
-  await slide();
+  if (mine === turn) await slide();
 }
 
 function slide(since) {
   leave();
+  $("part").ariaValueText = `${Math.round(100 * $("part").value / $("part").max)} % of the second image`;
   return show(way[$("part").value], since);
 }
 $("part").addEventListener("input", event => slide(event.timeStamp));
@@ -413,35 +436,54 @@ $("part").addEventListener("input", event => slide(event.timeStamp));
 const pickers = ["first", "second"].map(name => picker($(name), name, id => { parents[name] = id; return fuse(); }));
 
 async function anyTwo() {
-  const any = () => about.images[Math.floor(Math.random() * about.images.length)];
+  const n = about.images.length, one = Math.floor(Math.random() * n), other = one + 1 + Math.floor(Math.random() * (n - 1));
   delete parents.second;
-  await pickers[0](any());
-  await pickers[1](any());
+  await pickers[0](about.images[one]);
+  await pickers[1](about.images[other % n]);
 }
 
 // What is kept, in this browser, for this run
 
 let kept = [];
 
+function stored() {  // nothing where the browser has nothing, or forbids to look, or has what is no list of codes
+  const isCode = code => code.length === z.length && code.every(Number.isFinite);
+  try {
+    return JSON.parse(localStorage.getItem(about.place)).filter(isCode);
+  } catch {
+    return [];
+  }
+}
+
 async function layKept() {
-  const pictures = [];
-  for (let i = 0; i < kept.length; i += 64) pictures.push(...await decode(kept.slice(i, i + 64)));
+  const codes = kept, pictures = [];
+  for (let i = 0; i < codes.length; i += 64) pictures.push(...await decode(codes.slice(i, i + 64)));
+  if (codes !== kept) return;
   $("favourites").replaceChildren(...pictures.map((data, i) => {
     const shown = paint(make("canvas"), data);
     const use = make("button", { className: "take", ariaLabel: `show kept picture ${i + 1}` }, shown);
     const away = make("button", { className: "away", ariaLabel: `remove kept picture ${i + 1}` }, "\u00d7");
-    use.addEventListener("click", () => { leave(); show(kept[i]); });
-    away.addEventListener("click", () => keepOnly(kept.filter((_, n) => n !== i)));
+    use.addEventListener("click", () => { leave(); show(codes[i]); });
+    away.addEventListener("click", () => keepOnly(kept.filter(code => code !== codes[i])));
     return make("figure", {}, use, away);
   }));
   $("kept").hidden = !kept.length;
 }
 
-function keepOnly(codes) {
+const keepOnly = codes => guarded(async () => {
   kept = codes;
-  localStorage.setItem(about.place, JSON.stringify(kept));
-  return guarded(layKept);
-}
+  await layKept();
+  try {
+    localStorage.setItem(about.place, JSON.stringify(kept));
+  } catch {
+    return "kept until this page is closed: this browser lets it store no more";
+  }
+});
+addEventListener("storage", event => {  // another tab has kept something
+  if (event.key !== about?.place) return;
+  kept = stored();
+  guarded(layKept);
+});
 
 function download(blob, name) {
   const link = make("a", { href: URL.createObjectURL(blob), download: `${about.run}-${name}` });
@@ -470,7 +512,7 @@ $("reset").addEventListener("click", reset);
 $("keep").addEventListener("click", () => keepOnly([...kept, z]));
 $("pair").addEventListener("click", () => guarded(anyTwo));
 document.addEventListener("keydown", event => {
-  if (event.target.matches("input:not([type=range])") || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.target.matches("[type=text]") || event.repeat || event.ctrlKey || event.metaKey || event.altKey) return;
   ({ r: random, 0: reset, k: () => $("keep").click() })[event.key]?.();
 });
 
@@ -514,7 +556,7 @@ async function begin() {
   view.spot = onMap(z);
   laySliders();
   new ResizeObserver(layMap).observe($("map"));
-  kept = JSON.parse(localStorage.getItem(about.place) ?? "[]").filter(code => code.length === z.length);
+  kept = stored();
   await layKept();
   take(about.images[0][0]);
   document.body.dataset.ready = "";
