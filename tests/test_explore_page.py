@@ -513,6 +513,25 @@ def test_only_a_press_on_the_map_itself_drags_the_point(page):
         np.testing.assert_array_equal(settled(page), before)
 
 
+def test_a_finger_drags_the_point_and_a_second_one_does_not(page):
+    settled(page)
+    box = page.locator("#map").bounding_box()
+    touch = page.context.new_cdp_session(page)
+
+    def put(kind, *places):
+        points = [{"x": box["x"] + x, "y": box["y"] + y, "id": i} for i, (x, y) in enumerate(places)]
+        touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    put("touchStart", (50, 50))
+    for at in range(60, 120, 10):
+        put("touchMove", (at, at))
+    put("touchStart", (110, 110), (200, 60))
+    put("touchMove", (110, 110), (220, 80))
+    there, expected, span = page.evaluate("[onMap(z), toPoint([109, 109]), view.span]")
+    put("touchEnd")
+    np.testing.assert_allclose(there, expected, atol=0.01 * span)
+
+
 def test_a_message_is_in_sight_on_a_narrow_screen(page):
     page.set_viewport_size({"width": 360, "height": 740})
     page.get_by_role("tab", name="Your picture").click()
