@@ -125,12 +125,16 @@ def test_a_run_that_bounds_nothing_or_is_damaged_is_refused(cli, runs, score):
     (folder,) = runs()
     assert score(f"run={folder}")[0] == 2
     assert "expected the folder of a finished run" in score("K=3")[2]
+    for wrong in (folder.parent, folder.with_name(f"{folder.name}0")):
+        assert score(f"run={wrong}")[2].endswith(f"no summary.json in it; did you mean {folder}?\n")
     cli("latent_dim=2", "hydra.run.dir=outputs/other")
     (other,) = set(runs()) - {folder}
     (other / "checkpoints" / "best.ckpt").write_bytes((folder / "checkpoints" / "best.ckpt").read_bytes())
     code, _, err = score(f"run={other}")
     assert (code, err.count("\n")) == (2, 1)
     assert "best.ckpt" in err
+    (other / "checkpoints" / "best.ckpt").unlink()
+    assert score(f"run={other}")[2].endswith("there is no checkpoints/best.ckpt in it\n")
 
 
 def test_a_run_of_a_sweep_can_be_scored(cli, runs, score):

@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field
 from yaml import YAMLError
 
 from vae.command_line import arguments, command
-from vae.config import REFUSED, Count, UserError, one_line, validate
+from vae.config import REFUSED, Count, UserError, meant, one_line, validate
 
 
 class Arguments(BaseModel, strict=True, extra="forbid"):
@@ -30,7 +30,9 @@ def finished(folder: Path) -> tuple[DictConfig, dict[str, float]]:
     """The config and the summary of a finished run; UserError if it is none."""
     for needed in ("summary.json", ".hydra/config.yaml", ".hydra/overrides.yaml", "checkpoints/best.ckpt"):
         if not (folder / needed).is_file():
-            raise UserError(f"run={folder}: expected the folder of a finished run; there is no {needed} in it")
+            done = {path.parent for at in (folder, folder.parent) for path in at.glob("*/summary.json")}
+            reason = f"there is no {needed} in it{meant(str(folder), map(str, done - {folder}))}"
+            raise UserError(f"run={folder}: expected the folder of a finished run; {reason}")
     try:
         cfg = OmegaConf.load(folder / ".hydra" / "config.yaml")
         summary = json.loads((folder / "summary.json").read_text())
