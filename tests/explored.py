@@ -1,9 +1,11 @@
 """A run made by hand, to be explored: named grey images on black, and a model of 3 codes that is linear."""
 
+import io
 import threading
 from contextlib import contextmanager
 
 import torch
+from handmade import ready
 from torch import nn
 
 from datamodules.base import ImageDataModule, Images
@@ -54,10 +56,16 @@ class Logits(nn.Module):
 
 
 def explorer(kind=Named, bounded=True, by_umap=False):
-    data = kind("data", 10, 0, 12, 0, "none")
-    data.setup()
+    data = ready(kind)
     vae = VAE(nn.Identity(), Linear(), Logits(), Bernoulli(), StandardNormal(3, SHAPE))
     return Explorer("made-by-hand", "named, latent_dim=3", Studio(vae, data), bounded, by_umap)
+
+
+def file(image, kind="PNG", **about):
+    """The bytes of a picture file."""
+    made = io.BytesIO()
+    image.save(made, kind, **about)
+    return made.getvalue()
 
 
 @contextmanager

@@ -9,12 +9,12 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 
 import numpy as np
 import pytest
 import torch
-from explored import NAMES, TO_CODE, TO_LOGIT, Named, explorer, picture, served
+from explored import NAMES, TO_CODE, TO_LOGIT, Named, explorer, file, picture, served
+from handmade import ready
 from PIL import Image, ImageDraw
 from torch.distributions import Bernoulli, Independent, Normal
 
@@ -46,12 +46,6 @@ def asking(address):
 @pytest.fixture
 def ask(address):
     return asking(address)
-
-
-def file(image, kind="PNG", **about):
-    made = io.BytesIO()
-    image.save(made, kind, **about)
-    return made.getvalue()
 
 
 def message(answer):
@@ -207,28 +201,25 @@ def test_a_score_is_the_same_whatever_is_asked_for_meanwhile():
     it = explorer()
     x = it.studio.data.x("test", slice(1))
     undisturbed = it.scores(x)
-    begun, told = threading.Event(), []
+    drawn = []
+    drawing = threading.Thread(target=lambda: drawn.extend(it.drawn() for _ in range(3)))
 
-    def wait(*_):
-        begun.set()
-        time.sleep(0.2)
+    def begin(*_):
+        if not drawing.ident:
+            drawing.start()
+            drawing.join(0.2)  # long enough for whoever does not have to wait
 
-    it.studio.vae.encoder.register_forward_hook(wait)
-    scoring = threading.Thread(target=lambda: told.append(it.scores(x)))
-    scoring.start()
-    assert begun.wait(10)
-    drawn = [it.drawn() for _ in range(3)]
-    scoring.join()
-    assert told == [undisturbed]
+    it.studio.vae.encoder.register_forward_hook(begin)
+    assert it.scores(x) == undisturbed
+    drawing.join()
+    assert len(drawn) == 3
     assert it.drawn() not in drawn
 
 
 def test_where_nothing_bounds_log_px_images_are_compared_by_their_reconstructions():
     it = explorer(bounded=False)
     x = it.studio.data.x("test")[2].flatten()
-    error = (
-        torch.sigmoid(x @ TO_CODE @ torch.tensor(0.0).new_tensor(it.studio.vae.decoder.logit.tolist())) - x
-    ).square()
+    error = (torch.sigmoid(x @ TO_CODE @ TO_LOGIT) - x).square()
     assert it.known("test/2")["score"] == pytest.approx(-error.sum().item(), rel=1e-4)
     assert it.about["score"] == "reconstruction"
 
@@ -299,12 +290,6 @@ class Colour(Square):
         return {split: Images(images.pixels.expand(-1, 3, -1, -1)) for split, images in super().load().items()}
 
 
-def ready(kind):
-    data = kind("data", 10, 0, 12, 0, "none")
-    data.setup()
-    return data
-
-
 @pytest.mark.parametrize(("kind", "ground"), [(Square, "dark"), (Light, "light"), (Grey, None), (Colour, None)])
 def test_things_are_drawn_on_plain_ground_alone(kind, ground):
     assert uploads.on_plain_ground(ready(kind)) == ground
@@ -372,12 +357,10 @@ def test_the_page_of_a_run_until_ctrl_c(cli, runs):
         late.daemon = True  # nor does it hold up whoever runs the tests
         late.start()
         address = process.stdout.readline().split()[0]
-        connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=60)
-        connection.request("GET", "/about", headers={"Host": "localhost"})
-        about = json.loads(connection.getresponse().read())
+        ask = asking(address)
         slow = socket.create_connection(address.removeprefix("http://").split(":"))
         slow.sendall(b"POST /seen HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nand")
-        time.sleep(0.2)
+        about = json.loads(ask("/about", host="localhost")[1])  # by when the slow one is heard too
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
         assert process.stderr.read() == "encoding images ...\nended\n"

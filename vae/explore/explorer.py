@@ -17,7 +17,7 @@ from vae.config import UserError
 from vae.estimator import strangeness
 from vae.explore.uploads import BYTES, centred, on_plain_ground, remarks
 from vae.figures import MANY, plane
-from vae.generate.chosen import SPLITS, Chosen, at, of_picture
+from vae.generate.chosen import SPLITS, Chosen, at, called, of_picture
 from vae.generate.studio import Studio
 from vae.generate.ways import spherical
 from vae.latent.probes import umap_of
@@ -68,8 +68,7 @@ class Explorer:
     def entries_of(self, split: str) -> list[Entry]:
         images = self.studio.data.images[split]
         labels = [None] * len(images.pixels) if images.labels is None else images.labels.tolist()
-        titles = images.names or [f"{split} {row}" for row in range(len(labels))]
-        return [Entry(split, row, title, label) for row, (title, label) in enumerate(zip(titles, labels, strict=True))]
+        return [Entry(split, row, called(images, split, row), label) for row, label in enumerate(labels)]
 
     @cached_property
     def by_name(self) -> dict[str, Entry]:
@@ -82,8 +81,6 @@ class Explorer:
         studio, shown = self.studio, self.entries[:SHOWN]
         rows = {split: torch.tensor([e.row for e in shown if e.split == split], dtype=torch.long) for split in SPLITS}
         codes = torch.cat([studio.codes(studio.data.x(split, of)) for split, of in rows.items() if len(of)]).cpu()
-        on = plane(codes)
-        names = ["UMAP 1", "UMAP 2"] if self.by_umap else [name.replace("$", "").replace("_", "") for name in on.names]
         amount, unit = studio.carried
         with self.chance:
             mean, sd = studio.spread
@@ -98,10 +95,7 @@ class Explorer:
                 {"d": d, "amount": round(amount[d].item(), 2), "low": low[d], "high": high[d]}
                 for d in amount.argsort(descending=True).tolist()
             ],
-            "axes": names,
-            "plane": None if self.by_umap else {"origin": on.origin.tolist(), "axes": on.axes.tolist()},
-            "codes": numbers(codes) if self.by_umap else None,
-            "points": umap_of(codes.numpy()).tolist() if self.by_umap else numbers(on.of(codes)),
+            **self.map_of(codes),
             "images": [[f"{e.split}/{e.row}", e.title, e.label] for e in shown],
             "kinds": kinds if len(kinds) <= MANY else [],
             "home": self.home,
@@ -110,6 +104,16 @@ class Explorer:
             "K": K,
             "most": BYTES,
         }
+
+    def map_of(self, codes: Tensor) -> dict[str, Any]:
+        """The places of codes (N, D), and that by which others have theirs: a plane, or the codes themselves."""
+        if self.by_umap:
+            found = {"axes": ["UMAP 1", "UMAP 2"], "points": umap_of(codes.numpy()).tolist()}
+            return found | {"plane": None, "codes": numbers(codes)}
+        on = plane(codes)
+        names = [name.replace("$", "").replace("_", "") for name in on.names]
+        found = {"axes": names, "points": numbers(on.of(codes))}
+        return found | {"plane": {"origin": on.origin.tolist(), "axes": on.axes.tolist()}, "codes": None}
 
     @torch.inference_mode()
     def decoded(self, codes: Sequence[Sequence[float]]) -> bytes:

@@ -8,7 +8,7 @@ from typing import BinaryIO, NamedTuple
 import torch
 from torch import Tensor
 
-from datamodules.base import BINARIZE, ImageDataModule, Stream, generator, unit
+from datamodules.base import BINARIZE, ImageDataModule, Images, Stream, generator, unit
 from datamodules.folder import MODES, decode
 from vae.config import UserError
 
@@ -22,11 +22,15 @@ class Chosen(NamedTuple):
     names: list[str]
 
 
+def called(images: Images, split: str, row: int) -> str:
+    """The name of one of a split's images, or its number there."""
+    return images.names[row] if images.names else f"{split} {row}"
+
+
 def at(data: ImageDataModule, split: str, rows: Tensor) -> Chosen:
     """The images of these rows of a split."""
     images = data.images[split]
-    names = [images.names[i] if images.names else f"{split} {i}" for i in rows.tolist()]
-    return Chosen(data.x(split, rows), names)
+    return Chosen(data.x(split, rows), [called(images, split, row) for row in rows.tolist()])
 
 
 def some(data: ImageDataModule, split: str, n: int, each: int = 1) -> Chosen:
