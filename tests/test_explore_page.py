@@ -246,8 +246,23 @@ def test_two_images_are_fused_by_name(page):
     page.keyboard.press("Enter")
     page.keyboard.press("Escape")
     assert page.locator("#first-list").is_hidden()
+
+
+@pytest.mark.parametrize(("drawn", "rows"), [(0, (0, 1)), (0.75, (45, 30)), (0.999, (59, 58))])
+def test_any_two_images_are_fused(page, drawn, rows):
+    page.get_by_role("tab", name="Fuse").click()
+    page.evaluate("drawn => { Math.random = () => drawn; }", drawn)
     page.get_by_role("button", name="Any two").click()
-    page.wait_for_function("parents.first !== 'test/2'")
+    page.wait_for_function("document.querySelectorAll('#strip canvas').length === 5")
+    expected = page.evaluate("rows => rows.map(row => about.images[row][1])", rows)
+    assert [
+        page.get_by_label(f"the {which} image", exact=True).input_value() for which in ("first", "second")
+    ] == expected
+    every = {}
+    for split, images in explorer().studio.data.images.items():
+        every |= zip(images.names, torch.from_numpy(means(split)), strict=True)
+    a, b = (every[name] for name in expected)
+    np.testing.assert_allclose(assert_shown(page), spherical(a, b, torch.tensor([0.5]))[0], atol=1e-4)
 
 
 def upload(page, name, content):
@@ -384,13 +399,6 @@ def test_of_two_pairs_the_last_is_between_the_slider_s_ends(page):
     slider = page.get_by_label("between them")
     slider.press("End")
     assert slider.get_attribute("aria-valuetext") == "100 % of the second image"
-
-
-def test_any_two_are_two(page):
-    page.get_by_role("tab", name="Fuse").click()
-    for chance, pair in ((0, ["test/0", "test/1"]), (0.999, ["train/41", "train/40"])):
-        page.evaluate("chance => { Math.random = () => chance; return anyTwo(); }", chance)
-        assert page.evaluate("[parents.first, parents.second]") == pair
 
 
 def test_enter_waits_for_what_was_typed_last(page):
