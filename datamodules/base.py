@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,15 +37,16 @@ def pair(size: int | Sequence[int]) -> tuple[int, int]:
     return height, width
 
 
-def draw(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Each pixel is true with probability pixel/255; same shape, bool (Salakhutdinov & Murray 2008).
+def draw(pixels: Tensor, generator: torch.Generator, dtype: torch.dtype = torch.bool) -> Tensor:
+    """Each pixel is 1 with probability pixel/255, else 0; same shape (Salakhutdinov & Murray 2008).
 
-    Sixteen random bits are compared with the pixel. 0 is never true and 255 always; the probability of every other
-    value is right to 2^-16.
+    Sixteen random bits are compared with the pixel. 0 is never 1 and 255 always; the probability of every other value
+    is right to 2^-16.
     """
     words = torch.empty(-(-pixels.numel() // 4), dtype=torch.int64, device=pixels.device)
     bits = words.random_(-(2**63), None, generator=generator).view(torch.int16)[: pixels.numel()].view_as(pixels)
-    return bits.clamp_(max=2**15 - 2) < pixels.short().mul_(257).sub_(2**15)  # which wraps 0..255 to -2^15..2^15-1
+    levels = pixels.short().mul_(257).sub_(2**15)  # which wraps 0..255 to -2^15..2^15-1
+    return torch.lt(bits.clamp_(max=2**15 - 2), levels, out=torch.empty_like(pixels, dtype=dtype))
 
 
 def threshold(pixels: Tensor, _generator: torch.Generator) -> Tensor:
@@ -58,15 +60,15 @@ def keep(pixels: Tensor, _generator: torch.Generator) -> Tensor:
 
 
 def unit(pixels: Tensor) -> Tensor:
-    """Pixels of either type as the floats they stand for, in [0, 1]."""
-    return pixels.float() if pixels.dtype is torch.bool else pixels.float().div_(255)
+    """Pixels of any type as the floats they stand for, in [0, 1]; what is float stays what it is."""
+    return pixels.float().div_(255) if pixels.dtype is torch.uint8 else pixels.float()
 
 
 Binarize = Callable[[Tensor, torch.Generator], Tensor]  # of pixels (N, C, H, W)
 
 # dataset.binarize: to every batch that is trained on; to all training images, once; to all others, once.
 BINARIZE: dict[str, tuple[Binarize, Binarize, Binarize]] = {
-    "dynamic": (draw, keep, draw),
+    "dynamic": (partial(draw, dtype=torch.float), keep, draw),
     "static": (keep, draw, draw),
     "threshold": (keep, threshold, threshold),
     "none": (keep, keep, keep),
@@ -122,7 +124,7 @@ class Epoch:
         rng = generator(self.pixels.device, Stream.EPOCH, self.seed, self.epoch())
         order = torch.randperm(len(self.pixels), generator=rng, device=self.pixels.device)
         for rows in order.split(AT_ONCE * self.batch_size):
-            batches = Batches(self.each_use(self.pixels[rows], rng), self.batch_size)
+            batches = Batches(self.each_use(self.pixels.index_select(0, rows), rng), self.batch_size)
             self.taken += 1
             if self.taken > first:
                 yield batches

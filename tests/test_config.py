@@ -26,6 +26,7 @@ ROOT_KEYS = [
     "log_every_n_steps",
     "gradient_clip_val",
     "patience",
+    "compile",
     "resume",
     "test",
 ]

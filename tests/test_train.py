@@ -205,7 +205,11 @@ def timeless(folder):
 
 @pytest.mark.parametrize(
     "limit",
-    [["trainer.max_epochs=4"], ["trainer.max_epochs=-1", "trainer.max_steps=45", "prior=vampprior", "patience=9"]],
+    [
+        ["trainer.max_epochs=4"],
+        ["trainer.max_epochs=-1", "trainer.max_steps=45", "prior=vampprior", "patience=9"],
+        ["trainer.max_epochs=4", "compile=true"],
+    ],
 )
 @pytest.mark.parametrize(("stop_after", "by", "code"), [(12, "signal", 130), (29, "signal", 130), (29, "crash", 1)])
 def test_a_run_stopped_and_resumed_ends_in_the_same_weights(stop_after, by, code, limit, cli, runs, monkeypatch):
@@ -245,8 +249,9 @@ def test_many_steps_at_a_time_are_the_steps_one_at_a_time(cli, runs, monkeypatch
     assert torch.load(many / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 31
 
 
-def test_the_steps_are_those_of_a_plain_loop(cli, runs):
-    cli("trainer.max_epochs=1", "gradient_clip_val=2.0", "optimizer/schedule=constant", "optimizer.fused=false")
+@pytest.mark.parametrize("how", ["compile=false", "compile=true"])
+def test_the_steps_are_those_of_a_plain_loop(how, cli, runs):
+    cli("trainer.max_epochs=1", "gradient_clip_val=2.0", "optimizer/schedule=constant", "optimizer.fused=false", how)
     (folder,) = runs()
     cfg = OmegaConf.load(folder / ".hydra" / "config.yaml")
     seed_everything(cfg.seed, verbose=False)

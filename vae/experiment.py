@@ -18,6 +18,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from datamodules.base import ImageDataModule, Images
 from vae.callbacks import CleanStop, Kept, Patience, Pictures, Progress
 from vae.command_line import run_name
+from vae.compiled import check_compiler
 from vae.config import UserError
 from vae.loggers import MetricsCSV, finish
 from vae.model import VAE
@@ -49,6 +50,7 @@ def build(cfg: DictConfig, shape: tuple[int, int, int]) -> VAEModule:
         log_every_n_steps=cfg.log_every_n_steps,
         K=cfg.test.K,
         images=cfg.test.images,
+        compiles=cfg.compile,
     )
 
 
@@ -159,6 +161,8 @@ def train(cfg: DictConfig, folder: Path) -> None:
     module = build(cfg, data.shape)
     check_support(module, data, cfg)
     check_parts(module, data)
+    if cfg.compile:
+        check_compiler(cfg.trainer.get("devices", 1))
 
     checkpoints, history = folder / "checkpoints", MetricsCSV(folder)
     resumed = checkpoints / "last.ckpt" if cfg.resume else None

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from datamodules.base import Batches, Stream, generator
+from vae.compiled import compiled
 from vae.config import UserError
 from vae.estimator import active_units, importance_sample, summary
 from vae.model import VAE
@@ -43,7 +44,8 @@ class VAEModule(LightningModule):
     """Trains `vae` to maximise `objective`; tests it with `K` importance samples on `images` test images (None: all).
 
     `optimizer` takes the parameters; `objective` takes the terms and the part of the run that is done, in [0, 1];
-    `schedule` takes that part alone, and gives the factor of the learning rate.
+    `schedule` takes that part alone, and gives the factor of the learning rate. If it `compiles`, the steps of a
+    training are one compiled function.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class VAEModule(LightningModule):
         log_every_n_steps: int,
         K: int,
         images: int | None,
+        compiles: bool,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False  # a training_step is many steps of the optimiser
@@ -69,6 +72,8 @@ class VAEModule(LightningModule):
         self.every = log_every_n_steps
         self.K = K
         self.images = images
+        self.compiles = compiles
+        self.compiled: Callable[[Tensor, float], Tensor] | None = None
         renamed = {} if vae.likelihood.normalized else UNNORMALIZED
         self.curves = {renamed.get(term, term): term for term in objective.curves}
         self.bounds = "elbo" in self.curves
@@ -154,15 +159,31 @@ class VAEModule(LightningModule):
         optimizer: Any = self.optimizers()
         schedule: Any = self.lr_schedulers()
         self.lr = schedule.get_last_lr()[0]
-        values = self.values(self.part(x), self.objective.weight(self.global_step / self.steps))
-        optimizer.zero_grad()
-        # the gradients of n processes are averaged, and so each has n times its part of the batch's mean
-        self.manual_backward(-values[-1].sum() / len(x) * self.trainer.world_size)
+        sums = self.differentiate(x, self.objective.weight(self.global_step / self.steps))
         if self.gradient_clip_val:
             self.clip_gradients(optimizer, self.gradient_clip_val, "norm")
         optimizer.step()
         schedule.step()
-        return values.detach().sum(1)
+        return sums
+
+    def forward(self, x: Tensor, weight: float) -> tuple[Tensor, Tensor]:
+        """What a step on a batch of images x minimises; and the sums of their values, (n,)."""
+        values = self.values(self.part(x), weight)
+        # the gradients of n processes are averaged, and so each has n times its part of the batch's mean
+        return -values[-1].sum() / len(x) * self.trainer.world_size, values.detach().sum(1)
+
+    def differentiate(self, x: Tensor, weight: float) -> Tensor:
+        """Set the gradients of a step on a batch of images x; the sums of their values, (n,)."""
+        trainer: Any = self.trainer
+        if (
+            self.compiles and len(x) == trainer.datamodule.batch_size
+        ):  # a smaller one ends an epoch, and is not worth it
+            self.compiled = self.compiled or compiled(self, x)
+            return self.compiled(x, weight)
+        loss, sums = self(x, weight)
+        self.zero_grad()
+        self.manual_backward(loss)
+        return sums
 
     def count(self, taken: list[tuple[Tensor, int]]) -> None:
         """Add the sums of the steps just taken to the means; UserError if what they maximised was not finite."""

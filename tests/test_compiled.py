@@ -1,0 +1,122 @@
+"""Compiled steps against those that autograd takes by itself."""
+
+import pytest
+import torch
+from handmade import PRIORS
+from hydra import compose, initialize_config_dir
+from pytorch_lightning import Trainer
+from torch._inductor import config as inductor
+from torch.testing import assert_close
+
+from vae.compiled import compiled, learned, recorded
+from vae.config import CONF, Config
+from vae.experiment import build
+
+CHOICES = [
+    "",
+    *(f"objective={name}" for name in ("beta", "capacity", "free_bits", "iwae", "dreg")),
+    "objective=beta objective/schedule=cyclical",
+    "objective=autoencoder posterior=point",
+    *(f"prior={name}" for name in PRIORS),
+    "posterior=iaf",
+    "prior=flow objective=dreg objective.K=3",
+    *(f"likelihood={path.stem}" for path in (CONF / "likelihood").glob("*.yaml")),
+    "likelihood=gaussian likelihood.learned=true",
+    "architecture=conv likelihood=shades",
+    "architecture=gated_mlp activation=gelu",
+]
+
+
+@pytest.fixture
+def built():
+    """built("key=value ...") -> a small module with random weights, of images (2, 8, 12)."""
+
+    def build_it(line):
+        small = ["hidden_size=9", "latent_dim=3", "batch_size=6"]
+        with initialize_config_dir(str(CONF), version_base=None):
+            cfg = compose("config", [*small, *line.split()])
+        torch.manual_seed(0)
+        module = build(cfg, (2, 8, 12))
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter += 0.1 * torch.randn_like(parameter)
+        module.trainer = Trainer(logger=False, barebones=True)
+        return module
+
+    return build_it
+
+
+def images(seed):
+    return torch.rand(6, 2, 8, 12, generator=torch.Generator().manual_seed(seed)).round()
+
+
+def alone(module, x, weight, seed):
+    """(sums, gradients) by autograd."""
+    torch.manual_seed(seed)
+    loss, sums = module(x, weight)
+    module.zero_grad()
+    loss.backward()
+    return sums, [parameter.grad for parameter in module.parameters() if parameter.requires_grad]
+
+
+@pytest.mark.parametrize("line", CHOICES)
+def test_what_is_recorded_of_one_step_is_true_of_others(line, built):
+    """Other images, another weight, other noise, other parameters: nothing of the recorded step has stayed in it."""
+    module = built(line)
+    graph = recorded(module, images(1))
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.mul_(0.9)
+    expected, gradients = alone(module, images(2), 0.3, seed=3)
+    torch.manual_seed(3)
+    sums, *found = graph(images(2), torch.tensor(0.3), *learned(module))
+    assert_close(sums, expected, rtol=0, atol=0, equal_nan=True)
+    assert [it is None for it in found] == [it is None for it in gradients]
+    for one, other in zip(found, gradients, strict=True):
+        if one is not None:
+            assert_close(one, other, rtol=0, atol=0)
+
+
+def test_the_function_differs_by_rounding_alone(built):
+    module = built("objective=beta prior=vampprior likelihood=discretized_logistic")
+    before = torch.get_rng_state()
+    backward = compiled(module, images(1))
+    assert torch.equal(torch.get_rng_state(), before)
+    for seed, weight in ((2, 0.3), (4, 1.0)):
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter.mul_(0.9)
+        expected, gradients = alone(module, images(seed), weight, seed)
+        torch.manual_seed(seed)
+        assert_close(backward(images(seed), weight), expected, rtol=1e-5, atol=1e-4)
+        for parameter, gradient in zip(module.parameters(), gradients, strict=True):
+            assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-5)
+
+
+def test_all_choices_are_among_those_recorded():
+    for group in ("objective", "prior", "posterior", "likelihood", "architecture"):
+        assert group in Config.model_fields
+        for path in (CONF / group).glob("*.yaml"):
+            default = path.stem in ("elbo", "diagonal_gaussian", "mlp")
+            assert default or any(f"{group}={path.stem}" in line.split() for line in CHOICES)
+
+
+def test_where_nothing_can_be_compiled_is_one_line(cli):
+    code, _, err = cli("compile=true", "trainer=ddp")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "compile=true: expected a training in one process, and trainer.devices is 2" in err
+    with inductor.patch("cpp.cxx", ("no-such-compiler",)):
+        code, _, err = cli("compile=true")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "compile=true: no C++ compiler was found; expected g++ or clang++" in err
+
+
+def test_a_compiler_that_fails_is_one_line(cli, monkeypatch, tmp_path):
+    fails = tmp_path / "fails"
+    fails.write_text("#!/bin/sh\ntest $# = 1 || { echo 'a.cpp:3: fatal error: Python.h: No such file' >&2; exit 1; }\n")
+    fails.chmod(0o755)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "nothing"))
+    with inductor.patch("cpp.cxx", (str(fails),)):
+        code, _, err = cli("compile=true")
+    assert (code, err.splitlines()[-1]) == (2, "compile=true: a.cpp:3: fatal error: Python.h: No such file")
+    assert "Traceback" not in err
