@@ -32,10 +32,12 @@ LOOPS = {
     "jax_scan": "JAX, one jitted scan an epoch",
     "plain": "a plain PyTorch loop, fused Adam, torch.bernoulli a batch",
     "train": "`python train.py`, with its bar, loggers and callbacks",
+    "train_compiled": "`python train.py compile=true`, with the same",
     "keras_jax": "Keras 3 on JAX, fit",
     "pythae_vae": "pythae, its own trainer",
     "lightning_torchvision": "Lightning with torchvision's MNIST, ToTensor, a DataLoader",
 }
+OURS = {"train": [], "train_compiled": ["compile=true"]}  # loops that are train.py, with these keys
 
 
 def digits() -> Path:
@@ -51,18 +53,19 @@ class Loop:
     """One of the ways, as a process that is held whenever it is not its turn."""
 
     def __init__(self, name: str, python: str, folder: Path, epochs: int) -> None:
-        self.summary = OUT / "train" / "summary.json" if name == "train" else None
+        self.summary = OUT / name / "summary.json" if name in OURS else None
         self.seconds: list[float] = []
         self.elbo, self.memory = float("nan"), 0
         shutil.rmtree(OUT / name, ignore_errors=True)
         command = [python, f"{name}.py"]
-        if name == "train":
+        if name in OURS:
             set_up = ["optimizer.lr=1e-3", "optimizer/schedule=constant", f"data_dir={folder.parent.parent}"]
-            command += [*set_up, f"trainer.max_epochs={epochs}", "test.K=1", f"hydra.run.dir={OUT / name}"]
+            command = [python, "train.py", *set_up, f"trainer.max_epochs={epochs}", "test.K=1", *OURS[name]]
+            command += [f"hydra.run.dir={OUT / name}"]
         terminal, end = pty.openpty()  # so that bars are drawn
         self.process = subprocess.Popen(
             command,
-            cwd=ROOT if name == "train" else ROOT / "benchmarks" / "loops",
+            cwd=ROOT if name in OURS else ROOT / "benchmarks" / "loops",
             env=os.environ | {"EPOCHS": str(epochs), "DIGITS": str(folder), "PYTHONUNBUFFERED": "1"},
             stdout=subprocess.PIPE,
             stderr=end,
@@ -121,7 +124,7 @@ def drain(terminal: int) -> None:
 def side_by_side(peers: str, epochs: int) -> str:
     """The table of epochs."""
     folder = digits()
-    loops = {name: Loop(name, sys.executable if name == "train" else peers, folder, epochs) for name in LOOPS}
+    loops = {name: Loop(name, sys.executable if name in OURS else peers, folder, epochs) for name in LOOPS}
     try:
         for i in range(epochs):
             for name, loop in loops.items():
