@@ -161,6 +161,7 @@ def start_up() -> str:
     run = OUT / "start"
     steps = ["trainer.max_steps=1", "log_every_n_steps=1", "test.K=1", "test.images=2", f"hydra.run.dir={run}"]
     python = [sys.executable, "-c"]
+    compiled = [sys.executable, "train.py", "logger=csv", "compile=true"]
     commands: dict[str, tuple[list[str], Path | None]] = {
         "`python train.py --help`": ([sys.executable, "train.py", "--help"], None),
         "`import torch`": ([*python, "import torch"], None),
@@ -171,6 +172,11 @@ def start_up() -> str:
             run / "metrics.csv",
         ),
         "the same with `logger=csv`": ([sys.executable, "train.py", "logger=csv", *steps], run / "metrics.csv"),
+        "with `logger=csv compile=true`": ([*compiled, *steps], run / "metrics.csv"),
+        "the first time on a machine": (
+            ["env", f"TORCHINDUCTOR_CACHE_DIR={run}", *compiled, *steps],
+            run / "metrics.csv",
+        ),
     }
     lines = ["| from typing it | s |", "|---|---|"]
     for what, (command, until) in commands.items():
