@@ -251,7 +251,8 @@ def test_many_steps_at_a_time_are_the_steps_one_at_a_time(cli, runs, monkeypatch
 
 @pytest.mark.parametrize("how", ["compile=false", "compile=true"])
 def test_the_steps_are_those_of_a_plain_loop(how, cli, runs):
-    cli("trainer.max_epochs=1", "gradient_clip_val=2.0", "optimizer/schedule=constant", "optimizer.fused=false", how)
+    one = ["trainer.max_epochs=1", "gradient_clip_val=2.0", "optimizer/schedule=constant", "optimizer.fused=false"]
+    assert cli(*one, "objective=beta", "objective.beta=0.5", "dataset.val_size=67", how)[0] == 0
     (folder,) = runs()
     cfg = OmegaConf.load(folder / ".hydra" / "config.yaml")
     seed_everything(cfg.seed, verbose=False)
@@ -261,12 +262,24 @@ def test_the_steps_are_those_of_a_plain_loop(how, cli, runs):
     adam = torch.optim.Adam(vae.parameters(), lr=cfg.optimizer.lr)
     for x in (x for batches in data.train_dataloader() for x in batches):
         adam.zero_grad()
-        (-vae.terms(x).elbo.mean()).backward()
+        terms = vae.terms(x)
+        (-terms.log_likelihood + 0.5 * terms.kl).mean().backward()
         assert torch.nn.utils.clip_grad_norm_(vae.parameters(), 2.0) > 2
         adam.step()
     kept = weights(folder)
     for name, value in vae.state_dict().items():
         torch.testing.assert_close(kept[f"vae.{name}"], value)
+
+
+def test_no_step_looks_for_a_driver(monkeypatch):
+    parameter = torch.nn.Parameter(torch.ones(3))
+    parameter.grad = torch.ones(3)
+    adam = torch.optim.Adam([parameter], fused=True)
+    adam.step()
+    asked = []
+    monkeypatch.setattr("ctypes.CDLL", lambda name, *_, **__: asked.append(name))
+    adam.step()
+    assert asked == []
 
 
 def test_resume_of_what_is_no_run_is_one_line(cli, tmp_path):

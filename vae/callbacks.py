@@ -19,6 +19,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from vae import figures
+from vae.compiled import Compiled
 from vae.loggers import MetricsCSV
 
 log = logging.getLogger(__name__)
@@ -117,6 +118,14 @@ class Pictures(Callback):
         if codes.shape[1] == 2:
             self.show(trainer, "manifold", figures.manifold(module.vae))
         self.show(trainer, "curves", figures.curves(self.history.rows, list(module.curves)))
+
+
+class CompiledSteps(Callback):
+    """Compiles a training's step before it begins."""
+
+    def on_fit_start(self, trainer: Any, module: Any) -> None:
+        data = trainer.datamodule
+        module.compiled = Compiled(module, data.x("train", slice(data.batch_size)).to(module.device))
 
 
 class Kept(ModelCheckpoint):

@@ -6,7 +6,6 @@ run, those of autograd among them, and TorchInductor makes one function of the l
 """
 
 import logging
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -32,7 +31,7 @@ def check_compiler(processes: int) -> None:
         get_cpp_compiler()
     except InvalidCxxCompiler:
         raise UserError(
-            "compile=true: no C++ compiler was found; expected g++ or clang++, or CXX to name one"
+            "compile=true: no C++ compiler was found; expected g++ (on macOS clang++), or CXX to name another"
         ) from None
 
 
@@ -45,7 +44,8 @@ def recorded(module: nn.Module, x: Tensor) -> GraphModule:
     """What happens in a step on images like x: of x, a weight and the learned parameters, [sums, *gradients].
 
     `module(x, weight)` returns the loss and what else is wanted, the sums. Whatever is no tensor, the shapes above all,
-    stays what it was in this step; a gradient is None where the loss does not depend on the parameter.
+    stays what it was in this step, and so do buffers and frozen parameters; a gradient is None where the loss does not
+    depend on the parameter.
     """
     names = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
 
@@ -58,30 +58,35 @@ def recorded(module: nn.Module, x: Tensor) -> GraphModule:
         return make_fx(step)(x, torch.ones(()), *learned(module))
 
 
-def compiled(module: nn.Module, x: Tensor) -> Callable[[Tensor, float], Tensor]:
-    """A function of images of x's shape, and a weight: it sets the gradients of `module`, and returns the sums.
+class Compiled:
+    """The steps of `module` on images of the shape of x, as one function.
 
     Random numbers are those that `module` itself would draw; all else is right to rounding. Raises UserError where the
     compiler fails.
     """
-    import torch._inductor
-    from torch._inductor.exc import InductorError
 
-    log.info("compiling the step; some seconds, and more the first time on this machine")
-    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    values = learned(module)
-    given: list[Any] = [x, torch.ones(()), *values]
-    try:
-        run = torch._inductor.compile(recorded(module, x), given, options={"fallback_random": True})
-    except InductorError as error:
-        told = [line.strip() for line in str(error).splitlines() if "error:" in line] or ["it failed"]
-        raise UserError(f"compile=true: {told[0]}") from None
+    def __init__(self, module: nn.Module, x: Tensor) -> None:
+        import torch._inductor
+        from torch._dynamo.exc import ShortenTraceback
+
+        log.info("compiling the step; some seconds, and more the first time on this machine")
+        self.shape = x.shape
+        self.parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        self.values = learned(module)
+        given: list[Any] = [x, torch.ones(()), *self.values]
+        try:
+            self.run = torch._inductor.compile(recorded(module, x), given, options={"fallback_random": True})
+        except ShortenTraceback as error:
+            lines = str(error).strip().splitlines()
+            told = next((line for line in lines if "error:" in line), lines[-1])
+            raise UserError(f"compile=true: {told.strip()}") from None
 
     @torch.no_grad()
-    def differentiate(x: Tensor, weight: float) -> Tensor:
-        sums, *gradients = run(x, torch.tensor(weight), *values)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
+    def differentiate(self, x: Tensor, weight: float) -> Tensor:
+        """Set the gradients of the parameters; the sums."""
+        sums, *gradients = self.run(x.contiguous(), torch.tensor(weight), *self.values)
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.grad = (
+                gradient if gradient is None else gradient.contiguous()
+            )  # which a fused optimiser relies on
         return sums
-
-    return differentiate

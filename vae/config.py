@@ -164,7 +164,7 @@ class Config(BaseModel, strict=True, extra="forbid"):
     log_every_n_steps: Count
     gradient_clip_val: Positive | None = Field(description="a number above 0, or null for no clipping")
     patience: Count | None = Field(description="a whole number, 1 or more, or null")
-    compile: bool = Field(description="true or false")
+    compile: bool = Field(False, description="true or false")
     resume: str | None
     test: Test = Field(description="its keys, such as test.K=100")
     architecture: Architecture

@@ -16,7 +16,7 @@ from pytorch_lightning import Trainer, seed_everything
 from pytorch_lightning.utilities import rank_zero_only
 
 from datamodules.base import ImageDataModule, Images
-from vae.callbacks import CleanStop, Kept, Patience, Pictures, Progress
+from vae.callbacks import CleanStop, CompiledSteps, Kept, Patience, Pictures, Progress
 from vae.command_line import run_name
 from vae.compiled import check_compiler
 from vae.config import UserError
@@ -24,6 +24,9 @@ from vae.loggers import MetricsCSV, finish
 from vae.model import VAE
 from vae.module import VAEModule
 from vae.runs import write
+
+# Lightning has asked that every look for a GPU, one a step of the optimiser, begins with a search for its driver.
+os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
 
 log = logging.getLogger(__name__)
 for talkative in ("pytorch_lightning", "lightning_fabric"):
@@ -50,7 +53,6 @@ def build(cfg: DictConfig, shape: tuple[int, int, int]) -> VAEModule:
         log_every_n_steps=cfg.log_every_n_steps,
         K=cfg.test.K,
         images=cfg.test.images,
-        compiles=cfg.compile,
     )
 
 
@@ -161,7 +163,8 @@ def train(cfg: DictConfig, folder: Path) -> None:
     module = build(cfg, data.shape)
     check_support(module, data, cfg)
     check_parts(module, data)
-    if cfg.compile:
+    compiles = cfg.get("compile")  # which runs of older versions do not have
+    if compiles:
         check_compiler(cfg.trainer.get("devices", 1))
 
     checkpoints, history = folder / "checkpoints", MetricsCSV(folder)
@@ -177,6 +180,7 @@ def train(cfg: DictConfig, folder: Path) -> None:
         devices=cfg.trainer.get("devices", 1),
         logger=history,
         callbacks=[
+            *([CompiledSteps()] if compiles else []),
             Progress(),
             Pictures(folder / "figures", history),
             best,

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from datamodules.base import Batches, Stream, generator
-from vae.compiled import compiled
+from vae.compiled import Compiled
 from vae.config import UserError
 from vae.estimator import active_units, importance_sample, summary
 from vae.model import VAE
@@ -44,8 +44,8 @@ class VAEModule(LightningModule):
     """Trains `vae` to maximise `objective`; tests it with `K` importance samples on `images` test images (None: all).
 
     `optimizer` takes the parameters; `objective` takes the terms and the part of the run that is done, in [0, 1];
-    `schedule` takes that part alone, and gives the factor of the learning rate. If it `compiles`, the steps of a
-    training are one compiled function.
+    `schedule` takes that part alone, and gives the factor of the learning rate. Steps on
+    whole batches are those of `compiled`, if that is given.
     """
 
     def __init__(
@@ -59,7 +59,6 @@ class VAEModule(LightningModule):
         log_every_n_steps: int,
         K: int,
         images: int | None,
-        compiles: bool,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False  # a training_step is many steps of the optimiser
@@ -72,8 +71,7 @@ class VAEModule(LightningModule):
         self.every = log_every_n_steps
         self.K = K
         self.images = images
-        self.compiles = compiles
-        self.compiled: Callable[[Tensor, float], Tensor] | None = None
+        self.compiled: Compiled | None = None
         renamed = {} if vae.likelihood.normalized else UNNORMALIZED
         self.curves = {renamed.get(term, term): term for term in objective.curves}
         self.bounds = "elbo" in self.curves
@@ -174,12 +172,10 @@ class VAEModule(LightningModule):
 
     def differentiate(self, x: Tensor, weight: float) -> Tensor:
         """Set the gradients of a step on a batch of images x; the sums of their values, (n,)."""
-        trainer: Any = self.trainer
         if (
-            self.compiles and len(x) == trainer.datamodule.batch_size
-        ):  # a smaller one ends an epoch, and is not worth it
-            self.compiled = self.compiled or compiled(self, x)
-            return self.compiled(x, weight)
+            self.compiled and x.shape == self.compiled.shape
+        ):  # a smaller batch ends an epoch, and is not worth a function
+            return self.compiled.differentiate(x, weight)
         loss, sums = self(x, weight)
         self.zero_grad()
         self.manual_backward(loss)
