@@ -73,9 +73,9 @@ class Compiled:
         self.shape = x.shape
         self.parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         self.values = learned(module)
-        given: list[Any] = [x, torch.ones(()), *self.values]
+        given: list[Any] = [x.contiguous(), torch.ones(()), *self.values]
         try:
-            self.run = torch._inductor.compile(recorded(module, x), given, options={"fallback_random": True})
+            self.run = torch._inductor.compile(recorded(module, given[0]), given, options={"fallback_random": True})
         except ShortenTraceback as error:
             lines = str(error).strip().splitlines()
             told = next((line for line in lines if "error:" in line), lines[-1])
@@ -86,7 +86,6 @@ class Compiled:
         """Set the gradients of the parameters; the sums."""
         sums, *gradients = self.run(x.contiguous(), torch.tensor(weight), *self.values)
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
-            parameter.grad = (
-                gradient if gradient is None else gradient.contiguous()
-            )  # which a fused optimiser relies on
+            # a fused optimiser takes it for granted that a gradient lies in memory as its parameter does
+            parameter.grad = None if gradient is None else gradient.contiguous()
         return sums

@@ -44,8 +44,8 @@ class VAEModule(LightningModule):
     """Trains `vae` to maximise `objective`; tests it with `K` importance samples on `images` test images (None: all).
 
     `optimizer` takes the parameters; `objective` takes the terms and the part of the run that is done, in [0, 1];
-    `schedule` takes that part alone, and gives the factor of the learning rate. Steps on
-    whole batches are those of `compiled`, if that is given.
+    `schedule` takes that part alone, and gives the factor of the learning rate. Steps on whole
+    batches are those of `compiled`, once there is one.
     """
 
     def __init__(
@@ -172,9 +172,7 @@ class VAEModule(LightningModule):
 
     def differentiate(self, x: Tensor, weight: float) -> Tensor:
         """Set the gradients of a step on a batch of images x; the sums of their values, (n,)."""
-        if (
-            self.compiled and x.shape == self.compiled.shape
-        ):  # a smaller batch ends an epoch, and is not worth a function
+        if self.compiled and x.shape == self.compiled.shape:  # a smaller batch, the last, is not worth a function
             return self.compiled.differentiate(x, weight)
         loss, sums = self(x, weight)
         self.zero_grad()
