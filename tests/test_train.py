@@ -207,8 +207,7 @@ def timeless(folder):
     "limit",
     [
         ["trainer.max_epochs=4"],
-        ["trainer.max_epochs=-1", "trainer.max_steps=45", "prior=vampprior", "patience=9"],
-        ["trainer.max_epochs=4", "compile=true"],
+        ["trainer.max_epochs=-1", "trainer.max_steps=45", "prior=vampprior", "patience=9", "compile=true"],
     ],
 )
 @pytest.mark.parametrize(("stop_after", "by", "code"), [(12, "signal", 130), (29, "signal", 130), (29, "crash", 1)])
