@@ -203,14 +203,22 @@ def timeless(folder):
     return [row | {"images_per_second": 0, "seconds": 0} for row in rows(folder)]
 
 
+EPOCHS = ["trainer.max_epochs=4"]
+STEPS = ["trainer.max_epochs=-1", "trainer.max_steps=45", "prior=vampprior", "patience=9"]
+
+
 @pytest.mark.parametrize(
-    "limit",
+    ("limit", "stop_after", "by", "code"),
     [
-        ["trainer.max_epochs=4"],
-        ["trainer.max_epochs=-1", "trainer.max_steps=45", "prior=vampprior", "patience=9", "compile=true"],
+        (EPOCHS, 12, "signal", 130),
+        (EPOCHS, 29, "signal", 130),
+        (EPOCHS, 29, "crash", 1),
+        ([*EPOCHS, "compile=true"], 29, "signal", 130),
+        (STEPS, 12, "signal", 130),
+        (STEPS, 29, "signal", 130),
+        (STEPS, 29, "crash", 1),
     ],
 )
-@pytest.mark.parametrize(("stop_after", "by", "code"), [(12, "signal", 130), (29, "signal", 130), (29, "crash", 1)])
 def test_a_run_stopped_and_resumed_ends_in_the_same_weights(stop_after, by, code, limit, cli, runs, monkeypatch):
     """Stopped by Ctrl-C, with a checkpoint where it was, or by a crash, with that of the last epoch (of 12 steps)."""
     assert cli(*limit)[0] == 0
