@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from vae.estimator import importance_sample
 from vae.likelihoods import Bernoulli
+from vae.machine import prepare
 from vae.model import VAE
 from vae.networks import MLPDecoder, MLPEncoder
 from vae.posteriors import DiagonalGaussian
@@ -28,6 +29,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 @torch.inference_mode()
 def main() -> None:
+    prepare()
     torch.manual_seed(0)
     encoder, decoder = MLPEncoder(SHAPE, 2 * D, HIDDEN, "tanh"), MLPDecoder(SHAPE, 1, D, HIDDEN, "tanh")
     vae = VAE(encoder, DiagonalGaussian(D), decoder, Bernoulli(), StandardNormal(D, SHAPE))

@@ -278,17 +278,6 @@ def test_the_steps_are_those_of_a_plain_loop(how, cli, runs):
         torch.testing.assert_close(kept[f"vae.{name}"], value)
 
 
-def test_no_step_looks_for_a_driver(monkeypatch):
-    parameter = torch.nn.Parameter(torch.ones(3))
-    parameter.grad = torch.ones(3)
-    adam = torch.optim.Adam([parameter], fused=True)
-    adam.step()
-    asked = []
-    monkeypatch.setattr("ctypes.CDLL", lambda name, *_, **__: asked.append(name))
-    adam.step()
-    assert asked == []
-
-
 def test_resume_of_what_is_no_run_is_one_line(cli, tmp_path):
     (tmp_path / "run" / ".hydra").mkdir(parents=True)
     for needed in (".hydra/config.yaml", "checkpoints/last.ckpt"):

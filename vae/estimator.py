@@ -37,8 +37,9 @@ def importance_sample(vae: VAE, x: Tensor, K: int, pixels: int = 2**21) -> Score
     chunk = max(1, min(pixels // x.numel(), MAPS // numbers))
     draws = [min(chunk, K - k) for k in range(0, K, chunk)]
     log_w, rate, distortion = [], torch.zeros(len(x), device=x.device), torch.zeros(len(x), device=x.device)
+    q_z, p_z = vae.q_z(x), vae.p_z()
     for k in draws:
-        terms = vae.terms(x, k)
+        terms = vae.drawn(x, q_z, p_z, k)
         log_w.append(terms.log_w.logsumexp(0))
         rate += terms.kl * k / K
         distortion -= terms.log_likelihood * k / K

@@ -21,12 +21,12 @@ from vae.command_line import run_name
 from vae.compiled import check_compiler
 from vae.config import UserError
 from vae.loggers import MetricsCSV, finish
+from vae.machine import prepare
 from vae.model import VAE
 from vae.module import VAEModule
 from vae.runs import write
 
-# Lightning has asked that every look for a GPU, one a step of the optimiser, begins with a search for its driver.
-os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
+prepare()
 
 log = logging.getLogger(__name__)
 for talkative in ("pytorch_lightning", "lightning_fabric"):

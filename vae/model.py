@@ -100,6 +100,9 @@ class VAE(nn.Module):
 
     def terms(self, x: Tensor, K: int = 1) -> Terms:
         """Draw z_k ~ q(z|x), k = 1..K, each image with its own noise (sec. 2.4), and score them."""
-        q_z = self.q_z(x)
+        return self.drawn(x, self.q_z(x), self.p_z(), K)
+
+    def drawn(self, x: Tensor, q_z: Distribution, p_z: Distribution, K: int) -> Terms:
+        """The `terms` of images x whose q(z|x), and p(z), are known."""
         z = q_z.rsample((K,))
-        return Terms(x, z, q_z, self.p_z(), self.p_x(z))
+        return Terms(x, z, q_z, p_z, self.p_x(z))
