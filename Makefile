@@ -10,8 +10,9 @@ UV := PATH="$$PATH:$(CURDIR)/$(BIN)" VIRTUAL_ENV="$(CURDIR)/.venv" uv
 train: .venv/ready
 	@$(BIN)/python train.py $(ARGS)
 
+# Two processes of one thread each: a model of the tests gains nothing from a second.
 test: .venv/ready
-	@$(BIN)/python -m pytest $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 check: .venv/ready
 	@$(BIN)/python -m ruff format --check . && $(BIN)/python -m ruff check . && $(BIN)/python -m mypy

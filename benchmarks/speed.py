@@ -52,20 +52,22 @@ def digits() -> Path:
 class Loop:
     """One of the ways, as a process that is held whenever it is not its turn."""
 
-    def __init__(self, name: str, python: str, folder: Path, epochs: int) -> None:
-        self.summary = OUT / name / "summary.json" if name in OURS else None
+    def __init__(self, name: str, peers: str, folder: Path, epochs: int) -> None:
+        self.summary: Path | None = None
         self.seconds: list[float] = []
         self.elbo, self.memory = float("nan"), 0
-        shutil.rmtree(OUT / name, ignore_errors=True)
-        command = [python, f"{name}.py"]
+        command, cwd = [peers, f"{name}.py"], ROOT / "benchmarks" / "loops"
         if name in OURS:
+            run, cwd = OUT / name, ROOT
+            shutil.rmtree(run, ignore_errors=True)
+            self.summary = run / "summary.json"
             set_up = ["optimizer.lr=1e-3", "optimizer/schedule=constant", f"data_dir={folder.parent.parent}"]
-            command = [python, "train.py", *set_up, f"trainer.max_epochs={epochs}", "test.K=1", *OURS[name]]
-            command += [f"hydra.run.dir={OUT / name}"]
+            command = [sys.executable, "train.py", *set_up, f"trainer.max_epochs={epochs}", "test.K=1", *OURS[name]]
+            command += [f"hydra.run.dir={run}"]
         terminal, end = pty.openpty()  # so that bars are drawn
         self.process = subprocess.Popen(
             command,
-            cwd=ROOT if name in OURS else ROOT / "benchmarks" / "loops",
+            cwd=cwd,
             env=os.environ | {"EPOCHS": str(epochs), "DIGITS": str(folder), "PYTHONUNBUFFERED": "1"},
             stdout=subprocess.PIPE,
             stderr=end,
@@ -124,7 +126,7 @@ def drain(terminal: int) -> None:
 def side_by_side(peers: str, epochs: int) -> str:
     """The table of epochs."""
     folder = digits()
-    loops = {name: Loop(name, sys.executable if name in OURS else peers, folder, epochs) for name in LOOPS}
+    loops = {name: Loop(name, peers, folder, epochs) for name in LOOPS}
     try:
         for i in range(epochs):
             for name, loop in loops.items():
@@ -146,12 +148,13 @@ def side_by_side(peers: str, epochs: int) -> str:
 
 
 def timed(command: list[str], until: Path | None = None) -> float:
-    """Seconds that a command takes, or those until a file is there."""
+    """Seconds that a command takes, or those until a file is there, when it is ended."""
     begun = time.perf_counter()
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while process.poll() is None and not (until and until.exists()):
         time.sleep(0.01)
     seconds = time.perf_counter() - begun
+    process.terminate()
     process.wait()
     return seconds
 
@@ -159,24 +162,19 @@ def timed(command: list[str], until: Path | None = None) -> float:
 def start_up() -> str:
     """The table of what happens before the first step; the median of five."""
     run = OUT / "start"
-    steps = ["trainer.max_steps=1", "log_every_n_steps=1", "test.K=1", "test.images=2", f"hydra.run.dir={run}"]
+    first_step = run / "metrics.csv"
+    train = [sys.executable, "train.py", "log_every_n_steps=1", f"hydra.run.dir={run}"]
+    compiled = [*train, "logger=csv", "compile=true"]
     python = [sys.executable, "-c"]
-    compiled = [sys.executable, "train.py", "logger=csv", "compile=true"]
     commands: dict[str, tuple[list[str], Path | None]] = {
         "`python train.py --help`": ([sys.executable, "train.py", "--help"], None),
         "`import torch`": ([*python, "import torch"], None),
         "`import torch, pytorch_lightning`": ([*python, "import torch, pytorch_lightning"], None),
         "`import wandb`": ([*python, "import wandb"], None),
-        "`python train.py`, to the end of its first step": (
-            [sys.executable, "train.py", *steps],
-            run / "metrics.csv",
-        ),
-        "the same with `logger=csv`": ([sys.executable, "train.py", "logger=csv", *steps], run / "metrics.csv"),
-        "with `logger=csv compile=true`": ([*compiled, *steps], run / "metrics.csv"),
-        "the first time on a machine": (
-            ["env", f"TORCHINDUCTOR_CACHE_DIR={run}", *compiled, *steps],
-            run / "metrics.csv",
-        ),
+        "`python train.py`, to the end of its first step": (train, first_step),
+        "the same with `logger=csv`": ([*train, "logger=csv"], first_step),
+        "with `logger=csv compile=true`": (compiled, first_step),
+        "the first time on a machine": (["env", f"TORCHINDUCTOR_CACHE_DIR={run}", *compiled], first_step),
     }
     lines = ["| from typing it | s |", "|---|---|"]
     for what, (command, until) in commands.items():

@@ -31,12 +31,14 @@ def test_log_px_rises_with_K():
 @pytest.mark.parametrize("K", [1, 7, 10, 23])
 def test_log_px_of_equal_weights_is_that_weight_in_chunks_of_any_size(K):
     vae, x, exact = linear_gaussian(widen=1.0)
-    drawn = []
-    of_known = vae.drawn
+    drawn, of_known = [], vae.drawn
     vae.drawn = lambda *known: drawn.append(known[-1]) or of_known(*known)
+    encoded = []
+    vae.encoder.register_forward_hook(lambda *_: encoded.append(x))
     torch.testing.assert_close(importance_sample(vae, x, K, pixels=5 * x.numel()).log_px, exact, atol=1e-4, rtol=0)
     assert sum(drawn) == K
     assert max(drawn) <= 5
+    assert len(encoded) == 1
 
 
 def test_active_units_are_those_whose_mean_moves():

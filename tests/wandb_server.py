@@ -4,6 +4,7 @@ import json
 import re
 import threading
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
@@ -169,9 +170,10 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wandb.artifacts[name].files["/".join(file)] = body
             case ["put", name, *file]:
                 self.wandb.runs[name].files["/".join(file)] = body
-        self.send_response(self.wandb.status)
-        self.end_headers()
-        self.wfile.write(json.dumps(reply).encode())
+        with suppress(BrokenPipeError):  # who asked is gone
+            self.send_response(self.wandb.status)
+            self.end_headers()
+            self.wfile.write(json.dumps(reply).encode())
 
     do_PUT = do_POST
 
