@@ -35,11 +35,17 @@ def test_bernoulli_mass_sums_to_one():
     torch.testing.assert_close(mass, torch.ones_like(mass))
 
 
-def test_bernoulli_is_cross_entropy_summed_over_pixels():
+@pytest.mark.parametrize("gradient", [True, False])
+@pytest.mark.parametrize("shape", [(2, 5, 7), (1, 28, 28), (3, 128, 128)])
+@pytest.mark.parametrize("scale", [0.0, 9.0, 1e3])
+def test_bernoulli_is_cross_entropy_summed_over_pixels(scale, shape, gradient):
     torch.manual_seed(0)
-    h, x = torch.randn(4, 3, 2, 5, 7) * 9, torch.bernoulli(torch.rand(3, 2, 5, 7))
-    expected = -binary_cross_entropy_with_logits(h, x.expand_as(h), reduction="none").sum((-3, -2, -1))
-    torch.testing.assert_close(Bernoulli()(h).log_prob(x), expected)
+    h, x = torch.randn(4, 3, *shape) * scale, torch.bernoulli(torch.rand(3, *shape))
+    logits = h.double()
+    expected = -binary_cross_entropy_with_logits(logits, x.double().expand_as(h), reduction="none").sum((-3, -2, -1))
+    with torch.set_grad_enabled(gradient):
+        found = Bernoulli()(h).log_prob(x)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-5)
 
 
 def test_continuous_bernoulli_density_integrates_to_one():

@@ -1,4 +1,4 @@
-"""A step's loss and gradients as one compiled function.
+"""A step's loss and gradients, and the estimator's draws, as one compiled function each.
 
 Of the time that a step of a small model takes, much goes to Python and to the dispatch of a hundred operations.
 torch.compile would save little of it: its guards and wrappers take as long. So the operations are written down as they
@@ -6,12 +6,13 @@ run, those of autograd among them, and TorchInductor makes one function of the l
 """
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.fx import GraphModule
+from torch.fx import Graph, GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from vae.config import UserError
@@ -20,10 +21,16 @@ log = logging.getLogger(__name__)
 logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # which warns that there is no GPU
 
 
-def check_compiler(processes: int) -> None:
-    """Raise UserError where several processes have parts of a step, or where there is no C++ compiler."""
-    if processes > 1:
-        raise UserError(f"compile=true: expected a training in one process, and trainer.devices is {processes}")
+def tanh(x: Tensor) -> Tensor:
+    """To 2e-7. TorchInductor's own takes three times as long."""
+    return 2 * torch.sigmoid(2 * x) - 1
+
+
+INSTEAD: dict[Any, Callable[..., Tensor]] = {torch.ops.aten.tanh.default: tanh}
+
+
+def check_compiler() -> None:
+    """Raise UserError where there is no C++ compiler."""
     from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._inductor.exc import InvalidCxxCompiler
 
@@ -55,7 +62,21 @@ def recorded(module: nn.Module, x: Tensor) -> GraphModule:
         return [sums, *torch.autograd.grad(loss, leaves, allow_unused=True)]
 
     with torch.random.fork_rng():
-        return make_fx(step)(x, torch.ones(()), *learned(module))
+        return make_fx(step, INSTEAD)(x, torch.ones(()), *learned(module))
+
+
+def function(graph: GraphModule, given: list[Tensor], **options: bool) -> Callable[..., Any]:
+    """What TorchInductor makes of a graph, for tensors like those given; UserError where the compiler fails."""
+    import torch._inductor
+    from torch._dynamo.exc import ShortenTraceback
+
+    compiling: Any = torch._inductor.compile
+    try:
+        return compiling(graph, given, options={"fallback_random": True, **options})
+    except ShortenTraceback as error:
+        lines = str(error).strip().splitlines()
+        told = next((line for line in lines if "error:" in line), lines[-1])
+        raise UserError(f"compile=true: {told.strip()}") from None
 
 
 class Compiled:
@@ -66,20 +87,12 @@ class Compiled:
     """
 
     def __init__(self, module: nn.Module, x: Tensor) -> None:
-        import torch._inductor
-        from torch._dynamo.exc import ShortenTraceback
-
         log.info("compiling the step; some seconds, and more the first time on this machine")
         self.shape = x.shape
         self.parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         self.values = learned(module)
-        given: list[Any] = [x.contiguous(), torch.ones(()), *self.values]
-        try:
-            self.run = torch._inductor.compile(recorded(module, given[0]), given, options={"fallback_random": True})
-        except ShortenTraceback as error:
-            lines = str(error).strip().splitlines()
-            told = next((line for line in lines if "error:" in line), lines[-1])
-            raise UserError(f"compile=true: {told.strip()}") from None
+        given = [x.contiguous(), torch.ones(()), *self.values]
+        self.run = function(recorded(module, given[0]), given)
 
     @torch.no_grad()
     def differentiate(self, x: Tensor, weight: float) -> Tensor:
@@ -89,3 +102,50 @@ class Compiled:
             # a fused optimiser takes it for granted that a gradient lies in memory as its parameter does
             parameter.grad = None if gradient is None else gradient.contiguous()
         return sums
+
+
+def parted(graph: GraphModule) -> tuple[GraphModule, GraphModule]:
+    """Of a graph of x, what depends on x alone, and what on random numbers too: graph(x) = [rest(*first(x))]."""
+    nodes = list(graph.graph.nodes)
+    of_x: set[Node] = set()
+    drawn: set[Node] = set()
+    for node in nodes:
+        sources = set(node.all_input_nodes)
+        if node.op == "placeholder" or sources & of_x:
+            of_x.add(node)
+        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()) or sources & drawn:
+            drawn.add(node)
+    known = of_x - drawn - {nodes[-1]}
+    passed = [node for node in nodes if node in known and set(node.users) - known]
+    first, rest = Graph(), Graph()
+    at_first: dict[Node, Node] = {}
+    at_rest = {node: rest.placeholder(node.name) for node in passed}
+    for node in nodes[:-1]:
+        if node not in drawn:
+            at_first[node] = first.node_copy(node, at_first.__getitem__)
+        if node not in known:
+            at_rest[node] = rest.node_copy(node, at_rest.__getitem__)
+    first.output([at_first[node] for node in passed])
+    rest.node_copy(nodes[-1], at_rest.__getitem__)
+    for part in (first, rest):
+        part.eliminate_dead_code()
+    return GraphModule(graph, first), GraphModule(graph, rest)
+
+
+class CompiledDraws:
+    """`work`, a function of images and random numbers, for images of the shape of x: compiled, to be called many times.
+
+    What in it depends on no random number is computed once for the same images. Parameters are constants. Random
+    numbers are those that `work` would draw; all else is right to rounding. Raises UserError where the compiler fails.
+    """
+
+    def __init__(self, work: Callable[[Tensor], Tensor], x: Tensor) -> None:
+        self.shape = x.shape
+        with torch.random.fork_rng(), torch.no_grad():
+            self.first, rest = parted(make_fx(lambda x: [work(x)], INSTEAD)(x))
+            self.run = function(rest, self.first(x), freezing=True)
+
+    def of(self, x: Tensor) -> Callable[[], Tensor]:
+        """Calls of work(x)."""
+        known = self.first(x)
+        return lambda: self.run(*known)[0]

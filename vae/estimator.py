@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from vae.compiled import CompiledDraws
 from vae.config import UserError
-from vae.model import VAE
+from vae.model import VAE, Terms
 
 BATCH = 100  # images at a time, and between two writes, of what is kept
+PIXELS = 2**21  # decoded at a time, where not told otherwise
 MAPS = 2**28  # at most so many numbers of the decoder at a time: 1 GB
 
 
@@ -27,23 +29,39 @@ class Scores(NamedTuple):
     distortion: Tensor  # -E_q[log p(x|z)] (Alemi et al. 2018)
 
 
-def importance_sample(vae: VAE, x: Tensor, K: int, pixels: int = 2**21) -> Scores:
+def scored(terms: Terms) -> Tensor:
+    """log sum_k w_k, KL(q(z|x) || p(z)) and -E_q[log p(x|z)], of K samples of each of B images: (3, B)."""
+    return torch.stack([terms.log_w.logsumexp(0), terms.kl, -terms.log_likelihood])
+
+
+def at_a_time(vae: VAE, x: Tensor, K: int, pixels: int = PIXELS) -> int:
+    """How many of K samples of each of images x to draw together, for at most `pixels` decoded pixels."""
+    numbers = vae.likelihood.maps(x.shape[1]) * x[:, 0].numel()
+    return max(1, min(K, pixels // x.numel(), MAPS // numbers))
+
+
+def compiled_draws(vae: VAE, x: Tensor, K: int) -> CompiledDraws:
+    """What draws the chunks of `importance_sample` for images of the shape of x; of these weights, once and for all."""
+    chunk = at_a_time(vae, x, K)
+    return CompiledDraws(lambda x: scored(vae.terms(x, chunk)), x)
+
+
+def importance_sample(
+    vae: VAE, x: Tensor, K: int, pixels: int = PIXELS, compiled: CompiledDraws | None = None
+) -> Scores:
     """log 1/K sum_k w_k, z_k ~ q(z|x): a lower bound on log p(x) that rises with K (Burda et al. 2016).
 
     x is (B, C, H, W). Exactly K samples are drawn for each image, in chunks of at most `pixels` decoded pixels at a
-    time; rate and distortion are means over the same samples.
+    time; rate and distortion are means over the same samples. `compiled` draws whole chunks for images of its shape.
     """
-    numbers = vae.likelihood.maps(x.shape[1]) * x[:, 0].numel()
-    chunk = max(1, min(pixels // x.numel(), MAPS // numbers))
-    draws = [min(chunk, K - k) for k in range(0, K, chunk)]
-    log_w, rate, distortion = [], torch.zeros(len(x), device=x.device), torch.zeros(len(x), device=x.device)
+    chunk = at_a_time(vae, x, K, pixels)
     q_z, p_z = vae.q_z(x), vae.p_z()
-    for k in draws:
-        terms = vae.drawn(x, q_z, p_z, k)
-        log_w.append(terms.log_w.logsumexp(0))
-        rate += terms.kl * k / K
-        distortion -= terms.log_likelihood * k / K
-    return Scores(torch.stack(log_w).logsumexp(0) - math.log(K), rate, distortion)
+    whole = compiled.of(x) if compiled and compiled.shape == x.shape else None
+    draws = [min(chunk, K - k) for k in range(0, K, chunk)]
+    found = [whole() if whole and k == chunk else scored(vae.drawn(x, q_z, p_z, k)) for k in draws]
+    log_w, rate, distortion = torch.stack(found, 1)
+    part = torch.tensor(draws, device=x.device)[:, None] / K
+    return Scores(log_w.logsumexp(0) - math.log(K), (part * rate).sum(0), (part * distortion).sum(0))
 
 
 def strangeness(vae: VAE, x: Tensor, score: str, K: int) -> Tensor:
@@ -77,21 +95,26 @@ def read_scores(file: Path, weights: str) -> Tensor:
 
 
 @torch.inference_mode()
-def kept_scores(vae: VAE, x: Tensor, n: int, K: int, seed: int, file: Path, weights: str) -> Scores:
+def kept_scores(
+    vae: VAE, x: Tensor, n: int, K: int, seed: int, file: Path, weights: str, compiles: bool = False
+) -> Scores:
     """`importance_sample` of the first n of images x, (N, C, H, W): each (n,), on the CPU.
 
     They are written to the npz `file` as they come, with `weights`, the fingerprint of the model's. What is there
-    already is not computed again; nor would it be any other: every batch has random numbers of its own.
+    already is not computed again; nor would it be any other: every batch has random numbers of its own. With
+    `compiles` the draws are one compiled function.
     """
     device = next(vae.parameters()).device
     batches = x[: -(-n // BATCH) * BATCH].split(BATCH)  # whole ones, also where n ends within one
     kept = read_scores(file, weights)
     half_written = file.with_suffix(f".{os.getpid()}.part")
+    left = compiles and kept.shape[1] < n
+    compiled = compiled_draws(vae, batches[0].to(device), K) if left else None
     with tqdm(desc=f"K = {K}", total=n, dynamic_ncols=True, disable=not sys.stderr.isatty()) as bar:
         for i, batch in enumerate(batches):
             if kept.shape[1] < i * BATCH + len(batch):
                 torch.manual_seed(seed + i)
-                scores = torch.stack(importance_sample(vae, batch.to(device), K)).cpu()
+                scores = torch.stack(importance_sample(vae, batch.to(device), K, compiled=compiled)).cpu()
                 kept = torch.cat([kept[:, : i * BATCH], scores], 1)
                 with half_written.open("wb") as part:
                     np.savez(part, weights=weights, **dict(zip(Scores._fields, kept.numpy(), strict=True)))

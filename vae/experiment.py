@@ -164,8 +164,11 @@ def train(cfg: DictConfig, folder: Path) -> None:
     check_support(module, data, cfg)
     check_parts(module, data)
     compiles = cfg.get("compile")  # which runs of older versions do not have
+    processes = cfg.trainer.get("devices", 1)
+    if compiles and processes > 1:
+        raise UserError(f"compile=true: expected a training in one process, and trainer.devices is {processes}")
     if compiles:
-        check_compiler(cfg.trainer.get("devices", 1))
+        check_compiler()
 
     checkpoints, history = folder / "checkpoints", MetricsCSV(folder)
     resumed = checkpoints / "last.ckpt" if cfg.resume else None
@@ -177,7 +180,7 @@ def train(cfg: DictConfig, folder: Path) -> None:
     trainer: Trainer = instantiate(
         cfg.trainer,
         default_root_dir=folder,
-        devices=cfg.trainer.get("devices", 1),
+        devices=processes,
         logger=history,
         callbacks=[
             *([CompiledSteps()] if compiles else []),

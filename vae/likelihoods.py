@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from vae.pixels import Bits, CategoricalLevels, Levels, LogisticLevels, PaintedPixels, eight_bits
+from vae.pixels import BinaryImages, CategoricalLevels, Levels, LogisticLevels, PaintedPixels, eight_bits
 
 LOG_SIGMA = -6.0  # the least log of a Gaussian's standard deviation, softly, or its density has no bound
 
@@ -49,7 +49,7 @@ class Bernoulli(Likelihood):
     support: constraints.Constraint = constraints.boolean
 
     def forward(self, h: Tensor) -> D.Distribution:
-        return independent(Bits(logits=h, validate_args=False))
+        return BinaryImages(h)
 
 
 class GreyCrossEntropy(Likelihood):
