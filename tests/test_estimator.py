@@ -69,9 +69,9 @@ def scored(tmp_path, monkeypatch):
     x[100:200] = x[:100]
     sizes = []
 
-    def spied(vae, x, K):
+    def spied(vae, x, K, compiled):
         sizes.append(len(x))
-        return importance_sample(vae, x, K)
+        return importance_sample(vae, x, K, compiled=compiled)
 
     monkeypatch.setattr(estimator, "importance_sample", spied)
     return lambda n, weights="w", name="scores": kept_scores(vae, x, n, 7, 3, tmp_path / f"{name}.npz", weights), sizes
@@ -99,10 +99,10 @@ def test_what_was_scored_before_an_interruption_is_kept(scored, monkeypatch):
     score, sizes = scored
     spied = estimator.importance_sample
 
-    def interrupted(*arguments):
+    def interrupted(*arguments, **more):
         if len(sizes) == 2:
             raise KeyboardInterrupt
-        return spied(*arguments)
+        return spied(*arguments, **more)
 
     with monkeypatch.context() as patch:
         patch.setattr(estimator, "importance_sample", interrupted)

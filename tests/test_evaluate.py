@@ -12,6 +12,7 @@ import torch
 from bars import Bars
 from conftest import BARS, SHORT
 from omegaconf import OmegaConf
+from torch._inductor import config as inductor
 from wandb_server import WandbServer
 
 from vae import estimator, evaluate
@@ -74,7 +75,11 @@ def test_what_was_scored_is_not_scored_again(cli, runs, score, monkeypatch):
     (folder,) = runs()
     drawn = []
     sample = estimator.importance_sample
-    monkeypatch.setattr(estimator, "importance_sample", lambda vae, x, K: drawn.append(len(x)) or sample(vae, x, K))
+    monkeypatch.setattr(
+        estimator,
+        "importance_sample",
+        lambda vae, x, *how, **more: drawn.append(len(x)) or sample(vae, x, *how, **more),
+    )
     first = score(f"run={folder}", "K=9", "images=100")
     assert score(f"run={folder}", "K=9", "images=100") == first
     assert drawn == [100]
@@ -84,11 +89,34 @@ def test_what_was_scored_is_not_scored_again(cli, runs, score, monkeypatch):
     assert json.loads((folder / "summary.json").read_text())["test/images_K9"] == 120
 
 
+def test_compiled_draws_score_the_same(cli, runs, score, monkeypatch):
+    cli()
+    (folder,) = runs()
+    made, make = [], estimator.compiled_draws
+    monkeypatch.setattr(estimator, "compiled_draws", lambda vae, x, K: made.append(K) or make(vae, x, K))
+    with inductor.patch("cpp.cxx", ("no-such-compiler",)):
+        code, _, err = score(f"run={folder}", "K=30", "compile=true")
+    assert (code, err.count("\n"), "compile=true: no C++ compiler" in err) == (2, 1, True)
+    kept = folder / "scores_K30.npz"
+    assert not kept.exists()
+    assert score(f"run={folder}", "K=30")[0] == 0
+    assert made == []
+    with np.load(kept) as saved:
+        expected = {name: saved[name] for name in saved}
+    kept.unlink()
+    for _ in range(2):  # the second time nothing is left to be drawn
+        assert score(f"run={folder}", "K=30", "compile=true")[0] == 0
+        assert made == [30]
+    with np.load(kept) as saved:
+        for name in ("log_px", "rate", "distortion"):
+            np.testing.assert_allclose(saved[name], expected[name], rtol=1e-5, atol=1e-4)
+
+
 def test_ctrl_c_is_one_line_and_130(cli, runs, score, monkeypatch):
     cli()
     (folder,) = runs()
 
-    def stopped(*_):
+    def stopped(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(estimator, "importance_sample", stopped)

@@ -70,6 +70,7 @@ def function(graph: GraphModule, given: list[Tensor], **options: bool) -> Callab
     import torch._inductor
     from torch._dynamo.exc import ShortenTraceback
 
+    log.info("compiling; some seconds, and more the first time on this machine")
     compiling: Any = torch._inductor.compile
     try:
         return compiling(graph, given, options={"fallback_random": True, **options})
@@ -87,7 +88,6 @@ class Compiled:
     """
 
     def __init__(self, module: nn.Module, x: Tensor) -> None:
-        log.info("compiling the step; some seconds, and more the first time on this machine")
         self.shape = x.shape
         self.parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         self.values = learned(module)
