@@ -23,6 +23,8 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
+
 ROOT = Path(__file__).parent.parent
 OUT = ROOT / "outputs" / "bench"
 sys.path.insert(0, str(ROOT))
@@ -40,19 +42,21 @@ LOOPS = {
 OURS = {"train": [], "train_compiled": ["compile=true"]}  # loops that are train.py, with these keys
 
 
-def digits() -> Path:
-    """The folder of MNIST's files, fetched if they are not there."""
+def digits() -> tuple[Path, Path]:
+    """The folder of MNIST's files, fetched if they are not there; and a file of the digits, split and binary for all."""
     from datamodules.mnist import MNIST
 
     data = MNIST(os.environ.get("VAE_DATA_DIR", str(ROOT / "data")), 200, 0, 5000, 0, "dynamic")
     data.prepare_data()
-    return data.folder.absolute()
+    data.setup()
+    np.savez(OUT / "digits.npz", **{name: split.pixels.flatten(1).numpy() for name, split in data.images.items()})
+    return data.folder.absolute(), OUT / "digits.npz"
 
 
 class Loop:
     """One of the ways, as a process that is held whenever it is not its turn."""
 
-    def __init__(self, name: str, peers: str, folder: Path, epochs: int) -> None:
+    def __init__(self, name: str, peers: str, folder: Path, images: Path, epochs: int) -> None:
         self.summary: Path | None = None
         self.seconds: list[float] = []
         self.elbo, self.memory = float("nan"), 0
@@ -68,7 +72,8 @@ class Loop:
         self.process = subprocess.Popen(
             command,
             cwd=cwd,
-            env=os.environ | {"EPOCHS": str(epochs), "DIGITS": str(folder), "PYTHONUNBUFFERED": "1"},
+            env=os.environ
+            | {"EPOCHS": str(epochs), "MNIST": str(folder), "DIGITS": str(images), "PYTHONUNBUFFERED": "1"},
             stdout=subprocess.PIPE,
             stderr=end,
             text=True,
@@ -125,8 +130,8 @@ def drain(terminal: int) -> None:
 
 def side_by_side(peers: str, epochs: int) -> str:
     """The table of epochs."""
-    folder = digits()
-    loops = {name: Loop(name, peers, folder, epochs) for name in LOOPS}
+    folder, images = digits()
+    loops = {name: Loop(name, peers, folder, images, epochs) for name in LOOPS}
     try:
         for i in range(epochs):
             for name, loop in loops.items():

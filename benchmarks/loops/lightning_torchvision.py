@@ -56,7 +56,7 @@ def loader(images: Subset, shuffle: bool) -> DataLoader:
 
 seed_everything(0)
 transform = Compose([ToTensor(), Lambda(lambda grey: torch.bernoulli(grey).flatten())])
-images = MNIST(Path(os.environ["DIGITS"]).parent.parent, transform=transform)
+images = MNIST(Path(os.environ["MNIST"]).parent.parent, transform=transform)
 train, val = Subset(images, range(55000)), Subset(images, range(55000, 60000))
 vae = VAE()
 with TemporaryDirectory() as folder:

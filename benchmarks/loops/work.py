@@ -6,7 +6,6 @@ for all; after the last, of the 10,000 test digits.
 
 import os
 import sys
-from pathlib import Path
 
 import numpy as np
 
@@ -14,29 +13,22 @@ EPOCHS = int(os.environ["EPOCHS"])
 BATCH, PIXELS, HIDDEN, CODES, RATE = 200, 784, 500, 20, 1e-3
 
 
-def read(name: str) -> np.ndarray:
-    """Digits of an IDX file, (N, 784), uint8."""
-    return np.fromfile(Path(os.environ["DIGITS"]) / name, np.uint8, offset=16).reshape(-1, PIXELS)
-
-
-def binary(grey: np.ndarray) -> np.ndarray:
-    """The digits, made binary once, float32."""
-    return (np.random.default_rng(0).random(grey.shape, np.float32) < grey / 255).astype(np.float32)
+DIGITS = np.load(os.environ["DIGITS"])  # of datamodules/mnist.py: "train" grey, "val" and "test" made binary
 
 
 def train() -> np.ndarray:
     """(55000, 784), uint8."""
-    return read("train-images-idx3-ubyte")[:-5000]
+    return DIGITS["train"]
 
 
 def val() -> np.ndarray:
     """(5000, 784), float32."""
-    return binary(read("train-images-idx3-ubyte")[-5000:])
+    return DIGITS["val"].astype(np.float32)
 
 
 def test() -> np.ndarray:
     """(10000, 784), float32."""
-    return binary(read("t10k-images-idx3-ubyte"))
+    return DIGITS["test"].astype(np.float32)
 
 
 def passed(epoch: int, elbo: float) -> None:
