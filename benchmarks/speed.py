@@ -43,7 +43,7 @@ OURS = {"train": [], "train_compiled": ["compile=true"]}  # loops that are train
 
 
 def digits() -> tuple[Path, Path]:
-    """The folder of MNIST's files, fetched if they are not there; and a file of the digits, split and binary for all."""
+    """The folder of MNIST's files, fetched if not there; and a file of its digits, split and made binary, for all."""
     from datamodules.mnist import MNIST
 
     data = MNIST(os.environ.get("VAE_DATA_DIR", str(ROOT / "data")), 200, 0, 5000, 0, "dynamic")
