@@ -1,4 +1,4 @@
-"""The estimator of log p(x), K = 5000, against the matrix products of its decoder alone."""
+"""The estimator of log p(x), K = 5000, against the products of its decoder alone; by itself, and once compiled."""
 
 import statistics
 import sys

@@ -42,21 +42,22 @@ LOOPS = {
 OURS = {"train": [], "train_compiled": ["compile=true"]}  # loops that are train.py, with these keys
 
 
-def digits() -> tuple[Path, Path]:
-    """The folder of MNIST's files, fetched if not there; and a file of its digits, split and made binary, for all."""
+def digits() -> dict[str, str]:
+    """What tells the loops of the folder of MNIST's files and of a file with its digits, split and made binary."""
     from datamodules.mnist import MNIST
 
     data = MNIST(os.environ.get("VAE_DATA_DIR", str(ROOT / "data")), 200, 0, 5000, 0, "dynamic")
     data.prepare_data()
     data.setup()
-    np.savez(OUT / "digits.npz", **{name: split.pixels.flatten(1).numpy() for name, split in data.images.items()})
-    return data.folder.absolute(), OUT / "digits.npz"
+    file = OUT / "digits.npz"
+    np.savez(file, **{name: split.pixels.flatten(1).numpy() for name, split in data.images.items()})
+    return {"MNIST": str(data.folder.absolute()), "DIGITS": str(file)}
 
 
 class Loop:
     """One of the ways, as a process that is held whenever it is not its turn."""
 
-    def __init__(self, name: str, peers: str, folder: Path, images: Path, epochs: int) -> None:
+    def __init__(self, name: str, peers: str, told: dict[str, str], epochs: int) -> None:
         self.summary: Path | None = None
         self.seconds: list[float] = []
         self.elbo, self.memory = float("nan"), 0
@@ -65,15 +66,18 @@ class Loop:
             run, cwd = OUT / name, ROOT
             shutil.rmtree(run, ignore_errors=True)
             self.summary = run / "summary.json"
-            set_up = ["optimizer.lr=1e-3", "optimizer/schedule=constant", f"data_dir={folder.parent.parent}"]
+            set_up = [
+                "optimizer.lr=1e-3",
+                "optimizer/schedule=constant",
+                f"data_dir={Path(told['MNIST']).parent.parent}",
+            ]
             command = [sys.executable, "train.py", *set_up, f"trainer.max_epochs={epochs}", "test.K=1", *OURS[name]]
             command += [f"hydra.run.dir={run}"]
         terminal, end = pty.openpty()  # so that bars are drawn
         self.process = subprocess.Popen(
             command,
             cwd=cwd,
-            env=os.environ
-            | {"EPOCHS": str(epochs), "MNIST": str(folder), "DIGITS": str(images), "PYTHONUNBUFFERED": "1"},
+            env=os.environ | told | {"EPOCHS": str(epochs), "PYTHONUNBUFFERED": "1"},
             stdout=subprocess.PIPE,
             stderr=end,
             text=True,
@@ -130,8 +134,8 @@ def drain(terminal: int) -> None:
 
 def side_by_side(peers: str, epochs: int) -> str:
     """The table of epochs."""
-    folder, images = digits()
-    loops = {name: Loop(name, peers, folder, images, epochs) for name in LOOPS}
+    told = digits()
+    loops = {name: Loop(name, peers, told, epochs) for name in LOOPS}
     try:
         for i in range(epochs):
             for name, loop in loops.items():

@@ -16,6 +16,7 @@ from torch._inductor import config as inductor
 from wandb_server import WandbServer
 
 from vae import estimator, evaluate
+from vae.compiled import CompiledDraws
 from vae.config import CONF
 
 ROOT = CONF.parent
@@ -92,21 +93,26 @@ def test_what_was_scored_is_not_scored_again(cli, runs, score, monkeypatch):
 def test_compiled_draws_score_the_same(cli, runs, score, monkeypatch):
     cli()
     (folder,) = runs()
-    made, make = [], estimator.compiled_draws
-    monkeypatch.setattr(estimator, "compiled_draws", lambda vae, x, K: made.append(K) or make(vae, x, K))
+    drawn = []
+
+    class Counted(CompiledDraws):
+        def of(self, x):
+            drawn.append(len(x))
+            return super().of(x)
+
     with inductor.patch("cpp.cxx", ("no-such-compiler",)):
         code, _, err = score(f"run={folder}", "K=30", "compile=true")
     assert (code, err.count("\n"), "compile=true: no C++ compiler" in err) == (2, 1, True)
     kept = folder / "scores_K30.npz"
     assert not kept.exists()
     assert score(f"run={folder}", "K=30")[0] == 0
-    assert made == []
     with np.load(kept) as saved:
         expected = {name: saved[name] for name in saved}
     kept.unlink()
-    for _ in range(2):  # the second time nothing is left to be drawn
-        assert score(f"run={folder}", "K=30", "compile=true")[0] == 0
-        assert made == [30]
+    monkeypatch.setattr(estimator, "CompiledDraws", Counted)
+    for images in (100, 100, 120):  # the second time nothing is left; the third, a batch of 20
+        assert score(f"run={folder}", "K=30", f"images={images}", "compile=true")[0] == 0
+    assert drawn == [100, 20]
     with np.load(kept) as saved:
         for name in ("log_px", "rate", "distortion"):
             np.testing.assert_allclose(saved[name], expected[name], rtol=1e-5, atol=1e-4)
@@ -131,6 +137,7 @@ REFUSED = {
     "K=many": ["K=many", "whole number"],
     "images=1": ["images=1", "2 or more"],
     "images=121": ["images=121", "2 to 120"],
+    "compile=2": ["compile=2", "true or false"],
     "K=1,2": ["K=1,2", "whole number"],
     "image=5": ["image: no such key", "did you mean images?"],
     "run=nowhere": ["run=nowhere", "finished run", "summary.json"],

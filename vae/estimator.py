@@ -41,9 +41,8 @@ def at_a_time(vae: VAE, x: Tensor, K: int, pixels: int = PIXELS) -> int:
 
 
 def compiled_draws(vae: VAE, x: Tensor, K: int) -> CompiledDraws:
-    """What draws the chunks of `importance_sample` for images of the shape of x; of these weights, once and for all."""
-    chunk = at_a_time(vae, x, K)
-    return CompiledDraws(lambda x: scored(vae.terms(x, chunk)), x)
+    """What draws whole chunks of `importance_sample` for images of the shape of x; its weights stay those of now."""
+    return CompiledDraws(lambda x, k: scored(vae.terms(x, k)), x, at_a_time(vae, x, K))
 
 
 def importance_sample(
@@ -52,11 +51,11 @@ def importance_sample(
     """log 1/K sum_k w_k, z_k ~ q(z|x): a lower bound on log p(x) that rises with K (Burda et al. 2016).
 
     x is (B, C, H, W). Exactly K samples are drawn for each image, in chunks of at most `pixels` decoded pixels at a
-    time; rate and distortion are means over the same samples. `compiled` draws whole chunks for images of its shape.
+    time; rate and distortion are means over the same samples. `compiled` draws the chunks that have its shape.
     """
     chunk = at_a_time(vae, x, K, pixels)
     q_z, p_z = vae.q_z(x), vae.p_z()
-    whole = compiled.of(x) if compiled and compiled.shape == x.shape else None
+    whole = compiled.of(x) if compiled and compiled.shape == (chunk, *x.shape) else None
     draws = [min(chunk, K - k) for k in range(0, K, chunk)]
     found = [whole() if whole and k == chunk else scored(vae.drawn(x, q_z, p_z, k)) for k in draws]
     log_w, rate, distortion = torch.stack(found, 1)
@@ -102,14 +101,15 @@ def kept_scores(
 
     They are written to the npz `file` as they come, with `weights`, the fingerprint of the model's. What is there
     already is not computed again; nor would it be any other: every batch has random numbers of its own. With
-    `compiles` the draws are one compiled function.
+    `compiles` the draws are one compiled function, the same to rounding.
     """
     device = next(vae.parameters()).device
     batches = x[: -(-n // BATCH) * BATCH].split(BATCH)  # whole ones, also where n ends within one
     kept = read_scores(file, weights)
     half_written = file.with_suffix(f".{os.getpid()}.part")
-    left = compiles and kept.shape[1] < n
-    compiled = compiled_draws(vae, batches[0].to(device), K) if left else None
+    compiled = None
+    if compiles and kept.shape[1] < n:
+        compiled = compiled_draws(vae, batches[kept.shape[1] // BATCH].to(device), K)
     with tqdm(desc=f"K = {K}", total=n, dynamic_ncols=True, disable=not sys.stderr.isatty()) as bar:
         for i, batch in enumerate(batches):
             if kept.shape[1] < i * BATCH + len(batch):

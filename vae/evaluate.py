@@ -1,9 +1,9 @@
-"""Score a finished run with more samples: python -m vae.evaluate run=outputs/... [K=5000] [images=10000].
+"""Score a run with more samples: python -m vae.evaluate run=outputs/... [K=5000] [images=10000] [compile=true].
 
 Of test images (all of them unless said), log p(x) by K importance samples each, rate and distortion. The means go to
 the run's summary.json and to its W&B run, the values of each image to scores_K<K>.npz in its folder. Cut off, or asked
 for more images, the same command goes on from what is there. With compile=true the draws are one compiled function:
-some seconds to make, and many images take less time each.
+it takes some seconds to make, and each image then less time.
 """
 
 import hashlib

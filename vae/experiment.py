@@ -165,9 +165,9 @@ def train(cfg: DictConfig, folder: Path) -> None:
     check_parts(module, data)
     compiles = cfg.get("compile")  # which runs of older versions do not have
     processes = cfg.trainer.get("devices", 1)
-    if compiles and processes > 1:
-        raise UserError(f"compile=true: expected a training in one process, and trainer.devices is {processes}")
     if compiles:
+        if processes > 1:
+            raise UserError(f"compile=true: expected a training in one process, and trainer.devices is {processes}")
         check_compiler()
 
     checkpoints, history = folder / "checkpoints", MetricsCSV(folder)

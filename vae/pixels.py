@@ -45,7 +45,7 @@ class BinaryImages(D.Independent):
         """The sum of log sigmoid(t), of which t is the logit or, where a value is 0, its negative.
 
         Without a gradient, log sigmoid(t) = min(t, 0) + log sigmoid(|t|), and one logarithm is taken of up to 120
-        factors sigmoid(|t|): each is 1/2 or more.
+        factors sigmoid(|t|): each is 1/2 or more, and 2^-120 a float32 like any other.
         """
         t = ((2 * value - 1) * self.base_dist.logits).flatten(-3)
         if torch.is_grad_enabled():

@@ -1,7 +1,7 @@
 """The work of every loop: 55,000 digits a pass in batches of 200, made binary anew; 784-500-20-500-784, tanh.
 
-Adam, with a learning rate of 1e-3. After each pass the ELBO, one z an image, of 5,000 other digits, that are the same
-for all; after the last, of the 10,000 test digits.
+Adam, with a learning rate of 1e-3. After each pass the ELBO, one z an image, of 5,000 other digits; after the last, of
+the 10,000 test digits. All are the same for all, but that torchvision's loop splits the training digits in its own way.
 """
 
 import os
@@ -11,8 +11,6 @@ import numpy as np
 
 EPOCHS = int(os.environ["EPOCHS"])
 BATCH, PIXELS, HIDDEN, CODES, RATE = 200, 784, 500, 20, 1e-3
-
-
 DIGITS = np.load(os.environ["DIGITS"])  # of datamodules/mnist.py: "train" grey, "val" and "test" made binary
 
 
