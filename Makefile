@@ -24,6 +24,7 @@ bench: .venv/ready .venv-bench/ready
 	@$(BIN)/python benchmarks/speed.py "$(CURDIR)/.venv-bench/bin/python"
 	@$(BIN)/python benchmarks/many.py
 	@$(BIN)/python benchmarks/growth.py
+	@$(BIN)/python benchmarks/costs.py
 
 # The peers of the benchmark, in a venv of their own.
 .venv-bench/ready: requirements.txt benchmarks/requirements.txt | .venv/ready
