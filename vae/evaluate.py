@@ -52,8 +52,8 @@ def finished(folder: Path) -> tuple[DictConfig, dict[str, float]]:
 def evaluate(folder: Path, K: int, images: int | None, compiles: bool) -> dict[str, float]:
     """What was found, by the names it has in summary.json; raises UserError for what cannot be."""
     cfg, before = finished(folder)
-    from vae.compiled import check_compiler
-    from vae.estimator import kept_scores, summary  # only now is torch imported
+    from vae.compiled import check_compiler  # only now is torch imported
+    from vae.estimator import kept_scores, summary
     from vae.experiment import load, restored, tracker, write_summary
     from vae.loggers import finish
 
