@@ -27,6 +27,7 @@ ROOT_KEYS = [
     "gradient_clip_val",
     "patience",
     "compile",
+    "cuda_graph",
     "resume",
     "test",
 ]
@@ -70,7 +71,7 @@ GROUPS = {
     "posterior": ["diagonal_gaussian", "iaf", "point"],
     "prior": ["flow", "mixture", "standard_normal", "two_layers", "vampprior"],
     "search": ["mnist"],
-    "trainer": ["ddp", "default"],
+    "trainer": ["ddp", "default", "gpu"],
 }
 FILES = [(group, choice) for group in GROUPS for choice in choices(group)]
 

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from vae import figures
+from vae.captured import Captured
 from vae.compiled import Compiled
 from vae.loggers import MetricsCSV
 
@@ -128,6 +129,20 @@ class CompiledSteps(Callback):
         module.compiled = Compiled(module, data.x("train", slice(data.batch_size)).to(module.device))
 
 
+class CapturedSteps(Callback):
+    """Makes a CUDA graph of a training's step, once the first have been taken."""
+
+    def on_train_start(self, _trainer: Trainer, module: Any) -> None:
+        for group in module.optimizers().param_groups:
+            if "capturable" in group:
+                group["capturable"] = True
+
+    def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
+        if not module.captured:
+            data = trainer.datamodule
+            module.captured = Captured(module, data.x("train", slice(data.batch_size)).to(module.device))
+
+
 class Kept(ModelCheckpoint):
     """The one checkpoint of its name; after the run's folder was moved, it is the one that moved with it."""
 
@@ -170,6 +185,8 @@ class CleanStop(Callback):
 
     def agreed(self, trainer: Trainer) -> int:
         """The exit code that any of the processes was asked for, or 0."""
+        if trainer.world_size == 1:
+            return self.code
         code = torch.tensor(self.code, device=trainer.strategy.root_device)
         return int(trainer.strategy.reduce(code, reduce_op="max"))
 

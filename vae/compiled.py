@@ -62,7 +62,7 @@ def recorded(module: nn.Module, x: Tensor) -> GraphModule:
         return [sums, *torch.autograd.grad(loss, leaves, allow_unused=True)]
 
     with torch.random.fork_rng():
-        return make_fx(step, INSTEAD)(x, torch.ones(()), *learned(module))
+        return make_fx(step, INSTEAD)(x, x.new_ones(()), *learned(module))
 
 
 def function(graph: GraphModule, given: list[Any], **options: bool) -> Callable[..., Any]:
@@ -90,13 +90,15 @@ class Compiled:
         self.shape = x.shape
         self.parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         self.values = learned(module)
-        given = [x.contiguous(), torch.ones(()), *self.values]
+        given = [x.contiguous(), x.new_ones(()), *self.values]
         self.run = function(recorded(module, given[0]), given)
 
     @torch.no_grad()
-    def differentiate(self, x: Tensor, weight: float) -> Tensor:
+    def differentiate(self, x: Tensor, weight: float | Tensor) -> Tensor:
         """Set the gradients of the parameters; the sums."""
-        sums, *gradients = self.run(x.contiguous(), torch.tensor(weight), *self.values)
+        sums, *gradients = self.run(
+            x.contiguous(), torch.as_tensor(weight, dtype=x.dtype, device=x.device), *self.values
+        )
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             # a fused optimiser takes it for granted that a gradient lies in memory as its parameter does
             parameter.grad = None if gradient is None else gradient.contiguous()

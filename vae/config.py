@@ -165,6 +165,7 @@ class Config(BaseModel, strict=True, extra="forbid"):
     gradient_clip_val: Positive | None = Field(description="a number above 0, or null for no clipping")
     patience: Count | None = Field(description="a whole number, 1 or more, or null")
     compile: bool = Field(False, description="true or false")
+    cuda_graph: bool = Field(False, description="true or false")
     resume: str | None
     test: Test = Field(description="its keys, such as test.K=100")
     architecture: Architecture

@@ -17,7 +17,8 @@ from vae.config import UserError
 from vae.model import VAE, Terms
 
 BATCH = 100  # images at a time, and between two writes, of what is kept
-PIXELS = 2**21  # decoded at a time, where not told otherwise
+PIXELS = 2**21  # decoded at a time, where not told otherwise: what stays in a CPU's cache
+PIXELS_ON_GPU = 2**27  # what keeps a GPU busy; 2 GB with all that is computed of them
 MAPS = 2**28  # at most so many numbers of the decoder at a time: 1 GB
 
 
@@ -34,8 +35,9 @@ def scored(terms: Terms) -> Tensor:
     return torch.stack([terms.log_w.logsumexp(0), terms.kl, -terms.log_likelihood])
 
 
-def at_a_time(vae: VAE, x: Tensor, K: int, pixels: int = PIXELS) -> int:
+def at_a_time(vae: VAE, x: Tensor, K: int, pixels: int | None = None) -> int:
     """How many of K samples of each of images x to draw together, for at most `pixels` decoded pixels."""
+    pixels = pixels or (PIXELS_ON_GPU if x.is_cuda else PIXELS)
     numbers = vae.likelihood.maps(x.shape[1]) * x[:, 0].numel()
     return max(1, min(K, pixels // x.numel(), MAPS // numbers))
 
@@ -46,12 +48,13 @@ def compiled_draws(vae: VAE, x: Tensor, K: int) -> CompiledDraws:
 
 
 def importance_sample(
-    vae: VAE, x: Tensor, K: int, pixels: int = PIXELS, compiled: CompiledDraws | None = None
+    vae: VAE, x: Tensor, K: int, pixels: int | None = None, compiled: CompiledDraws | None = None
 ) -> Scores:
     """log 1/K sum_k w_k, z_k ~ q(z|x): a lower bound on log p(x) that rises with K (Burda et al. 2016).
 
     x is (B, C, H, W). Exactly K samples are drawn for each image, in chunks of at most `pixels` decoded pixels at a
-    time; rate and distortion are means over the same samples. `compiled` draws the chunks that have its shape.
+    time (None: as many as suit the device); rate and distortion are means over the same samples. `compiled` draws the
+    chunks that have its shape.
     """
     chunk = at_a_time(vae, x, K, pixels)
     q_z, p_z = vae.q_z(x), vae.p_z()

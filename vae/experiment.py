@@ -16,7 +16,7 @@ from pytorch_lightning import Trainer, seed_everything
 from pytorch_lightning.utilities import rank_zero_only
 
 from datamodules.base import ImageDataModule, Images
-from vae.callbacks import CleanStop, CompiledSteps, Kept, Patience, Pictures, Progress
+from vae.callbacks import CapturedSteps, CleanStop, CompiledSteps, Kept, Patience, Pictures, Progress
 from vae.command_line import run_name
 from vae.compiled import check_compiler
 from vae.config import UserError
@@ -169,6 +169,13 @@ def train(cfg: DictConfig, folder: Path) -> None:
         if processes > 1:
             raise UserError(f"compile=true: expected a training in one process, and trainer.devices is {processes}")
         check_compiler()
+    gpu = cfg.trainer.accelerator == "gpu"
+    if gpu and not torch.accelerator.is_available():
+        raise UserError("trainer.accelerator=gpu: none was found; expected trainer.accelerator=cpu, or trainer=default")
+    captures = cfg.get("cuda_graph")
+    if captures and not (gpu and processes == 1 and torch.cuda.is_available()):
+        given = f"trainer.accelerator={cfg.trainer.accelerator}, {processes} processes"
+        raise UserError(f"cuda_graph=true: expected one GPU of NVIDIA's, as with trainer=gpu; given {given}")
 
     checkpoints, history = folder / "checkpoints", MetricsCSV(folder)
     resumed = checkpoints / "last.ckpt" if cfg.resume else None
@@ -184,6 +191,7 @@ def train(cfg: DictConfig, folder: Path) -> None:
         logger=history,
         callbacks=[
             *([CompiledSteps()] if compiles else []),
+            *([CapturedSteps()] if captures else []),
             Progress(),
             Pictures(folder / "figures", history),
             best,

@@ -4,15 +4,16 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from datamodules.base import Batches, Stream, generator
+from vae.captured import Captured
 from vae.compiled import Compiled
 from vae.config import UserError
 from vae.estimator import active_units, importance_sample, summary
@@ -45,7 +46,7 @@ class VAEModule(LightningModule):
 
     `optimizer` takes the parameters; `objective` takes the terms and the part of the run that is done, in [0, 1];
     `schedule` takes that part alone, and gives the factor of the learning rate. Steps on whole
-    batches are those of `compiled`, once there is one.
+    batches are those of `compiled` and `captured`, once there are such.
     """
 
     def __init__(
@@ -72,20 +73,20 @@ class VAEModule(LightningModule):
         self.K = K
         self.images = images
         self.compiled: Compiled | None = None
+        self.captured: Captured | None = None
         renamed = {} if vae.likelihood.normalized else UNNORMALIZED
         self.curves = {renamed.get(term, term): term for term in objective.curves}
         self.bounds = "elbo" in self.curves
         self.latest: dict[str, float] = {}
         self.loaded: dict[str, Any] = {}
         self.names = [*self.curves, "objective"]
+        self.taken: list[tuple[Tensor, int]] = []  # the sums of steps, (n,), and their images, not yet among the means
         self.train_means = Means(self.names)
         self.images_seen = 0
         self.begun, self.before = time.perf_counter(), 0.0  # and the seconds of a run that this one goes on with
 
-    def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer(self.vae.parameters())
-        lr = LambdaLR(optimizer, lambda step: self.schedule((step + 1) / (self.steps + 1)))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": lr, "interval": "step"}}
+    def configure_optimizers(self) -> Optimizer:
+        return self.optimizer(self.vae.parameters())
 
     @property
     def steps(self) -> int:
@@ -94,7 +95,21 @@ class VAEModule(LightningModule):
         limits = [trainer.max_steps, (trainer.max_epochs or -1) * trainer.datamodule.batches_per_epoch]
         return min(limit for limit in limits if limit > 0)
 
-    def values(self, x: Tensor, weight: float) -> Tensor:
+    @property
+    def ahead(self) -> int:
+        """Optimiser steps until something is recorded, or the run is over."""
+        return min(self.every - self.global_step % self.every, self.steps - self.global_step)
+
+    def lr(self, step: int) -> float:
+        """The learning rate of the step after so many."""
+        optimizer: Any = self.optimizers()
+        return optimizer.defaults["lr"] * self.schedule((step + 1) / (self.steps + 1))
+
+    def weight(self, step: int) -> float:
+        """The weight of the objective in the step after so many."""
+        return self.objective.weight(step / self.steps)
+
+    def values(self, x: Tensor, weight: float | Tensor) -> Tensor:
         """The curves' values and, last, what is maximised, of images x: (n, B). Only the last has a gradient."""
         terms = self.vae.terms(x, self.objective.K)
         curves = [getattr(terms, term).detach() for term in self.curves.values()]
@@ -140,37 +155,47 @@ class VAEModule(LightningModule):
         self.images_seen, self.before = images_seen, seconds
 
     def training_step(self, batches: Batches, _i: int) -> None:
-        """A step of the optimiser for each of the batches; how they went is read from the device after the last."""
-        taken: list[tuple[Tensor, int]] = []
-        for x in batches:
-            taken.append((self.step(x), len(x)))
+        """A step of the optimiser for each of the batches; how they went is read when it is recorded."""
+        left = iter(batches)
+        while now := list(islice(left, self.ahead)):
+            self.taken += zip(self.steps_on(now), map(len, now), strict=True)
             if self.global_step % self.every == 0:
-                self.count(taken)
                 self.record_training()
-                taken = []
-            if self.global_step == self.trainer.max_steps:
-                break
-        self.count(taken)
+
+    def steps_on(self, batches: list[Tensor]) -> list[Tensor]:
+        """One step of the optimiser on each; the sums of their values, (n,), over this process' part of them."""
+        whole = [x for x in batches if self.captured and x.shape == self.captured.shape]
+        sums = self.captured.steps(whole, self.global_step) if self.captured and whole else []
+        return sums + [self.step(x) for x in batches[len(whole) :]]
 
     def step(self, x: Tensor) -> Tensor:
-        """One step of the optimiser on images x; the sums of their values, (n,), over this process' part of them."""
-        optimizer: Any = self.optimizers()
-        schedule: Any = self.lr_schedulers()
-        self.lr = schedule.get_last_lr()[0]
-        sums = self.differentiate(x, self.objective.weight(self.global_step / self.steps))
-        if self.gradient_clip_val:
-            self.clip_gradients(optimizer, self.gradient_clip_val, "norm")
-        optimizer.step()
-        schedule.step()
+        """A step of the optimiser on images x; the sums of their values, (n,), over this process' part of them."""
+        sums = self.gradients(x, self.weight(self.global_step))
+        self.move(self.lr(self.global_step))
         return sums
 
-    def forward(self, x: Tensor, weight: float) -> tuple[Tensor, Tensor]:
+    def gradients(self, x: Tensor, weight: float | Tensor) -> Tensor:
+        """Set the gradients of a step on images x, clipped; the sums of their values, (n,)."""
+        sums = self.differentiate(x, weight)
+        if self.gradient_clip_val:
+            optimizer: Any = self.optimizers()
+            self.clip_gradients(optimizer, self.gradient_clip_val, "norm")
+        return sums
+
+    def move(self, lr: float) -> None:
+        """Let the optimiser take a step."""
+        optimizer: Any = self.optimizers()
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        optimizer.step()
+
+    def forward(self, x: Tensor, weight: float | Tensor) -> tuple[Tensor, Tensor]:
         """What a step on a batch of images x minimises; and the sums of their values, (n,)."""
         values = self.values(self.part(x), weight)
         # the gradients of n processes are averaged, and so each has n times its part of the batch's mean
         return -values[-1].sum() / len(x) * self.trainer.world_size, values.detach().sum(1)
 
-    def differentiate(self, x: Tensor, weight: float) -> Tensor:
+    def differentiate(self, x: Tensor, weight: float | Tensor) -> Tensor:
         """Set the gradients of a step on a batch of images x; the sums of their values, (n,)."""
         if self.compiled and x.shape == self.compiled.shape:  # a smaller batch, the last, is not worth a function
             return self.compiled.differentiate(x, weight)
@@ -179,10 +204,11 @@ class VAEModule(LightningModule):
         self.manual_backward(loss)
         return sums
 
-    def count(self, taken: list[tuple[Tensor, int]]) -> None:
-        """Add the sums of the steps just taken to the means; UserError if what they maximised was not finite."""
-        if not taken:
+    def count(self) -> None:
+        """Add the sums of the steps since the last time to the means; UserError if an objective was not finite."""
+        if not self.taken:
             return
+        taken, self.taken = self.taken, []
         sums = self.of_all(torch.stack([sums for sums, _ in taken]))
         images = [images for _, images in taken]
         means = (sums / sums.new_tensor(images)[:, None]).tolist()
@@ -204,13 +230,17 @@ class VAEModule(LightningModule):
 
     def record_training(self) -> None:
         """Record the means of what was trained on since the last time."""
+        self.count()
         now = time.perf_counter()
         images_per_second = (self.train_means.images - self.untimed) / (now - self.since)
-        self.record(self.train_means.read("train") | {"lr": self.lr, "images_per_second": images_per_second})
+        self.record(
+            self.train_means.read("train")
+            | {"lr": self.lr(self.global_step - 1), "images_per_second": images_per_second}
+        )
         self.train_means, self.since, self.untimed = Means(self.names), now, 0
 
     def on_train_batch_end(self, *_: Any) -> None:
-        if self.trainer.is_last_batch and self.train_means.images:
+        if self.trainer.is_last_batch and (self.taken or self.train_means.images):
             self.record_training()
 
     def on_validation_epoch_start(self) -> None:
@@ -264,6 +294,7 @@ class VAEModule(LightningModule):
         self.record(values)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.count()
         states = [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
         checkpoint["training"] = {
             "rng_state": [self.row_of_each(state).cpu() for state in states],

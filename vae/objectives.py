@@ -29,14 +29,14 @@ class Objective(ABC):
         return 1.0
 
     @abstractmethod
-    def __call__(self, terms: Terms, weight: float) -> Tensor:
+    def __call__(self, terms: Terms, weight: float | Tensor) -> Tensor:
         """The value for each image, (B,)."""
 
 
 class ELBO(Objective):
     """The evidence lower bound, from the mean of K samples (Kingma & Welling 2013, sec. 2.3)."""
 
-    def __call__(self, terms: Terms, _weight: float) -> Tensor:
+    def __call__(self, terms: Terms, _weight: float | Tensor) -> Tensor:
         return terms.elbo
 
 
@@ -50,7 +50,7 @@ class Beta(Objective):
     def weight(self, done: float) -> float:
         return self.beta * self.schedule(done)
 
-    def __call__(self, terms: Terms, weight: float) -> Tensor:
+    def __call__(self, terms: Terms, weight: float | Tensor) -> Tensor:
         return terms.log_likelihood - weight * terms.kl
 
 
@@ -65,7 +65,7 @@ class Capacity(Objective):
     def weight(self, done: float) -> float:
         return self.capacity * self.schedule(done)
 
-    def __call__(self, terms: Terms, weight: float) -> Tensor:
+    def __call__(self, terms: Terms, weight: float | Tensor) -> Tensor:
         return terms.log_likelihood - self.gamma * (terms.kl - weight).abs()
 
 
@@ -88,7 +88,7 @@ class FreeBits(Objective):
 
     nats: float
 
-    def __call__(self, terms: Terms, _weight: float) -> Tensor:
+    def __call__(self, terms: Terms, _weight: float | Tensor) -> Tensor:
         q, p = terms.q_z, terms.p_z
         if not (isinstance(q, Independent) and isinstance(p, Independent)):
             needed = "posterior=diagonal_gaussian and prior=standard_normal"
@@ -100,7 +100,7 @@ class FreeBits(Objective):
 class IWAE(Objective):
     """log 1/K sum_k w_k (Burda et al. 2016)."""
 
-    def __call__(self, terms: Terms, _weight: float) -> Tensor:
+    def __call__(self, terms: Terms, _weight: float | Tensor) -> Tensor:
         return terms.log_w.logsumexp(0) - math.log(len(terms.log_w))
 
 
@@ -111,7 +111,7 @@ class DReG(IWAE):
     from here on a gradient that reaches z is weighed once more, so the terms serve no second objective.
     """
 
-    def __call__(self, terms: Terms, weight: float) -> Tensor:
+    def __call__(self, terms: Terms, weight: float | Tensor) -> Tensor:
         bound = super().__call__(terms, weight)
         if not terms.z.requires_grad:
             return bound
@@ -136,5 +136,5 @@ class Autoencoder(Objective):
 
     curves: ClassVar[tuple[str, ...]] = ("squared_error",)
 
-    def __call__(self, terms: Terms, _weight: float) -> Tensor:
+    def __call__(self, terms: Terms, _weight: float | Tensor) -> Tensor:
         return -terms.squared_error

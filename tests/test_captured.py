@@ -1,0 +1,116 @@
+"""Steps played back against those taken one by one. Where there is no GPU, what a graph records stands in for it."""
+
+import json
+
+import pytest
+import torch
+from conftest import BARS
+from hydra import compose, initialize_config_dir
+from pytorch_lightning import Trainer, seed_everything
+from test_compiled import CHOICES
+from test_train import rows, weights
+from torch.testing import assert_close
+
+from vae.callbacks import CapturedSteps
+from vae.captured import Captured
+from vae.config import CONF
+from vae.experiment import build, load
+from vae.module import VAEModule
+
+on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="a CUDA graph needs a GPU of NVIDIA's")
+EPOCHS = ["trainer.max_epochs=3", "dataset.val_size=67", "log_every_n_steps=7"]  # of 11 steps on 20 images, one on 13
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "objective=beta objective/schedule=cyclical gradient_clip_val=2.0",
+        "optimizer=adagrad optimizer/schedule=one_cycle",
+        "trainer.max_steps=29",
+    ],
+)
+def test_played_back_or_one_by_one_it_is_the_same_training(line, cli, runs, monkeypatch):
+    """The learning rate and the weight of each step, the batches, the records, the number of steps."""
+    played = []
+    steps = Captured.steps
+    monkeypatch.setattr(Captured, "steps", lambda self, xs, i: played.append(len(xs)) or steps(self, xs, i))
+    monkeypatch.setattr("vae.captured.played_back", lambda work: work)
+    assert cli(*EPOCHS, *line.split())[0] == 0
+    assert not played
+    monkeypatch.setattr("vae.experiment.CompiledSteps", CapturedSteps)
+    assert cli(*EPOCHS, *line.split(), "compile=true")[0] == 0
+    # the first ten one by one, and the short last ones; a record cuts what is handed out
+    assert played == [1, 2, 7, 1, 1, 4, 6, 1] if not line else sum(played) >= 15
+    alone, together = runs()
+    for name, value in weights(alone).items():
+        assert_close(weights(together)[name], value, rtol=1e-4, atol=1e-5)
+    assert len(rows(together)) == len(rows(alone))
+    for one, other in zip(rows(alone), rows(together), strict=True):
+        for name in one.keys() - {"seconds", "images_per_second"}:
+            assert other[name] == pytest.approx(one[name], rel=1e-4), name
+    steps = [torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] for run in runs()]
+    assert steps == [29, 29] if "29" in line else [36, 36]
+
+
+def test_without_a_gpu_is_one_line(cli):
+    code, _, err = cli("cuda_graph=true")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "cuda_graph=true: expected one GPU of NVIDIA's, as with trainer=gpu" in err
+    if not torch.cuda.is_available():
+        code, _, err = cli("trainer=gpu")
+        assert (code, err.count("\n")) == (2, 1)
+        assert "trainer.accelerator=gpu: none was found" in err
+
+
+def fitted(line, callbacks):
+    """The weights after 24 steps on a GPU, and how often Python computed a step's gradients."""
+    calls = []
+
+    class Counted(VAEModule):
+        def gradients(self, x, weight):
+            calls.append(len(x))
+            return super().gradients(x, weight)
+
+    with initialize_config_dir(str(CONF), version_base=None):
+        cfg = compose("config", [*BARS, "trainer.max_epochs=2", *line.split()])
+    seed_everything(0, verbose=False)
+    data = load(cfg)
+    module = build(cfg, data.shape)
+    module.__class__ = Counted
+    quiet = {name: False for name in ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")}
+    trainer = Trainer(accelerator="gpu", devices=1, max_epochs=2, callbacks=callbacks, num_sanity_val_steps=0, **quiet)
+    trainer.fit(module, datamodule=data)
+    assert trainer.global_step == 24
+    return [parameter.detach().cpu() for parameter in module.parameters()], len(calls)
+
+
+@on_gpu
+@pytest.mark.parametrize("line", [*CHOICES, *(f"optimizer={name}" for name in ("adadelta", "adagrad", "rmsprop"))])
+def test_on_a_gpu_every_choice_is_played_back(line, monkeypatch):
+    monkeypatch.setattr("datamodules.base.AT_ONCE_ON_GPU", 4)
+    one_by_one, calls = fitted(line, [])
+    assert calls == 24
+    played_back, calls = fitted(line, [CapturedSteps()])
+    assert calls == 4 + 1
+    for one, other in zip(one_by_one, played_back, strict=True):
+        assert_close(other, one, rtol=1e-3, atol=1e-4)
+
+
+@on_gpu
+@pytest.mark.parametrize("line", ["", "prior=vampprior objective=iwae objective.K=3 posterior=iaf"])
+def test_on_a_gpu_a_compiled_step_is_played_back(line, cli, runs):
+    for how in ("false", "true"):
+        assert cli("trainer=gpu", "log_every_n_steps=1", f"compile={how}", *line.split())[0] == 0
+    alone, compiled = (json.loads((run / "summary.json").read_text()) for run in runs())
+    assert compiled["test/elbo"] == pytest.approx(alone["test/elbo"], abs=0.05)
+
+
+@on_gpu
+def test_on_a_gpu_a_step_that_cannot_be_recorded_is_one_line(cli, monkeypatch):
+    monkeypatch.setattr("datamodules.base.AT_ONCE_ON_GPU", 4)
+    forward = VAEModule.forward
+    monkeypatch.setattr(VAEModule, "forward", lambda self, x, weight: x.sum().item() and forward(self, x, weight))
+    code, _, err = cli("trainer=gpu")
+    assert (code, err.splitlines()[-1].count("cuda_graph=true: this step cannot be recorded")) == (2, 1)
+    assert "Traceback" not in err

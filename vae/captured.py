@@ -1,0 +1,83 @@
+"""Steps of the optimiser as a CUDA graph: what one tells the GPU is recorded, and played back for those that follow.
+
+A GPU takes less time for a step of a small model than Python takes to ask for its hundred operations.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from datamodules.base import AT_ONCE_ON_GPU
+from vae.config import UserError
+
+
+def played_back(work: Callable[[], None]) -> Callable[[], None]:
+    """`work` as a CUDA graph. It is recorded and not done; to call the graph does it. UserError where it cannot be."""
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph):
+            work()
+    except RuntimeError as error:
+        told = str(error).splitlines()[0]
+        raise UserError(
+            f"cuda_graph=true: this step cannot be recorded ({told}); cuda_graph=false can take it"
+        ) from None
+    return graph.replay
+
+
+class Captured:
+    """The steps of `module` on images of the shape of x, (B, C, H, W).
+
+    They are those `module` would take itself, to rounding, with the same random numbers. At least one must have been
+    taken, of which gradients, the optimiser's state and the libraries' are there. An optimiser that no graph can hold
+    takes its part of a step outside.
+    """
+
+    def __init__(self, module: Any, x: Tensor) -> None:
+        self.module, self.shape = module, x.shape
+        self.optimizer = module.optimizers()
+        self.whole = all("capturable" in group for group in self.optimizer.param_groups)
+        n = AT_ONCE_ON_GPU
+        self.images = x.new_zeros(n, *x.shape)
+        self.told = x.new_ones(n, 2)  # a step's weight and learning rate
+        self.sums = x.new_zeros(n, len(module.names))
+        self.i = torch.zeros(1, dtype=torch.long, device=x.device)  # the step
+        self.step = played_back(self.next)
+
+    def next(self) -> None:
+        """A step on the images of self.i, which moves on."""
+        weight, lr = self.told.index_select(0, self.i)[0]
+        sums = self.module.gradients(self.images.index_select(0, self.i)[0], weight)
+        if self.whole:
+            rates = [group["lr"] for group in self.optimizer.param_groups]
+            for group in self.optimizer.param_groups:
+                group["lr"] = lr
+            self.optimizer.optimizer.step()
+            for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate
+        self.sums.index_copy_(0, self.i, sums[None])
+        self.i.add_(1)
+
+    def steps(self, batches: list[Tensor], first: int) -> list[Tensor]:
+        """One on each of the batches, after `first` others; the sums of their values, each (n,)."""
+        n = len(batches)
+        torch.stack(batches, out=self.images[:n])
+        told = [(self.module.weight(step), self.module.lr(step)) for step in range(first, first + n)]
+        self.told[:n].copy_(torch.tensor(told), non_blocking=True)
+        self.i.zero_()
+        for _, lr in told:
+            self.step()
+            if not self.whole:
+                self.module.move(lr)
+        if self.whole:
+            self.count(n)
+        return list(self.sums[:n].clone())
+
+    def count(self, n: int) -> None:
+        """Tell Lightning of n steps that its own optimiser did not see."""
+        progress = self.module.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+        for _ in range(n):
+            progress.increment_ready()
+            progress.increment_completed()
