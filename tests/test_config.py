@@ -28,6 +28,7 @@ ROOT_KEYS = [
     "patience",
     "compile",
     "cuda_graph",
+    "matmul_precision",
     "resume",
     "test",
 ]

@@ -130,17 +130,11 @@ class CompiledSteps(Callback):
 
 
 class CapturedSteps(Callback):
-    """Makes a CUDA graph of a training's step, once the first have been taken."""
+    """Has a training's steps played back."""
 
-    def on_train_start(self, _trainer: Trainer, module: Any) -> None:
-        for group in module.optimizers().param_groups:
-            if "capturable" in group:
-                group["capturable"] = True
-
-    def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
-        if not module.captured:
-            data = trainer.datamodule
-            module.captured = Captured(module, data.x("train", slice(data.batch_size)).to(module.device))
+    def on_train_start(self, trainer: Any, module: Any) -> None:
+        data = trainer.datamodule
+        module.captured = Captured(module, data.x("train", slice(data.batch_size)).to(module.device))
 
 
 class Kept(ModelCheckpoint):

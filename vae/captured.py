@@ -30,33 +30,40 @@ def played_back(work: Callable[[], None]) -> Callable[[], None]:
 class Captured:
     """The steps of `module` on images of the shape of x, (B, C, H, W).
 
-    They are those `module` would take itself, to rounding, with the same random numbers. At least one must have been
-    taken, of which gradients, the optimiser's state and the libraries' are there. An optimiser that no graph can hold
-    takes its part of a step outside.
+    They are those `module` would take itself, to rounding, with the same random numbers. The first call takes its steps
+    one by one, which makes ready what a graph cannot; the others play back. An optimiser that no graph can hold takes
+    its part of a step outside; in that of a compiled step, the optimiser is compiled too.
     """
 
     def __init__(self, module: Any, x: Tensor) -> None:
         self.module, self.shape = module, x.shape
-        self.optimizer = module.optimizers()
-        self.whole = all("capturable" in group for group in self.optimizer.param_groups)
+        self.optimizer = module.optimizers().optimizer
+        self.groups = self.optimizer.param_groups
+        self.whole = all("capturable" in group for group in self.groups)
+        self.take = self.optimizer.step
+        if self.whole:
+            for group in self.groups:
+                group["capturable"] = True
+            if module.compiled:
+                for group in self.groups:
+                    group["fused"] = False  # which would be taken as it is
+                self.take = torch.compile(self.take)
         n = AT_ONCE_ON_GPU
         self.images = x.new_zeros(n, *x.shape)
         self.told = x.new_ones(n, 2)  # a step's weight and learning rate
         self.sums = x.new_zeros(n, len(module.names))
         self.i = torch.zeros(1, dtype=torch.long, device=x.device)  # the step
-        self.step = played_back(self.next)
+        self.lr = x.new_ones(())
+        self.step = self.next
+        self.recorded = False
 
     def next(self) -> None:
         """A step on the images of self.i, which moves on."""
         weight, lr = self.told.index_select(0, self.i)[0]
         sums = self.module.gradients(self.images.index_select(0, self.i)[0], weight)
+        self.lr.copy_(lr)
         if self.whole:
-            rates = [group["lr"] for group in self.optimizer.param_groups]
-            for group in self.optimizer.param_groups:
-                group["lr"] = lr
-            self.optimizer.optimizer.step()
-            for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate
+            self.take()
         self.sums.index_copy_(0, self.i, sums[None])
         self.i.add_(1)
 
@@ -67,12 +74,18 @@ class Captured:
         told = [(self.module.weight(step), self.module.lr(step)) for step in range(first, first + n)]
         self.told[:n].copy_(torch.tensor(told), non_blocking=True)
         self.i.zero_()
+        for group in self.groups:
+            group["lr"] = self.lr  # a number would be recorded as what it is now
         for _, lr in told:
             self.step()
             if not self.whole:
                 self.module.move(lr)
         if self.whole:
             self.count(n)
+        if not self.recorded:
+            self.step, self.recorded = played_back(self.next), True
+        for group in self.groups:
+            group["lr"] = told[-1][1]
         return list(self.sums[:n].clone())
 
     def count(self, n: int) -> None:

@@ -209,7 +209,9 @@ def train(cfg: DictConfig, folder: Path) -> None:
 
     size = sum(parameter.numel() for parameter in module.parameters())
     log.info(f"{size:,} parameters, {len(data.images['train'].pixels):,} images; {os.path.relpath(folder)}")
+    torch.set_float32_matmul_precision(cfg.get("matmul_precision", "highest"))
     trainer.fit(module, datamodule=data, ckpt_path=resumed, weights_only=True)
+    torch.set_float32_matmul_precision("highest")
     trainer.test(module, datamodule=data, ckpt_path=best.best_model_path or None, weights_only=True, verbose=False)
     report({name: x for name, x in module.latest.items() if name.startswith("test/")}, data, cfg, folder)
 

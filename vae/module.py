@@ -86,7 +86,9 @@ class VAEModule(LightningModule):
         self.begun, self.before = time.perf_counter(), 0.0  # and the seconds of a run that this one goes on with
 
     def configure_optimizers(self) -> Optimizer:
-        return self.optimizer(self.vae.parameters())
+        optimizer = self.optimizer(self.vae.parameters())
+        self.peak = optimizer.defaults["lr"]
+        return optimizer
 
     @property
     def steps(self) -> int:
@@ -102,8 +104,7 @@ class VAEModule(LightningModule):
 
     def lr(self, step: int) -> float:
         """The learning rate of the step after so many."""
-        optimizer: Any = self.optimizers()
-        return optimizer.defaults["lr"] * self.schedule((step + 1) / (self.steps + 1))
+        return self.peak * self.schedule((step + 1) / (self.steps + 1))
 
     def weight(self, step: int) -> float:
         """The weight of the objective in the step after so many."""
