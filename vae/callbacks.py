@@ -130,10 +130,13 @@ class CompiledSteps(Callback):
 
 
 class CapturedSteps(Callback):
-    """Has a training's steps played back."""
+    """Has a training's steps played back, if a graph can hold its optimiser."""
 
     def on_train_start(self, trainer: Any, module: Any) -> None:
-        data = trainer.datamodule
+        optimizer, data = module.optimizers().optimizer, trainer.datamodule
+        if "capturable" not in optimizer.defaults:
+            log.info(f"cuda_graph: no graph can hold {type(optimizer).__name__}; its steps are taken one by one")
+            return
         module.captured = Captured(module, data.x("train", slice(data.batch_size)).to(module.device))
 
 

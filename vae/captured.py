@@ -31,23 +31,21 @@ class Captured:
     """The steps of `module` on images of the shape of x, (B, C, H, W).
 
     They are those `module` would take itself, to rounding, with the same random numbers. The first call takes its steps
-    one by one, which makes ready what a graph cannot; the others play back. An optimiser that no graph can hold takes
-    its part of a step outside; in that of a compiled step, the optimiser is compiled too.
+    one by one, which makes ready what a graph cannot; the others play back. Where `module` has compiled its gradients,
+    the optimiser is compiled too.
     """
 
     def __init__(self, module: Any, x: Tensor) -> None:
         self.module, self.shape = module, x.shape
-        self.optimizer = module.optimizers().optimizer
-        self.groups = self.optimizer.param_groups
-        self.whole = all("capturable" in group for group in self.groups)
-        self.take = self.optimizer.step
-        if self.whole:
+        optimizer = module.optimizers().optimizer
+        self.groups = optimizer.param_groups
+        self.take = optimizer.step
+        for group in self.groups:
+            group["capturable"] = True
+        if module.compiled:
             for group in self.groups:
-                group["capturable"] = True
-            if module.compiled:
-                for group in self.groups:
-                    group["fused"] = False  # which would be taken as it is
-                self.take = torch.compile(self.take)
+                group["fused"] = False  # which would stay one slow kernel
+            self.take = torch.compile(self.take)
         n = AT_ONCE_ON_GPU
         self.images = x.new_zeros(n, *x.shape)
         self.told = x.new_ones(n, 2)  # a step's weight and learning rate
@@ -62,8 +60,7 @@ class Captured:
         weight, lr = self.told.index_select(0, self.i)[0]
         sums = self.module.gradients(self.images.index_select(0, self.i)[0], weight)
         self.lr.copy_(lr)
-        if self.whole:
-            self.take()
+        self.take()
         self.sums.index_copy_(0, self.i, sums[None])
         self.i.add_(1)
 
@@ -76,12 +73,9 @@ class Captured:
         self.i.zero_()
         for group in self.groups:
             group["lr"] = self.lr  # a number would be recorded as what it is now
-        for _, lr in told:
+        for _ in told:
             self.step()
-            if not self.whole:
-                self.module.move(lr)
-        if self.whole:
-            self.count(n)
+        self.count(n)
         if not self.recorded:
             self.step, self.recorded = played_back(self.next), True
         for group in self.groups:

@@ -171,8 +171,11 @@ class VAEModule(LightningModule):
 
     def step(self, x: Tensor) -> Tensor:
         """A step of the optimiser on images x; the sums of their values, (n,), over this process' part of them."""
+        optimizer: Any = self.optimizers()
         sums = self.gradients(x, self.weight(self.global_step))
-        self.move(self.lr(self.global_step))
+        for group in optimizer.param_groups:
+            group["lr"] = self.lr(self.global_step)
+        optimizer.step()
         return sums
 
     def gradients(self, x: Tensor, weight: float | Tensor) -> Tensor:
@@ -182,13 +185,6 @@ class VAEModule(LightningModule):
             optimizer: Any = self.optimizers()
             self.clip_gradients(optimizer, self.gradient_clip_val, "norm")
         return sums
-
-    def move(self, lr: float) -> None:
-        """Let the optimiser take a step."""
-        optimizer: Any = self.optimizers()
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        optimizer.step()
 
     def forward(self, x: Tensor, weight: float | Tensor) -> tuple[Tensor, Tensor]:
         """What a step on a batch of images x minimises; and the sums of their values, (n,)."""
