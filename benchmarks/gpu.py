@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 ROOT = Path(__file__).parent.parent
 OUT = ROOT / "outputs" / "bench"
-STEPS, EPOCHS = 500, 6
+STEPS, EPOCHS = 500, 8
 RATE = ["optimizer.lr=1e-3", "optimizer/schedule=constant"]
 
 

@@ -119,7 +119,7 @@ class VAEModule(LightningModule):
     def record(self, values: dict[str, float], step: int | None = None) -> None:
         """Send values to every logger, at this number of optimiser steps; None: those taken so far."""
         seconds = self.before + time.perf_counter() - self.begun
-        values = values | {"images_seen": self.images_seen, "seconds": round(seconds, 2)}
+        values = values | {"images_seen": self.images_seen, "seconds": round(seconds, 3)}
         self.latest = self.latest | values
         for logger in self.trainer.loggers:
             logger.log_metrics(values, step=self.global_step if step is None else step)
