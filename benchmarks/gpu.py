@@ -119,16 +119,8 @@ def ours(batch: int, keys: list[str], data: Path) -> float:
     """Steps a second of train.py: the median of its epochs but the first two."""
     run = OUT / "gpu"
     shutil.rmtree(run, ignore_errors=True)
-    keys = [
-        "trainer=gpu",
-        *keys,
-        *RATE,
-        f"batch_size={batch}",
-        f"trainer.max_epochs={EPOCHS}",
-        "test.K=1",
-        f"data_dir={data}",
-    ]
-    command = [sys.executable, "train.py", *keys, f"hydra.run.dir={run}"]
+    work = [f"batch_size={batch}", f"trainer.max_epochs={EPOCHS}", "test.K=1", f"data_dir={data}"]
+    command = [sys.executable, "train.py", "trainer=gpu", *keys, *RATE, *work, f"hydra.run.dir={run}"]
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     with (run / "metrics.csv").open(newline="") as file:
         ends = [row for row in csv.DictReader(file) if row["epoch"]]
@@ -154,16 +146,19 @@ def main(batches: list[int]) -> None:
         "Lightning, a DataLoader of a tensor": lambda batch: plain_lightning(grey, batch),
         "torch alone": lambda batch: raw(grey, batch, graphed=False),
     }
+    rates: dict[str, list[str]] = {name: [] for name in ways}
+    for batch in batches:
+        for name, way in ways.items():
+            rates[name].append(f"{way(batch):,.0f}")
+            print(f"batch {batch:>4}   {rates[name][-1]:>8} steps a second   {name}", flush=True)
     lines = [
         f"{date.today()}, {torch.cuda.get_device_name()}; torch {torch.__version__}, pytorch-lightning "
         f"{pytorch_lightning.__version__}; steps a second.",
         "",
         "| | " + " | ".join(f"batch {batch}" for batch in batches) + " |",
         "|---" * (1 + len(batches)) + "|",
+        *(f"| {name} | {' | '.join(found)} |" for name, found in rates.items()),
     ]
-    for name, way in ways.items():
-        lines.append(f"| {name} | " + " | ".join(f"{way(batch):,.0f}" for batch in batches) + " |")
-        print(lines[-1], flush=True)
     (OUT / "gpu.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
 

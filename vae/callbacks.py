@@ -85,10 +85,11 @@ class Pictures(Callback):
         self.folder, self.history = folder, history
 
     def show(self, trainer: Trainer, name: str, picture: figures.Picture) -> None:
-        figures.save(picture, self.folder / f"{name}.png")
+        file = self.folder / f"{name}.png"
+        figures.save(picture, file)
         for logger in trainer.loggers:
-            if hasattr(logger, "log_image"):
-                logger.log_image(key=name, images=[picture], step=trainer.global_step)
+            if hasattr(logger, "log_image"):  # a PNG takes longer to make than to copy
+                logger.log_image(key=name, images=[str(file)], step=trainer.global_step)
 
     @rank_zero_only
     @torch.inference_mode()
