@@ -57,7 +57,7 @@ def main(device: str) -> None:
     for i, way in enumerate(ways, 1):
         ratio = statistics.median(each[i] / each[0] for each in rounds)
         image = 1000 * statistics.median(each[i] for each in rounds) / IMAGES
-        print(f"log p(x), K = {K}{way}: {image:.2g} ms an image, {ratio:.2f} of the time of its matrix products.")
+        print(f"log p(x), K = {K}{way}: {image:.3g} ms an image, {ratio:.2f} of the time of its matrix products.")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ from vae.config import UserError
 
 EVAL_BATCH = 500  # images at a time where nothing is learned
 AT_ONCE = 10  # batches drawn together, and handed out together to be trained on one after the other
-AT_ONCE_ON_GPU = 100  # which is to do a step in a hundredth of the time that Lightning takes for what it is handed
+AT_ONCE_ON_GPU = 100  # which takes a step in a hundredth of the time that Lightning takes around them
+PIXELS_ON_GPU = 2**25  # at most so many numbers at once
 
 
 class Images(NamedTuple):
@@ -30,6 +31,11 @@ class Images(NamedTuple):
         """The images of these rows."""
         labels = None if self.labels is None else self.labels[rows]
         return Images(self.pixels[rows], labels, self.names and [self.names[i] for i in rows.tolist()])
+
+
+def at_once(batch: int, on_gpu: bool) -> int:
+    """How many batches to draw together, of so many numbers each."""
+    return max(1, min(AT_ONCE_ON_GPU, PIXELS_ON_GPU // batch)) if on_gpu else AT_ONCE
 
 
 def pair(size: int | Sequence[int]) -> tuple[int, int]:
@@ -115,7 +121,7 @@ class Epoch:
     ) -> None:
         self.pixels, self.batch_size = pixels, batch_size
         self.each_use, self.seed, self.epoch = each_use, seed, epoch
-        self.at_once = batch_size * (AT_ONCE_ON_GPU if pixels.is_cuda else AT_ONCE)  # images
+        self.at_once = batch_size * at_once(batch_size * pixels[0].numel(), pixels.is_cuda)  # images
         self.taken = 0
 
     def __len__(self) -> int:

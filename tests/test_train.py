@@ -245,6 +245,32 @@ def test_a_run_stopped_and_resumed_ends_in_the_same_weights(stop_after, by, code
     assert timeless(stopped) == timeless(whole)
 
 
+def test_a_run_whose_epochs_are_one_batch_of_batches_stops_after_one(cli, runs, monkeypatch):
+    monkeypatch.setattr("datamodules.base.AT_ONCE", 100)
+    assert cli(*EPOCHS)[0] == 0
+    (whole,) = runs()
+    step = VAEModule.step
+
+    def then_stop(module, x):
+        if module.global_step == 17:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(module, x)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(VAEModule, "step", then_stop)
+        assert cli(*EPOCHS)[0] == 130
+    (stopped,) = {path.parent for path in Path("outputs").rglob("checkpoints")} - {Path(os.path.relpath(whole))}
+    assert torch.load(stopped / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 24
+    assert cli(f"resume={stopped}/", defaults=())[0] == 0
+    assert same(weights(stopped), weights(whole))
+    assert timeless(stopped) == timeless(whole)
+
+
+def test_what_is_left_at_the_end_is_recorded_too(cli, runs):
+    assert cli("trainer.max_steps=17", "log_every_n_steps=10")[0] == 0
+    assert [row["step"] for row in rows(*runs()) if "train/elbo" in row] == [10, 12, 17]
+
+
 def test_many_steps_at_a_time_are_the_steps_one_at_a_time(cli, runs, monkeypatch):
     cli("trainer.max_epochs=4", "trainer.max_steps=31", "log_every_n_steps=2")
     monkeypatch.setattr("datamodules.base.AT_ONCE", 1)

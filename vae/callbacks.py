@@ -131,14 +131,17 @@ class CompiledSteps(Callback):
 
 
 class CapturedSteps(Callback):
-    """Has a training's steps played back, if a graph can hold its optimiser."""
+    """Has a training's steps played back, if its optimiser is made for that."""
 
     def on_train_start(self, trainer: Any, module: Any) -> None:
         optimizer, data = module.optimizers().optimizer, trainer.datamodule
         if "capturable" not in optimizer.defaults:
-            log.info(f"cuda_graph: no graph can hold {type(optimizer).__name__}; its steps are taken one by one")
+            log.info(f"cuda_graph: {type(optimizer).__name__} is not made for graphs; its steps are taken one by one")
             return
         module.captured = Captured(module, data.x("train", slice(data.batch_size)).to(module.device))
+
+    def on_train_end(self, _trainer: Trainer, module: Any) -> None:
+        module.captured = None
 
 
 class Kept(ModelCheckpoint):
@@ -191,8 +194,17 @@ class CleanStop(Callback):
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         if not trainer.is_last_batch and (code := self.agreed(trainer)):
             trainer.save_checkpoint(self.checkpoint)
-            log.info(f"stopped; to go on: python train.py resume={shlex.quote(str(self.checkpoint.parent.parent))}")
-            raise SystemExit(code)
+            self.stop(code)
+
+    def on_train_epoch_start(self, trainer: Trainer, _module: Any) -> None:
+        """Where the epoch before was one batch of batches, this is the first chance; its checkpoint is written."""
+        validated = trainer.current_epoch and trainer.current_epoch % (trainer.check_val_every_n_epoch or 1) == 0
+        if validated and (code := self.agreed(trainer)):
+            self.stop(code)
+
+    def stop(self, code: int) -> None:
+        log.info(f"stopped; to go on: python train.py resume={shlex.quote(str(self.checkpoint.parent.parent))}")
+        raise SystemExit(code)
 
     def on_train_end(self, trainer: Trainer, _module: Any) -> None:
         for signum, handler in self.before.items():

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from datamodules.base import AT_ONCE_ON_GPU
+from datamodules.base import at_once
 from vae.config import UserError
 
 
@@ -20,7 +20,7 @@ def played_back(work: Callable[[], None]) -> Callable[[], None]:
         with torch.cuda.graph(graph):
             work()
     except RuntimeError as error:
-        told = str(error).splitlines()[0]
+        told = str(error.__context__ or error).splitlines()[0]  # leaving the graph fails too, and says less
         raise UserError(
             f"cuda_graph=true: this step cannot be recorded ({told}); cuda_graph=false can take it"
         ) from None
@@ -39,33 +39,34 @@ class Captured:
         self.module, self.shape = module, x.shape
         optimizer = module.optimizers().optimizer
         self.groups = optimizer.param_groups
-        self.take = optimizer.step
+        self.move = optimizer.step
         for group in self.groups:
             group["capturable"] = True
         if module.compiled:
             for group in self.groups:
-                group["fused"] = False  # which would stay one slow kernel
-            self.take = torch.compile(self.take)
-        n = AT_ONCE_ON_GPU
-        self.images = x.new_zeros(n, *x.shape)
-        self.told = x.new_ones(n, 2)  # a step's weight and learning rate
-        self.sums = x.new_zeros(n, len(module.names))
+                if "fused" in group:
+                    group["fused"] = False  # which would stay the one kernel it is
+            torch._dynamo.reset()  # or it would compile no more than eight optimisers in one process
+            self.move = torch.compile(self.move)
+        self.most = at_once(x.numel(), on_gpu=True)
+        self.images = x.new_zeros(self.most, *x.shape)
+        self.told = x.new_ones(self.most, 2)  # a step's weight and learning rate
+        self.sums = x.new_zeros(self.most, len(module.names))
         self.i = torch.zeros(1, dtype=torch.long, device=x.device)  # the step
         self.lr = x.new_ones(())
-        self.step = self.next
-        self.recorded = False
+        self.graph: Callable[[], None] | None = None
 
-    def next(self) -> None:
+    def step(self) -> None:
         """A step on the images of self.i, which moves on."""
         weight, lr = self.told.index_select(0, self.i)[0]
         sums = self.module.gradients(self.images.index_select(0, self.i)[0], weight)
         self.lr.copy_(lr)
-        self.take()
+        self.move()
         self.sums.index_copy_(0, self.i, sums[None])
         self.i.add_(1)
 
     def steps(self, batches: list[Tensor], first: int) -> list[Tensor]:
-        """One on each of the batches, after `first` others; the sums of their values, each (n,)."""
+        """One on each of at most `most` batches, after `first` others; the sums of their values, each (n,)."""
         n = len(batches)
         torch.stack(batches, out=self.images[:n])
         told = [(self.module.weight(step), self.module.lr(step)) for step in range(first, first + n)]
@@ -73,17 +74,17 @@ class Captured:
         self.i.zero_()
         for group in self.groups:
             group["lr"] = self.lr  # a number would be recorded as what it is now
-        for _ in told:
-            self.step()
-        self.count(n)
-        if not self.recorded:
-            self.step, self.recorded = played_back(self.next), True
+        step = self.graph or self.step
+        for _ in batches:
+            step()
+        self.graph = self.graph or played_back(self.step)
         for group in self.groups:
             group["lr"] = told[-1][1]
+        self.report(n)
         return list(self.sums[:n].clone())
 
-    def count(self, n: int) -> None:
-        """Tell Lightning of n steps that its own optimiser did not see."""
+    def report(self, n: int) -> None:
+        """Tell Lightning of n steps, which its own optimiser did not see."""
         progress = self.module.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         for _ in range(n):
             progress.increment_ready()

@@ -166,7 +166,7 @@ class Config(BaseModel, strict=True, extra="forbid"):
     patience: Count | None = Field(description="a whole number, 1 or more, or null")
     compile: bool = Field(False, description="true or false")
     cuda_graph: bool = Field(False, description="true or false")
-    matmul_precision: Literal["highest", "high", "medium"] = "highest"
+    matmul_precision: Literal["highest", "high"] = "highest"
     resume: str | None
     test: Test = Field(description="its keys, such as test.K=100")
     architecture: Architecture

@@ -169,13 +169,13 @@ def train(cfg: DictConfig, folder: Path) -> None:
         if processes > 1:
             raise UserError(f"compile=true: expected a training in one process, and trainer.devices is {processes}")
         check_compiler()
-    gpu = cfg.trainer.accelerator == "gpu"
+    gpu = cfg.trainer.accelerator in ("gpu", "cuda")
     if gpu and not torch.accelerator.is_available():
-        raise UserError("trainer.accelerator=gpu: none was found; expected trainer.accelerator=cpu, or trainer=default")
+        raise UserError(f"trainer.accelerator={cfg.trainer.accelerator}: no GPU was found; expected cpu")
     captures = cfg.get("cuda_graph")
     if captures and not (gpu and processes == 1 and torch.cuda.is_available()):
-        given = f"trainer.accelerator={cfg.trainer.accelerator}, {processes} processes"
-        raise UserError(f"cuda_graph=true: expected one GPU of NVIDIA's, as with trainer=gpu; given {given}")
+        given = f"trainer.accelerator={cfg.trainer.accelerator} and trainer.devices={processes}"
+        raise UserError(f"cuda_graph=true: expected one GPU of NVIDIA's, as with trainer=gpu, and not {given}")
 
     checkpoints, history = folder / "checkpoints", MetricsCSV(folder)
     resumed = checkpoints / "last.ckpt" if cfg.resume else None
@@ -210,8 +210,10 @@ def train(cfg: DictConfig, folder: Path) -> None:
     size = sum(parameter.numel() for parameter in module.parameters())
     log.info(f"{size:,} parameters, {len(data.images['train'].pixels):,} images; {os.path.relpath(folder)}")
     torch.set_float32_matmul_precision(cfg.get("matmul_precision", "highest"))
-    trainer.fit(module, datamodule=data, ckpt_path=resumed, weights_only=True)
-    torch.set_float32_matmul_precision("highest")
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=resumed, weights_only=True)
+    finally:
+        torch.set_float32_matmul_precision("highest")
     trainer.test(module, datamodule=data, ckpt_path=best.best_model_path or None, weights_only=True, verbose=False)
     report({name: x for name, x in module.latest.items() if name.startswith("test/")}, data, cfg, folder)
 

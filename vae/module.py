@@ -25,7 +25,7 @@ UNNORMALIZED = {"elbo": "minus_cross_entropy_less_kl", "log_likelihood": "minus_
 
 
 class Means:
-    """Averages over images of `names`; the sums, (n,), stay on the device until they are read."""
+    """Averages over images of `names`; the sums, (n,), stay where they are until they are read."""
 
     def __init__(self, names: Iterable[str]) -> None:
         self.names = list(names)
@@ -80,7 +80,7 @@ class VAEModule(LightningModule):
         self.latest: dict[str, float] = {}
         self.loaded: dict[str, Any] = {}
         self.names = [*self.curves, "objective"]
-        self.taken: list[tuple[Tensor, int]] = []  # the sums of steps, (n,), and their images, not yet among the means
+        self.unread: list[tuple[Tensor, int]] = []  # the sums of steps, (n,), and their images, not yet among the means
         self.train_means = Means(self.names)
         self.images_seen = 0
         self.begun, self.before = time.perf_counter(), 0.0  # and the seconds of a run that this one goes on with
@@ -100,7 +100,7 @@ class VAEModule(LightningModule):
     @property
     def ahead(self) -> int:
         """Optimiser steps until something is recorded, or the run is over."""
-        return min(self.every - self.global_step % self.every, self.steps - self.global_step)
+        return max(0, min(self.every - self.global_step % self.every, self.steps - self.global_step))
 
     def lr(self, step: int) -> float:
         """The learning rate of the step after so many."""
@@ -158,15 +158,18 @@ class VAEModule(LightningModule):
     def training_step(self, batches: Batches, _i: int) -> None:
         """A step of the optimiser for each of the batches; how they went is read when it is recorded."""
         left = iter(batches)
-        while now := list(islice(left, self.ahead)):
-            self.taken += zip(self.steps_on(now), map(len, now), strict=True)
-            if self.global_step % self.every == 0:
+        most = self.captured.most if self.captured else 1
+        while now := list(islice(left, min(self.ahead, most))):
+            self.unread += zip(self.steps_on(now), map(len, now), strict=True)
+            if self.global_step % self.every == 0 or self.global_step == self.steps:
                 self.record_training()
 
     def steps_on(self, batches: list[Tensor]) -> list[Tensor]:
-        """One step of the optimiser on each; the sums of their values, (n,), over this process' part of them."""
-        whole = [x for x in batches if self.captured and x.shape == self.captured.shape]
-        sums = self.captured.steps(whole, self.global_step) if self.captured and whole else []
+        """A step of the optimiser on each; the sums of their values, (n,), over this process' part of them."""
+        if not self.captured:
+            return [self.step(x) for x in batches]
+        whole = [x for x in batches if x.shape == self.captured.shape]
+        sums = self.captured.steps(whole, self.global_step) if whole else []
         return sums + [self.step(x) for x in batches[len(whole) :]]
 
     def step(self, x: Tensor) -> Tensor:
@@ -203,10 +206,10 @@ class VAEModule(LightningModule):
 
     def count(self) -> None:
         """Add the sums of the steps since the last time to the means; UserError if an objective was not finite."""
-        if not self.taken:
+        if not self.unread:
             return
-        taken, self.taken = self.taken, []
-        sums = self.of_all(torch.stack([sums for sums, _ in taken]))
+        taken, self.unread = self.unread, []
+        sums = self.of_all(torch.stack([sums for sums, _ in taken])).cpu()
         images = [images for _, images in taken]
         means = (sums / sums.new_tensor(images)[:, None]).tolist()
         for i, (*of_curves, objective) in enumerate(means):
@@ -237,7 +240,7 @@ class VAEModule(LightningModule):
         self.train_means, self.since, self.untimed = Means(self.names), now, 0
 
     def on_train_batch_end(self, *_: Any) -> None:
-        if self.trainer.is_last_batch and (self.taken or self.train_means.images):
+        if self.trainer.is_last_batch and (self.unread or self.train_means.images):
             self.record_training()
 
     def on_validation_epoch_start(self) -> None:
