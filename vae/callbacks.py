@@ -197,9 +197,10 @@ class CleanStop(Callback):
             self.stop(code)
 
     def on_train_epoch_start(self, trainer: Trainer, _module: Any) -> None:
-        """Where the epoch before was one batch of batches, this is the first chance; its checkpoint is written."""
-        validated = trainer.current_epoch and trainer.current_epoch % (trainer.check_val_every_n_epoch or 1) == 0
-        if validated and (code := self.agreed(trainer)):
+        """Where an epoch is one batch of batches, stop between two, if the first was validated, and so is written."""
+        epochs, alone = trainer.current_epoch, trainer.num_training_batches == 1
+        written = epochs and epochs % (trainer.check_val_every_n_epoch or 1) == 0
+        if alone and written and (code := self.agreed(trainer)):
             self.stop(code)
 
     def stop(self, code: int) -> None:
