@@ -20,7 +20,7 @@ def played_back(work: Callable[[], None]) -> Callable[[], None]:
         with torch.cuda.graph(graph):
             work()
     except RuntimeError as error:
-        told = str(error.__context__ or error).splitlines()[0]  # leaving the graph fails too, and says less
+        told = str(error.__context__ or error).partition("\n")[0]  # leaving the graph fails too, and says less
         raise UserError(
             f"cuda_graph=true: this step cannot be recorded ({told}); cuda_graph=false can take it"
         ) from None
