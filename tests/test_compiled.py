@@ -193,6 +193,9 @@ def test_where_nothing_can_be_compiled_is_one_line(cli):
     code, _, err = cli("compile=true", "trainer=ddp")
     assert (code, err.count("\n")) == (2, 1)
     assert "compile=true: expected a training in one process, and trainer.devices is 2" in err
+    code, _, err = cli("compile=true", "+trainer.precision=bf16-mixed")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "trainer.precision=bf16-mixed: expected 32-true with compile=true or cuda_graph=true" in err
     with inductor.patch("cpp.cxx", ("no-such-compiler",)):
         code, _, err = cli("compile=true")
     assert (code, err.count("\n")) == (2, 1)

@@ -215,7 +215,7 @@ def test_the_odd_one_is_the_strangest(score, cli, runs, look):
         log_px = vae.terms(x, 20).log_w.logsumexp(0) - np.log(20)
     expected = squared if score == "reconstruction" else -log_px
     np.testing.assert_allclose(strangeness, expected, atol=1e-3 if score == "reconstruction" else 4)
-    shown = np.asarray(Image.open(folder / "latent/strangest.png"))
+    shown = np.asarray(Image.open(folder / "latent/strangest.png").convert("RGB"))
     zoom = shown.shape[1] // (10 * 10 + 2)
     assert (shown[2 * zoom :: zoom, 2 * zoom :: zoom, 0][:8, :8] == 255 * x[17, 0].numpy()).all()
 

@@ -80,12 +80,5 @@ class Captured:
         self.graph = self.graph or played_back(self.step)
         for group in self.groups:
             group["lr"] = told[-1][1]
-        self.report(n)
+        self.module.report(n)
         return list(self.sums[:n].clone())
-
-    def report(self, n: int) -> None:
-        """Tell Lightning of n steps, which its own optimiser did not see."""
-        progress = self.module.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
-        for _ in range(n):
-            progress.increment_ready()
-            progress.increment_completed()

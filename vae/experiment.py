@@ -177,6 +177,10 @@ def train(cfg: DictConfig, folder: Path) -> None:
         given = f"trainer.accelerator={cfg.trainer.accelerator} and trainer.devices={processes}"
         raise UserError(f"cuda_graph=true: expected one GPU of NVIDIA's, as with trainer=gpu, and not {given}")
 
+    precision = cfg.trainer.get("precision")
+    if (compiles or captures) and precision not in (None, 32, "32", "32-true"):
+        raise UserError(f"trainer.precision={precision}: expected 32-true with compile=true or cuda_graph=true")
+
     checkpoints, history = folder / "checkpoints", MetricsCSV(folder)
     resumed = checkpoints / "last.ckpt" if cfg.resume else None
     if resumed:

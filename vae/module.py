@@ -139,6 +139,8 @@ class VAEModule(LightningModule):
         return self.of_all(rows)
 
     def on_train_start(self) -> None:
+        # else Lightning has gradients to scale, or to wait for
+        self.plain = self.trainer.world_size == 1 and self.trainer.precision == "32-true"
         if self.global_rank:  # other images, other noise; the first draws that of a run alone
             torch.manual_seed(generator(torch.device("cpu"), Stream.RANK, self.seed, self.global_rank).initial_seed())
         if self.loaded:
@@ -178,8 +180,19 @@ class VAEModule(LightningModule):
         sums = self.gradients(x, self.weight(self.global_step))
         for group in optimizer.param_groups:
             group["lr"] = self.lr(self.global_step)
-        optimizer.step()
+        if self.plain:
+            optimizer.optimizer.step()
+            self.report(1)
+        else:
+            optimizer.step()
         return sums
+
+    def report(self, n: int) -> None:
+        """Tell Lightning of n steps of torch's optimiser; its own takes a while for what it adds."""
+        progress: Any = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+        for _ in range(n):
+            progress.increment_ready()
+            progress.increment_completed()
 
     def gradients(self, x: Tensor, weight: float | Tensor) -> Tensor:
         """Set the gradients of a step on images x, clipped; the sums of their values, (n,)."""
