@@ -51,8 +51,11 @@ def test_played_back_or_one_by_one_it_is_the_same_training(line, cli, runs, monk
     for one, other in zip(rows(alone), rows(together), strict=True):
         for name in one.keys() - {"seconds", "images_per_second"}:
             assert other[name] == pytest.approx(one[name], rel=1e-4), name
-    steps = [torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] for run in runs()]
-    assert steps == [29, 29] if "29" in line else [36, 36]
+    checkpoints = [torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in runs()]
+    assert [checkpoint["global_step"] for checkpoint in checkpoints] == ([29, 29] if "29" in line else [36, 36])
+    last, played_last = (checkpoint["optimizer_states"][0]["param_groups"][0]["lr"] for checkpoint in checkpoints)
+    assert type(played_last) is float
+    assert played_last == last
 
 
 @pytest.fixture
