@@ -24,7 +24,7 @@ from PIL import Image
 from pytorch_lightning import seed_everything
 from wandb_server import WandbServer
 
-from vae import callbacks
+from vae import callbacks, measured
 from vae.config import CONF
 from vae.experiment import build, load
 from vae.model import VAE
@@ -165,12 +165,10 @@ def test_the_best_epoch_is_tested_on_the_test_images(cli, runs, monkeypatch):
 
 
 def test_log_px_of_the_first_images_alone(cli, monkeypatch):
-    from vae import module
-
     seen = []
-    estimate = module.importance_sample
+    estimate = measured.importance_sample
     spied = lambda vae, x, K: seen.append((len(x), K)) or estimate(vae, x, K)  # noqa: E731
-    monkeypatch.setattr(module, "importance_sample", spied)
+    monkeypatch.setattr(measured, "importance_sample", spied)
     monkeypatch.setattr("datamodules.base.EVAL_BATCH", 50)
     code, _, _ = cli("test.images=70", "test.K=9")
     assert code == 0

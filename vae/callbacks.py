@@ -104,7 +104,7 @@ class Pictures(Callback):
     @torch.inference_mode()
     def on_test_end(self, trainer: Any, module: Any) -> None:
         data = trainer.datamodule
-        codes = torch.cat(module.codes)
+        codes = torch.cat(module.tested.codes)
         x = data.x("test", slice(50)).to(module.device)
         self.show(trainer, "reconstructions", figures.reconstructions(module.vae, x))
         self.show(trainer, "samples", figures.samples(module.vae))

@@ -1,7 +1,6 @@
 """The training loop's view of a VAE: steps, records, learning rate, and what a checkpoint must hold. No mathematics."""
 
 import math
-import sys
 import time
 from collections.abc import Callable, Iterable
 from itertools import islice
@@ -16,29 +15,12 @@ from datamodules.base import Batches, Stream, generator
 from vae.captured import Captured
 from vae.compiled import Compiled
 from vae.config import UserError
-from vae.estimator import active_units, importance_sample, summary
+from vae.measured import Means, Tested
 from vae.model import VAE
 from vae.objectives import Objective
 
 # What two terms are called where log p(x|z) is the log of no distribution, and bounds nothing.
 UNNORMALIZED = {"elbo": "minus_cross_entropy_less_kl", "log_likelihood": "minus_cross_entropy"}
-
-
-class Means:
-    """Averages over images of `names`; the sums, (n,), stay where they are until they are read."""
-
-    def __init__(self, names: Iterable[str]) -> None:
-        self.names = list(names)
-        self.sums: Tensor | float = 0.0
-        self.images = 0
-
-    def add(self, sums: Tensor, images: int) -> None:
-        self.sums = self.sums + sums
-        self.images += images
-
-    def read(self, split: str) -> dict[str, float]:
-        means = (torch.as_tensor(self.sums) / self.images).tolist()
-        return {f"{split}/{name}": mean for name, mean in zip(self.names, means, strict=True)}
 
 
 class VAEModule(LightningModule):
@@ -277,34 +259,14 @@ class VAEModule(LightningModule):
     def on_test_start(self) -> None:
         torch.manual_seed(self.seed)
         trainer: Any = self.trainer
-        self.mean_image = trainer.datamodule.mean_image().to(self.device)
-        self.test_means = Means(self.curves)
-        self.log_px: list[Tensor] = []
-        self.codes: list[Tensor] = []
-        self.errors: list[Tensor] = []
-        self.left = sys.maxsize if self.images is None else self.images
+        mean_image = trainer.datamodule.mean_image().to(self.device)
+        self.tested = Tested(self.vae, self.curves, mean_image, self.K if self.bounds else 0, self.images)
 
     def test_step(self, x: Tensor, _i: int) -> None:
-        terms = self.vae.terms(x)
-        self.test_means.add(torch.stack([getattr(terms, term).sum() for term in self.curves.values()]), len(x))
-        self.codes.append(terms.q_z.mean)
-        shown = torch.stack([self.vae.p_x(self.codes[-1]).mean, self.mean_image.expand_as(x)])
-        self.errors.append((shown - x).square().sum((-3, -2, -1)))
-        if self.left > 0 and self.bounds:
-            self.log_px.append(importance_sample(self.vae, x[: self.left], self.K).log_px)
-            self.left -= len(x)
+        self.tested.add(x)
 
     def on_test_epoch_end(self) -> None:
-        reconstruction, baseline = torch.cat(self.errors, 1).mean(1).tolist()
-        values = self.test_means.read("test") | {
-            "test/active_units": active_units(torch.cat(self.codes)),
-            "test/squared_error": reconstruction,
-            "test/squared_error_of_mean_image": baseline,
-        }
-        if self.bounds:
-            scored = summary(torch.cat(self.log_px), self.vae, self.mean_image.numel())
-            values |= {f"test/{name}": value for name, value in scored.items()}
-        self.record(values)
+        self.record(self.tested.read())
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.count()
