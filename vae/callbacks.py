@@ -6,6 +6,7 @@ import os
 import shlex
 import signal
 import sys
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
@@ -20,7 +21,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from vae import figures
 from vae.captured import Captured
-from vae.compiled import Compiled
+from vae.compiled import STEPS, Compiled, if_possible
 from vae.loggers import MetricsCSV
 
 log = logging.getLogger(__name__)
@@ -122,23 +123,41 @@ class Pictures(Callback):
         self.show(trainer, "curves", figures.curves(self.history.rows, list(module.curves)))
 
 
+def whole_batch(trainer: Any) -> torch.Tensor:
+    """Images such as a step is taken on."""
+    data = trainer.datamodule
+    return data.x("train", slice(data.batch_size)).to(trainer.strategy.root_device)
+
+
 class CompiledSteps(Callback):
     """Compiles a training's step before it begins."""
 
-    def on_fit_start(self, trainer: Any, module: Any) -> None:
-        data = trainer.datamodule
-        module.compiled = Compiled(module, data.x("train", slice(data.batch_size)).to(module.device))
+    def on_fit_start(self, trainer: Trainer, module: Any) -> None:
+        module.compiled = Compiled(module, whole_batch(trainer))
+
+
+class CompiledLater(Callback):
+    """Compiles the step of a training that gains by it before its second epoch, if it can be."""
+
+    def __init__(self) -> None:
+        self.due = True
+
+    def on_train_batch_start(self, trainer: Trainer, module: Any, *_: Any) -> None:
+        if self.due and trainer.current_epoch and module.steps >= STEPS:
+            self.due, begun = False, time.perf_counter()
+            module.compiled = if_possible(lambda: Compiled(module, whole_batch(trainer)))
+            module.since += time.perf_counter() - begun
 
 
 class CapturedSteps(Callback):
     """Has a training's steps played back, if its optimiser is made for that."""
 
-    def on_train_start(self, trainer: Any, module: Any) -> None:
-        optimizer, data = module.optimizers().optimizer, trainer.datamodule
+    def on_train_start(self, trainer: Trainer, module: Any) -> None:
+        optimizer = module.optimizers().optimizer
         if "capturable" not in optimizer.defaults:
             log.info(f"cuda_graph: {type(optimizer).__name__} is not made for graphs; its steps are taken one by one")
             return
-        module.captured = Captured(module, data.x("train", slice(data.batch_size)).to(module.device))
+        module.captured = Captured(module, whole_batch(trainer))
 
     def on_train_end(self, _trainer: Trainer, module: Any) -> None:
         module.captured = None

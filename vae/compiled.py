@@ -7,7 +7,7 @@ run, those of autograd among them, and TorchInductor makes one function of the l
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,13 @@ from vae.config import UserError
 
 log = logging.getLogger(__name__)
 logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # which warns that there is no GPU
+
+
+# What takes a CPU as long as it saves: many seconds to compile, the first time on a machine, against
+STEPS = 10_000  # of 1.5 ms or so less each
+DRAWS = 10_000_000  # of 1.5 us or so less each
+
+Made = TypeVar("Made")
 
 
 def tanh(x: Tensor) -> Tensor:
@@ -38,8 +45,17 @@ def check_compiler() -> None:
         get_cpp_compiler()
     except InvalidCxxCompiler:
         raise UserError(
-            "compile=true: no C++ compiler was found; expected g++ (on macOS clang++), or CXX to name another"
+            "compile: no C++ compiler was found; expected g++ (on macOS clang++), or CXX to name another"
         ) from None
+
+
+def if_possible(make: Callable[[], Made]) -> Made | None:
+    """What `make` compiles; None where it cannot be, and a line that says why."""
+    try:
+        return make()
+    except UserError as error:
+        log.info(f"{error}; it goes on without")
+        return None
 
 
 def learned(module: nn.Module) -> list[Tensor]:
@@ -66,24 +82,25 @@ def recorded(module: nn.Module, x: Tensor) -> GraphModule:
 
 
 def function(graph: GraphModule, given: list[Any], **options: bool) -> Callable[..., Any]:
-    """What TorchInductor makes of a graph, for tensors like those given; UserError where the compiler fails."""
+    """What TorchInductor makes of a graph, for tensors like those given; UserError where no compiler can."""
     import torch._inductor
     from torch._dynamo.exc import ShortenTraceback
 
+    check_compiler()
     log.info("compiling; some seconds, and more the first time on this machine")
     try:
         return torch._inductor.compile(graph, given, options={"fallback_random": True, **options})
     except ShortenTraceback as error:
         lines = str(error).strip().splitlines()
         told = next((line for line in lines if "error:" in line), lines[-1])
-        raise UserError(f"compile=true: {told.strip()}") from None
+        raise UserError(f"compile: {told.strip()}") from None
 
 
 class Compiled:
     """The steps of `module` on images of the shape of x, as one function.
 
-    Random numbers are those that `module` itself would draw; all else is right to rounding. Raises UserError where the
-    compiler fails.
+    Random numbers are those that `module` itself would draw; all else is right to rounding. Raises UserError where no
+    compiler can.
     """
 
     def __init__(self, module: nn.Module, x: Tensor) -> None:
@@ -140,7 +157,7 @@ class CompiledDraws:
     """work(x, k), with k draws for each image, as a function to be called many times for images of the shape of x.
 
     What in it depends on no random number is computed once for the same images. Parameters are constants. Random
-    numbers are those that `work` would draw; all else is right to rounding. Raises UserError where the compiler fails.
+    numbers are those that `work` would draw; all else is right to rounding. Raises UserError where no compiler can.
     """
 
     def __init__(self, work: Callable[[Tensor, int], Tensor], x: Tensor, k: int) -> None:

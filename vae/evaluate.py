@@ -1,9 +1,9 @@
-"""Score a run with more samples: python -m vae.evaluate run=outputs/... [K=5000] [images=10000] [compile=true].
+"""Score a run with more samples: python -m vae.evaluate run=outputs/... [K=5000] [images=10000] [compile=auto].
 
 Of test images (all of them unless said), log p(x) by K importance samples each, rate and distortion. The means go to
 the run's summary.json and to its W&B run, the values of each image to scores_K<K>.npz in its folder. Cut off, or asked
 for more images, the same command goes on from what is there. With compile=true the draws are one compiled function:
-it takes some seconds to make, and each image then less time.
+it takes some seconds to make, and each image then less time; with auto, where there are draws enough to gain by it.
 """
 
 import hashlib
@@ -18,14 +18,14 @@ from pydantic import BaseModel, Field
 from yaml import YAMLError
 
 from vae.command_line import arguments, command
-from vae.config import REFUSED, Count, UserError, meant, one_line, validate
+from vae.config import REFUSED, Compile, Count, UserError, meant, one_line, validate
 
 
 class Arguments(BaseModel, strict=True, extra="forbid"):
     run: str = Field(description="the folder of a finished run")
     K: Count = 5000
     images: int | None = Field(None, ge=2, description="a whole number, 2 or more, or null for all test images")
-    compile: bool = Field(False, description="true or false")
+    compile: Compile = Field("auto", description="auto, true or false")
 
 
 def finished(folder: Path) -> tuple[DictConfig, dict[str, float]]:
@@ -49,16 +49,13 @@ def finished(folder: Path) -> tuple[DictConfig, dict[str, float]]:
     return cfg, summary
 
 
-def evaluate(folder: Path, K: int, images: int | None, compiles: bool) -> dict[str, float]:
+def evaluate(folder: Path, K: int, images: int | None, compiles: Compile) -> dict[str, float]:
     """What was found, by the names it has in summary.json; raises UserError for what cannot be."""
     cfg, before = finished(folder)
-    from vae.compiled import check_compiler  # only now is torch imported
-    from vae.estimator import kept_scores, summary
+    from vae.estimator import kept_scores, summary  # only now is torch imported
     from vae.experiment import load, restored, tracker, write_summary
     from vae.loggers import finish
 
-    if compiles:
-        check_compiler()
     data = load(cfg)
     x = data.x("test")
     if images is not None and images > len(x):

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning import Trainer, seed_everything
+from pytorch_lightning import Callback, Trainer, seed_everything
 from pytorch_lightning.utilities import rank_zero_only
 
 from datamodules.base import ImageDataModule, Images
-from vae.callbacks import CapturedSteps, CleanStop, CompiledSteps, Kept, Patience, Pictures, Progress
+from vae.callbacks import CapturedSteps, CleanStop, CompiledLater, CompiledSteps, Kept, Patience, Pictures, Progress
 from vae.command_line import run_name
 from vae.compiled import check_compiler
 from vae.config import UserError
@@ -108,6 +108,33 @@ def check_parts(module: VAEModule, data: ImageDataModule) -> None:
                 raise UserError(f"{key}: {error}; ~{key}.KEY takes a key away") from None
 
 
+def compiled_or_captured(cfg: DictConfig) -> list[Callback]:
+    """What has a training's steps compiled or captured, as asked; UserError for what this machine or trainer cannot."""
+    accelerator, processes = cfg.trainer.accelerator, cfg.trainer.get("devices", 1)
+    gpu = accelerator in ("gpu", "cuda")
+    if gpu and not torch.accelerator.is_available():
+        raise UserError(f"trainer.accelerator={accelerator}: no GPU was found; expected cpu")
+    compiles, captures = cfg.get("compile"), cfg.get("cuda_graph")  # which runs of older versions do not have
+    precision = cfg.trainer.get("precision")
+    full = precision in (None, 32, "32", "32-true")
+    if (compiles is True or captures) and not full:
+        raise UserError(f"trainer.precision={precision}: expected 32-true with compile=true or cuda_graph=true")
+    chosen: list[Callback] = []
+    if compiles == "auto" and accelerator == "cpu" and processes == 1 and full:
+        chosen.append(CompiledLater())
+    if compiles is True:
+        if processes > 1:
+            raise UserError(f"compile=true: expected a training in one process, and trainer.devices is {processes}")
+        check_compiler()
+        chosen.append(CompiledSteps())
+    if captures:
+        if not (gpu and processes == 1 and torch.cuda.is_available()):
+            given = f"trainer.accelerator={accelerator} and trainer.devices={processes}"
+            raise UserError(f"cuda_graph=true: expected one GPU of NVIDIA's, as with trainer=gpu, and not {given}")
+        chosen.append(CapturedSteps())
+    return chosen
+
+
 def tracker(cfg: DictConfig, folder: Path) -> list[Any]:
     """The logger of the config, if it is one, started and given the whole config; runs of a sweep are a group."""
     if "_target_" not in cfg.logger:
@@ -163,24 +190,7 @@ def train(cfg: DictConfig, folder: Path) -> None:
     module = build(cfg, data.shape)
     check_support(module, data, cfg)
     check_parts(module, data)
-    compiles = cfg.get("compile")  # which runs of older versions do not have
-    processes = cfg.trainer.get("devices", 1)
-    if compiles:
-        if processes > 1:
-            raise UserError(f"compile=true: expected a training in one process, and trainer.devices is {processes}")
-        check_compiler()
-    gpu = cfg.trainer.accelerator in ("gpu", "cuda")
-    if gpu and not torch.accelerator.is_available():
-        raise UserError(f"trainer.accelerator={cfg.trainer.accelerator}: no GPU was found; expected cpu")
-    captures = cfg.get("cuda_graph")
-    if captures and not (gpu and processes == 1 and torch.cuda.is_available()):
-        given = f"trainer.accelerator={cfg.trainer.accelerator} and trainer.devices={processes}"
-        raise UserError(f"cuda_graph=true: expected one GPU of NVIDIA's, as with trainer=gpu, and not {given}")
-
-    precision = cfg.trainer.get("precision")
-    if (compiles or captures) and precision not in (None, 32, "32", "32-true"):
-        raise UserError(f"trainer.precision={precision}: expected 32-true with compile=true or cuda_graph=true")
-
+    steps = compiled_or_captured(cfg)
     checkpoints, history = folder / "checkpoints", MetricsCSV(folder)
     resumed = checkpoints / "last.ckpt" if cfg.resume else None
     if resumed:
@@ -191,11 +201,10 @@ def train(cfg: DictConfig, folder: Path) -> None:
     trainer: Trainer = instantiate(
         cfg.trainer,
         default_root_dir=folder,
-        devices=processes,
+        devices=cfg.trainer.get("devices", 1),
         logger=history,
         callbacks=[
-            *([CompiledSteps()] if compiles else []),
-            *([CapturedSteps()] if captures else []),
+            *steps,
             Progress(),
             Pictures(folder / "figures", history),
             best,
