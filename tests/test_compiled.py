@@ -1,5 +1,8 @@
 """Compiled steps against those that autograd takes by itself."""
 
+import csv
+import time
+
 import pytest
 import torch
 from handmade import PRIORS
@@ -10,10 +13,11 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.testing import assert_close
 
 from vae import compiled
+from vae.callbacks import CompiledLater, CompiledSteps
 from vae.compiled import Compiled, learned, parted, recorded
 from vae.config import CONF, Config
 from vae.estimator import compiled_draws, importance_sample, scored
-from vae.experiment import build
+from vae.experiment import build, compiled_or_captured
 
 CHOICES = [
     "",
@@ -164,21 +168,86 @@ def test_compiled_draws_differ_by_rounding_alone(line, built):
             assert drawn == by_hand
 
 
-def test_whole_batches_are_given_to_one_function(cli, monkeypatch):
-    shapes = []
+@pytest.fixture
+def calls(monkeypatch):
+    """What compiled steps were made, after how many steps, and used, for how many images."""
+    calls = []
 
     class Counted(Compiled):
         def __init__(self, module, x):
             super().__init__(module, x)
-            shapes.append(("made", len(x)))
+            calls.append(("made", module.trainer.global_step, len(x)))
 
         def differentiate(self, x, weight):
-            shapes.append(("used", len(x)))
+            calls.append(("used", len(x)))
             return super().differentiate(x, weight)
 
     monkeypatch.setattr("vae.callbacks.Compiled", Counted)
-    assert cli("compile=true", "dataset.val_size=67")[0] == 0  # which leaves 233 = 11 x 20 + 13 images
-    assert shapes == [("made", 20)] + [("used", 20)] * 22
+    return calls
+
+
+SHORT_LAST = "dataset.val_size=67"  # leaves 233 = 11 x 20 + 13 images
+
+
+def test_whole_batches_are_given_to_one_function(cli, calls):
+    assert cli("compile=true", SHORT_LAST)[0] == 0
+    assert calls == [("made", 0, 20)] + [("used", 20)] * 22
+
+
+@pytest.mark.parametrize(("steps", "expected"), [(24, [("made", 12, 20)] + [("used", 20)] * 11), (25, [])])
+def test_a_training_that_gains_by_it_is_compiled_after_an_epoch(steps, expected, cli, calls, monkeypatch):
+    """Of two epochs of 12 steps."""
+    monkeypatch.setattr("vae.callbacks.STEPS", steps)
+    assert cli(SHORT_LAST)[0] == 0
+    assert calls == expected
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("", [CompiledLater]),
+        ("compile=true", [CompiledSteps]),
+        ("compile=false", []),
+        ("trainer=ddp", []),
+        ("+trainer.precision=bf16-mixed", []),
+    ],
+)
+def test_only_steps_that_can_be_are_compiled_unasked(line, expected):
+    with initialize_config_dir(str(CONF), version_base=None):
+        cfg = compose("config", line.split())
+    assert list(map(type, compiled_or_captured(cfg))) == expected
+
+
+def test_the_speed_is_that_of_steps_alone(cli, runs, monkeypatch):
+    """A compilation of a thousand seconds is none of them."""
+    passed, perf_counter = [], time.perf_counter
+
+    class Slow(Compiled):
+        def __init__(self, module, x):
+            super().__init__(module, x)
+            passed.append(1000)
+
+    monkeypatch.setattr("vae.callbacks.STEPS", 1)
+    monkeypatch.setattr("vae.callbacks.Compiled", Slow)
+    monkeypatch.setattr(time, "perf_counter", lambda: perf_counter() + sum(passed))
+    assert cli()[0] == 0
+    with (runs()[0] / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    speeds = [float(row["images_per_second"]) for row in rows if row["images_per_second"]]
+    assert min(speeds) > 5
+    assert float(rows[-1]["seconds"]) > 1000
+
+
+def test_where_nothing_can_be_compiled_the_training_goes_on(cli, calls, runs, monkeypatch):
+    monkeypatch.setattr("vae.callbacks.STEPS", 1)
+    assert cli("compile=false")[0] == 0
+    with inductor.patch("cpp.cxx", ("no-such-compiler",)):
+        code, out, _ = cli()
+    plain, other = ((folder / "summary.json").read_text() for folder in runs())
+    assert (code, other, calls) == (0, plain, [])
+    (line,) = [line for line in out.splitlines() if "compile" in line]
+    assert line.startswith("compile: no C++ compiler was found; expected g++")
+    assert line.endswith("; it goes on without")
 
 
 def test_all_choices_are_among_those_recorded():
@@ -199,7 +268,7 @@ def test_where_nothing_can_be_compiled_is_one_line(cli):
     with inductor.patch("cpp.cxx", ("no-such-compiler",)):
         code, _, err = cli("compile=true")
     assert (code, err.count("\n")) == (2, 1)
-    assert "compile=true: no C++ compiler was found; expected g++" in err
+    assert "compile: no C++ compiler was found; expected g++" in err
 
 
 def test_a_compiler_that_fails_is_one_line(cli, monkeypatch, tmp_path):
@@ -209,5 +278,5 @@ def test_a_compiler_that_fails_is_one_line(cli, monkeypatch, tmp_path):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "nothing"))
     with inductor.patch("cpp.cxx", (str(fails),)):
         code, _, err = cli("compile=true")
-    assert (code, err.splitlines()[-1]) == (2, "compile=true: a.cpp:3: fatal error: Python.h: No such file")
+    assert (code, err.splitlines()[-1]) == (2, "compile: a.cpp:3: fatal error: Python.h: No such file")
     assert "Traceback" not in err

@@ -90,9 +90,9 @@ def test_what_was_scored_is_not_scored_again(cli, runs, score, monkeypatch):
     assert json.loads((folder / "summary.json").read_text())["test/images_K9"] == 120
 
 
-def test_compiled_draws_score_the_same(cli, runs, score, monkeypatch):
-    cli()
-    (folder,) = runs()
+@pytest.fixture
+def drawn(monkeypatch):
+    """For how many images the compiled function of draws was called, each time."""
     drawn = []
 
     class Counted(CompiledDraws):
@@ -100,22 +100,45 @@ def test_compiled_draws_score_the_same(cli, runs, score, monkeypatch):
             drawn.append(len(x))
             return super().of(x)
 
+    monkeypatch.setattr(estimator, "CompiledDraws", Counted)
+    return drawn
+
+
+def test_compiled_draws_score_the_same(cli, runs, score, drawn):
+    cli()
+    (folder,) = runs()
     with inductor.patch("cpp.cxx", ("no-such-compiler",)):
         code, _, err = score(f"run={folder}", "K=30", "compile=true")
-    assert (code, err.count("\n"), "compile=true: no C++ compiler" in err) == (2, 1, True)
+    assert (code, err.count("\n"), "compile: no C++ compiler" in err) == (2, 1, True)
     kept = folder / "scores_K30.npz"
     assert not kept.exists()
     assert score(f"run={folder}", "K=30")[0] == 0
     with np.load(kept) as saved:
         expected = {name: saved[name] for name in saved}
     kept.unlink()
-    monkeypatch.setattr(estimator, "CompiledDraws", Counted)
     for images in (100, 100, 120):  # the second time nothing is left; the third, a batch of 20
         assert score(f"run={folder}", "K=30", f"images={images}", "compile=true")[0] == 0
     assert drawn == [100, 20]
     with np.load(kept) as saved:
         for name in ("log_px", "rate", "distortion"):
             np.testing.assert_allclose(saved[name], expected[name], rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(("least", "expected"), [(3600, [100]), (3601, [])])
+def test_draws_are_compiled_if_so_many_gain_by_it(least, expected, cli, runs, score, drawn, monkeypatch):
+    """Thirty for each of 120 images, of which the last 20 are no batch."""
+    cli()
+    monkeypatch.setattr(estimator, "DRAWS", least)
+    assert score(f"run={runs()[0]}", "K=30")[0] == 0
+    assert drawn == expected
+
+
+def test_where_nothing_can_be_compiled_the_draws_go_on(cli, runs, score, drawn, monkeypatch):
+    cli()
+    monkeypatch.setattr(estimator, "DRAWS", 1)
+    with inductor.patch("cpp.cxx", ("no-such-compiler",)):
+        assert score(f"run={runs()[0]}", "K=30")[0] == 0
+    assert drawn == []
 
 
 def test_ctrl_c_is_one_line_and_130(cli, runs, score, monkeypatch):
@@ -137,7 +160,7 @@ REFUSED = {
     "K=many": ["K=many", "whole number"],
     "images=1": ["images=1", "2 or more"],
     "images=121": ["images=121", "2 to 120"],
-    "compile=2": ["compile=2", "true or false"],
+    "compile=2": ["compile=2", "auto, true or false"],
     "K=1,2": ["K=1,2", "whole number"],
     "image=5": ["image: no such key", "did you mean images?"],
     "run=nowhere": ["run=nowhere", "finished run", "summary.json"],
