@@ -1,7 +1,7 @@
 """How the cost of training grows with hidden size, batch size and pixels: python benchmarks/growth.py.
 
-Each point is a run of train.py, and right after it the matrix products of the same shapes alone. The figure goes to
-outputs/bench/growth.png.
+Each point is a run of train.py whose steps are compiled, as those of a long training are, and right after it the matrix
+products of the same shapes alone. The figure goes to outputs/bench/growth.png.
 """
 
 import csv
@@ -44,7 +44,7 @@ def train_seconds(arguments: list[str], sizes: dict[str, int]) -> float:
     keys = [f"{key}={sizes[key]}" for key in ("hidden_size", "batch_size")]
     epochs = 12 if arguments else 3
     command = [*keys, *arguments, f"trainer.max_epochs={epochs}", "test.K=1", "test.images=2", "logger=csv"]
-    command += ["optimizer/schedule=constant", "optimizer.lr=1e-4", f"hydra.run.dir={folder}"]
+    command += ["optimizer/schedule=constant", "optimizer.lr=1e-4", "compile=true", f"hydra.run.dir={folder}"]
     subprocess.run([sys.executable, "train.py", *command], cwd=ROOT, check=True, capture_output=True)
     with (folder / "metrics.csv").open() as file:
         speeds = [float(row["images_per_second"]) for row in csv.DictReader(file) if row["images_per_second"]]
