@@ -46,7 +46,7 @@ def seconds(*arguments: str) -> float:
 def main() -> None:
     OUT.mkdir(parents=True, exist_ok=True)
     lines = [
-        "| `python train.py` | us an image, compile=false | to its network | us, compile=true | to false |",
+        "| `python train.py` | us an image, compile=false | to its network | with compile=true | to compile=false |",
         "|---|---|---|---|---|",
     ]
     for base, *others in GROUPS:

@@ -1,9 +1,10 @@
 """How long an epoch takes, side by side with other ways to do the same work: python benchmarks/speed.py PEERS [EPOCHS].
 
-PEERS is a Python that has what benchmarks/requirements.txt names. Every loop of benchmarks/loops, and train.py as users
-run it, is a process of its own; all are held but the one whose turn it is, for one epoch at a time. What counts is the
-ratio to the plain PyTorch loop in the same round, so that a machine which is slow for a while is slow for all. The
-first two epochs of each, with imports and compilations, are left out. The tables go to outputs/bench/speed.md.
+PEERS is a Python that has what benchmarks/requirements.txt names; EPOCHS, three or more. Every loop of
+benchmarks/loops, and train.py as users run it, is a process of its own; all are held but the one whose turn it is, for
+one epoch at a time. What counts is the ratio to the plain PyTorch loop in the same round, so that a machine which is
+slow for a while is slow for all. The first two epochs of each, with imports and compilations, are left out. The tables
+go to outputs/bench/speed.md.
 """
 
 import json
@@ -35,13 +36,13 @@ LOOPS = {
     "plain": "a plain PyTorch loop, fused Adam, torch.bernoulli a batch",
     "train": "`python train.py`, with its bar, loggers and callbacks",
     "train_compiled": "`python train.py compile=true`, with the same",
-    "train_as_it_is": "`python train.py compile=false`, with the same",
+    "train_uncompiled": "`python train.py compile=false`, with the same",
     "keras_jax": "Keras 3 on JAX, fit",
     "pythae_vae": "pythae, its own trainer",
     "lightning_torchvision": "Lightning with torchvision's MNIST, ToTensor, a DataLoader",
 }
-# loops that are train.py, with these keys; the default compiles only in a long training, and so is one that is cut off
-OURS = {"train": [], "train_compiled": ["compile=true"], "train_as_it_is": ["compile=false"]}
+# loops that are train.py, with these keys; the default, which compiles a long training only, is given one and cut off
+OURS = {"train": [], "train_compiled": ["compile=true"], "train_uncompiled": ["compile=false"]}
 
 
 def digits() -> dict[str, str]:
@@ -61,7 +62,7 @@ class Loop:
 
     def __init__(self, name: str, peers: str, told: dict[str, str], epochs: int) -> None:
         self.summary: Path | None = None
-        self.whole = OURS.get(name) != []
+        self.whole = name != "train"
         self.seconds: list[float] = []
         self.elbo, self.memory = float("nan"), 0
         command, cwd = [peers, f"{name}.py"], ROOT / "benchmarks" / "loops"

@@ -1,7 +1,10 @@
 """Compiled steps against those that autograd takes by itself."""
 
 import csv
+import os
+import signal
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,11 +16,12 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.testing import assert_close
 
 from vae import compiled
-from vae.callbacks import CompiledLater, CompiledSteps
+from vae.callbacks import CapturedSteps, CleanStop, CompiledLater, CompiledSteps
 from vae.compiled import Compiled, learned, parted, recorded
 from vae.config import CONF, Config
 from vae.estimator import compiled_draws, importance_sample, scored
 from vae.experiment import build, compiled_or_captured
+from vae.module import VAEModule
 
 CHOICES = [
     "",
@@ -194,7 +198,7 @@ def test_whole_batches_are_given_to_one_function(cli, calls):
     assert calls == [("made", 0, 20)] + [("used", 20)] * 22
 
 
-@pytest.mark.parametrize(("steps", "expected"), [(24, [("made", 12, 20)] + [("used", 20)] * 11), (25, [])])
+@pytest.mark.parametrize(("steps", "expected"), [(12, [("made", 12, 20)] + [("used", 20)] * 11), (13, [])])
 def test_a_training_that_gains_by_it_is_compiled_after_an_epoch(steps, expected, cli, calls, monkeypatch):
     """Of two epochs of 12 steps."""
     monkeypatch.setattr("vae.callbacks.STEPS", steps)
@@ -208,14 +212,19 @@ def test_a_training_that_gains_by_it_is_compiled_after_an_epoch(steps, expected,
         ("", [CompiledLater]),
         ("compile=true", [CompiledSteps]),
         ("compile=false", []),
+        ("~compile", []),  # as in runs of older versions
+        ("trainer=gpu", [CapturedSteps]),
+        ("trainer=gpu compile=true", [CompiledSteps, CapturedSteps]),
         ("trainer=ddp", []),
         ("+trainer.precision=bf16-mixed", []),
     ],
 )
-def test_only_steps_that_can_be_are_compiled_unasked(line, expected):
+def test_only_steps_that_can_be_are_compiled_unasked(line, expected, monkeypatch):
+    for there in ("accelerator", "cuda"):
+        monkeypatch.setattr(f"torch.{there}.is_available", lambda: True)
     with initialize_config_dir(str(CONF), version_base=None):
         cfg = compose("config", line.split())
-    assert list(map(type, compiled_or_captured(cfg))) == expected
+    assert list(map(type, compiled_or_captured(cfg, CleanStop(Path())))) == expected
 
 
 def test_the_speed_is_that_of_steps_alone(cli, runs, monkeypatch):
@@ -246,7 +255,7 @@ def test_where_nothing_can_be_compiled_the_training_goes_on(cli, calls, runs, mo
     plain, other = ((folder / "summary.json").read_text() for folder in runs())
     assert (code, other, calls) == (0, plain, [])
     (line,) = [line for line in out.splitlines() if "compile" in line]
-    assert line.startswith("compile: no C++ compiler was found; expected g++")
+    assert line.startswith("compile=auto: no C++ compiler was found; expected g++")
     assert line.endswith("; it goes on without")
 
 
@@ -268,7 +277,7 @@ def test_where_nothing_can_be_compiled_is_one_line(cli):
     with inductor.patch("cpp.cxx", ("no-such-compiler",)):
         code, _, err = cli("compile=true")
     assert (code, err.count("\n")) == (2, 1)
-    assert "compile: no C++ compiler was found; expected g++" in err
+    assert "compile=true: no C++ compiler was found; expected g++" in err
 
 
 def test_a_compiler_that_fails_is_one_line(cli, monkeypatch, tmp_path):
@@ -278,5 +287,36 @@ def test_a_compiler_that_fails_is_one_line(cli, monkeypatch, tmp_path):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "nothing"))
     with inductor.patch("cpp.cxx", (str(fails),)):
         code, _, err = cli("compile=true")
-    assert (code, err.splitlines()[-1]) == (2, "compile: a.cpp:3: fatal error: Python.h: No such file")
+    assert (code, err.splitlines()[-1]) == (2, "compile=true: a.cpp:3: fatal error: Python.h: No such file")
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(("how", "expected"), [("true", 2), ("auto", 0)])
+def test_a_part_that_no_list_of_operations_can_hold_is_one_line(how, expected, cli, monkeypatch):
+    monkeypatch.setattr("vae.callbacks.STEPS", 1)
+    code, out, err = cli(f"compile={how}", "objective._target_=handmade.Looks")
+    assert code == expected
+    (line,) = [line for line in (out + err).splitlines() if f"compile={how}" in line]
+    assert "data-dependent" in line
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("when", ["while", "before"])
+def test_ctrl_c_while_a_step_is_compiled_stops_at_once(when, cli, monkeypatch):
+    """With the checkpoint of the first epoch, of 12 steps."""
+
+    class Stopped(Compiled):
+        def __init__(self, *_):
+            assert when == "while"
+            os.kill(os.getpid(), signal.SIGINT)
+            raise AssertionError("it went on")
+
+    monkeypatch.setattr("vae.callbacks.STEPS", 1)
+    monkeypatch.setattr("vae.callbacks.Compiled", Stopped)
+    if when == "before":
+        monkeypatch.setattr(VAEModule, "on_validation_end", lambda _module: os.kill(os.getpid(), signal.SIGINT))
+    code, out, _ = cli()
+    (checkpoint,) = Path("outputs").rglob("last.ckpt")
+    assert code == 130
+    assert f"resume={checkpoint.parent.parent}" in out.splitlines()[-1]
+    assert torch.load(checkpoint, weights_only=True)["global_step"] == 12

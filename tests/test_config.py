@@ -157,6 +157,7 @@ REFUSED = {
     "optimizer.schedule.warmup=1": ["optimizer.schedule.warmup=1", "between 0 and 1"],
     "trainer=ddp trainer.devices=0": ["trainer.devices=0", "1 or more"],
     "trainer.devices=2": ["trainer.devices: no such key"],
+    "compile=maybe": ["compile=maybe", "auto, true or false"],
     "batch_size=0": ["batch_size=0", "1 or more"],
     "dataset.batch_size=0": ["dataset.batch_size=0", "1 or more"],
     "optimizer.lr=inf": ["optimizer.lr=inf", "above 0"],

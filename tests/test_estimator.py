@@ -74,7 +74,9 @@ def scored(tmp_path, monkeypatch):
         return importance_sample(vae, x, K, compiled=compiled)
 
     monkeypatch.setattr(estimator, "importance_sample", spied)
-    return lambda n, weights="w", name="scores": kept_scores(vae, x, n, 7, 3, tmp_path / f"{name}.npz", weights), sizes
+    return lambda n, weights="w", name="scores": kept_scores(
+        vae, x, n, 7, 3, tmp_path / f"{name}.npz", weights, False
+    ), sizes
 
 
 def test_scores_are_kept_as_they_come_and_never_computed_twice(scored, tmp_path):

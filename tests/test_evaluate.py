@@ -1,6 +1,7 @@
 """python -m vae.evaluate, on runs of train.py on bars."""
 
 import json
+import logging
 import math
 import os
 import subprocess
@@ -109,7 +110,7 @@ def test_compiled_draws_score_the_same(cli, runs, score, drawn):
     (folder,) = runs()
     with inductor.patch("cpp.cxx", ("no-such-compiler",)):
         code, _, err = score(f"run={folder}", "K=30", "compile=true")
-    assert (code, err.count("\n"), "compile: no C++ compiler" in err) == (2, 1, True)
+    assert (code, err.count("\n"), "compile=true: no C++ compiler" in err) == (2, 1, True)
     kept = folder / "scores_K30.npz"
     assert not kept.exists()
     assert score(f"run={folder}", "K=30")[0] == 0
@@ -124,21 +125,24 @@ def test_compiled_draws_score_the_same(cli, runs, score, drawn):
             np.testing.assert_allclose(saved[name], expected[name], rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.parametrize(("least", "expected"), [(3600, [100]), (3601, [])])
-def test_draws_are_compiled_if_so_many_gain_by_it(least, expected, cli, runs, score, drawn, monkeypatch):
-    """Thirty for each of 120 images, of which the last 20 are no batch."""
+@pytest.mark.parametrize(("least", "expected"), [(600, [100, 20]), (601, [100]), (3001, [])])
+def test_draws_are_compiled_if_so_many_are_left(least, expected, cli, runs, score, drawn, monkeypatch):
+    """Thirty for each of 100 images, and then for 20 more."""
     cli()
     monkeypatch.setattr(estimator, "DRAWS", least)
-    assert score(f"run={runs()[0]}", "K=30")[0] == 0
+    for images in (100, 120):
+        assert score(f"run={runs()[0]}", "K=30", f"images={images}")[0] == 0
     assert drawn == expected
 
 
-def test_where_nothing_can_be_compiled_the_draws_go_on(cli, runs, score, drawn, monkeypatch):
+def test_where_nothing_can_be_compiled_the_draws_go_on(cli, runs, score, drawn, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
     cli()
     monkeypatch.setattr(estimator, "DRAWS", 1)
     with inductor.patch("cpp.cxx", ("no-such-compiler",)):
         assert score(f"run={runs()[0]}", "K=30")[0] == 0
     assert drawn == []
+    assert [line for line in caplog.messages if line.startswith("compile=auto: no C++ compiler was found")]
 
 
 def test_ctrl_c_is_one_line_and_130(cli, runs, score, monkeypatch):

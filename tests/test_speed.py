@@ -20,6 +20,16 @@ for epoch in range(int(os.environ["EPOCHS"])):
 print("test", -100.5)
 """
 
+TRAIN = """
+import json, pathlib, sys
+keys = dict(arg.split("=") for arg in sys.argv[1:])
+for epoch in range(int(keys.get("trainer.max_epochs", 10**9))):
+    print("epoch", epoch + 1, flush=True)
+run = pathlib.Path(keys["hydra.run.dir"])
+run.mkdir(parents=True)
+(run / "summary.json").write_text(json.dumps({"test/elbo": -99.0}))
+"""
+
 
 @pytest.fixture
 def bench(tmp_path, monkeypatch):
@@ -45,6 +55,17 @@ def test_loops_take_turns(bench, capsys):
     assert [(row[0], row[3]) for row in rows] == [("a plain loop", "-100.50"), ("another", "-100.50")]
     assert rows[0][2] == "1.00"
     assert all(int(row[4]) > 1 for row in rows)
+
+
+def test_the_default_is_cut_off_and_not_tested(bench, monkeypatch):
+    monkeypatch.setattr(
+        speed, "LOOPS", {"plain": "a plain loop", "train": "the default", "train_uncompiled": "another"}
+    )
+    (bench / "plain.py").write_text(SCRIPT)
+    (bench.parent.parent / "train.py").write_text(TRAIN)
+    table = speed.side_by_side(sys.executable, 3)
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
+    assert [(row[0], row[3]) for row in rows[1:]] == [("the default", ""), ("another", "-99.00")]
 
 
 def test_a_loop_that_fails_ends_the_benchmark(bench):

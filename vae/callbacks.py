@@ -7,7 +7,8 @@ import shlex
 import signal
 import sys
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -21,7 +22,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from vae import figures
 from vae.captured import Captured
-from vae.compiled import STEPS, Compiled, if_possible
+from vae.compiled import STEPS, Compiled, attempt
 from vae.loggers import MetricsCSV
 
 log = logging.getLogger(__name__)
@@ -123,46 +124,6 @@ class Pictures(Callback):
         self.show(trainer, "curves", figures.curves(self.history.rows, list(module.curves)))
 
 
-def whole_batch(trainer: Any) -> torch.Tensor:
-    """Images such as a step is taken on."""
-    data = trainer.datamodule
-    return data.x("train", slice(data.batch_size)).to(trainer.strategy.root_device)
-
-
-class CompiledSteps(Callback):
-    """Compiles a training's step before it begins."""
-
-    def on_fit_start(self, trainer: Trainer, module: Any) -> None:
-        module.compiled = Compiled(module, whole_batch(trainer))
-
-
-class CompiledLater(Callback):
-    """Compiles the step of a training that gains by it before its second epoch, if it can be."""
-
-    def __init__(self) -> None:
-        self.due = True
-
-    def on_train_batch_start(self, trainer: Trainer, module: Any, *_: Any) -> None:
-        if self.due and trainer.current_epoch and module.steps >= STEPS:
-            self.due, begun = False, time.perf_counter()
-            module.compiled = if_possible(lambda: Compiled(module, whole_batch(trainer)))
-            module.since += time.perf_counter() - begun
-
-
-class CapturedSteps(Callback):
-    """Has a training's steps played back, if its optimiser is made for that."""
-
-    def on_train_start(self, trainer: Trainer, module: Any) -> None:
-        optimizer = module.optimizers().optimizer
-        if "capturable" not in optimizer.defaults:
-            log.info(f"cuda_graph: {type(optimizer).__name__} is not made for graphs; its steps are taken one by one")
-            return
-        module.captured = Captured(module, whole_batch(trainer))
-
-    def on_train_end(self, _trainer: Trainer, module: Any) -> None:
-        module.captured = None
-
-
 class Kept(ModelCheckpoint):
     """The one checkpoint of its name; after the run's folder was moved, it is the one that moved with it."""
 
@@ -222,12 +183,70 @@ class CleanStop(Callback):
         if alone and written and (code := self.agreed(trainer)):
             self.stop(code)
 
-    def stop(self, code: int) -> None:
+    def stop(self, code: Any) -> None:
         log.info(f"stopped; to go on: python train.py resume={shlex.quote(str(self.checkpoint.parent.parent))}")
         raise SystemExit(code)
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Inside, before the steps of an epoch, the first signal ends the training."""
+        for signum, handler in self.before.items():
+            signal.signal(signum, handler)
+        try:
+            if self.code:
+                raise SystemExit(self.code)
+            yield
+        except SystemExit as asked:
+            if self.checkpoint.exists():
+                self.stop(asked.code)
+            raise
+        for signum in self.before:
+            signal.signal(signum, self.ask)
 
     def on_train_end(self, trainer: Trainer, _module: Any) -> None:
         for signum, handler in self.before.items():
             signal.signal(signum, handler)
         if code := self.agreed(trainer):
             raise SystemExit(code)
+
+
+def whole_batch(trainer: Any) -> torch.Tensor:
+    """Images such as a step is taken on."""
+    data = trainer.datamodule
+    return data.x("train", slice(data.batch_size)).to(trainer.strategy.root_device)
+
+
+class CompiledSteps(Callback):
+    """Compiles a training's step before it begins."""
+
+    def on_fit_start(self, trainer: Trainer, module: Any) -> None:
+        module.compiled = attempt(lambda: Compiled(module, whole_batch(trainer)), True)
+
+
+class CompiledLater(Callback):
+    """Compiles the step of a training before its second epoch, if it can be, and STEPS or more are then to come."""
+
+    def __init__(self, stop: CleanStop) -> None:
+        self.stop = stop
+        self.due = True
+
+    def on_train_batch_start(self, trainer: Any, module: Any, *_: Any) -> None:
+        if self.due and trainer.current_epoch and module.steps - trainer.datamodule.batches_per_epoch >= STEPS:
+            self.due, begun = False, time.perf_counter()
+            with self.stop.at_once():
+                module.compiled = attempt(lambda: Compiled(module, whole_batch(trainer)), "auto")
+            module.since += time.perf_counter() - begun
+
+
+class CapturedSteps(Callback):
+    """Has a training's steps played back, if its optimiser is made for that."""
+
+    def on_train_start(self, trainer: Trainer, module: Any) -> None:
+        optimizer = module.optimizers().optimizer
+        if "capturable" not in optimizer.defaults:
+            log.info(f"cuda_graph: {type(optimizer).__name__} is not made for graphs; its steps are taken one by one")
+            return
+        module.captured = Captured(module, whole_batch(trainer))
+
+    def on_train_end(self, _trainer: Trainer, module: Any) -> None:
+        module.captured = None

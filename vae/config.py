@@ -25,7 +25,7 @@ HiddenSize = Annotated[
 ]
 Between = Annotated[float, Field(gt=0, lt=1, description="a number between 0 and 1")]
 Size = Annotated[Count | Part, Field(description="a whole number, 1 or more, or a part between 0 and 1")]
-Compile = bool | Literal["auto"]
+Compile = Annotated[bool | Literal["auto"], Field(description="auto, true or false")]
 Side = Annotated[int, Field(ge=1, le=1024)]
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -165,7 +165,7 @@ class Config(BaseModel, strict=True, extra="forbid"):
     log_every_n_steps: Count
     gradient_clip_val: Positive | None = Field(description="a number above 0, or null for no clipping")
     patience: Count | None = Field(description="a whole number, 1 or more, or null")
-    compile: Compile = Field(False, description="auto, true or false")  # runs of older versions have no such key
+    compile: Compile = False  # as in runs of older versions, which do not have it
     cuda_graph: bool = Field(False, description="true or false")
     matmul_precision: Literal["highest", "high"] = "highest"
     resume: str | None

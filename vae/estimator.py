@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from vae.compiled import DRAWS, CompiledDraws, if_possible
+from vae.compiled import DRAWS, CompiledDraws, attempt
 from vae.config import Compile, UserError
 from vae.model import VAE, Terms
 
@@ -97,28 +97,21 @@ def read_scores(file: Path, weights: str) -> Tensor:
 
 
 @torch.inference_mode()
-def kept_scores(
-    vae: VAE, x: Tensor, n: int, K: int, seed: int, file: Path, weights: str, compiles: Compile = False
-) -> Scores:
+def kept_scores(vae: VAE, x: Tensor, n: int, K: int, seed: int, file: Path, weights: str, compiles: Compile) -> Scores:
     """`importance_sample` of the first n of images x, (N, C, H, W): each (n,), on the CPU.
 
     They are written to the npz `file` as they come, with `weights`, the fingerprint of the model's. What is there
     already is not computed again; nor would it be any other: every batch has random numbers of its own. With
-    `compiles` the draws are one compiled function, the same to rounding; "auto": if so many gain by it.
+    `compiles` the draws are one compiled function, the same to rounding; with "auto", on a CPU, if DRAWS are left.
     """
     device = next(vae.parameters()).device
     batches = x[: -(-n // BATCH) * BATCH].split(BATCH)  # whole ones, also where n ends within one
     kept = read_scores(file, weights)
     half_written = file.with_suffix(f".{os.getpid()}.part")
     compiled, left = None, n - kept.shape[1]
-
-    def make() -> CompiledDraws:
-        return compiled_draws(vae, batches[kept.shape[1] // BATCH].to(device), K)
-
-    if compiles == "auto":
-        compiled = if_possible(make) if left * K >= DRAWS and device.type == "cpu" else None
-    elif compiles and left > 0:
-        compiled = make()
+    if left > 0 and (compiles is True or (compiles == "auto" and device.type == "cpu" and left * K >= DRAWS)):
+        x = batches[kept.shape[1] // BATCH].to(device)
+        compiled = attempt(lambda: compiled_draws(vae, x, K), compiles)
     with tqdm(desc=f"K = {K}", total=n, dynamic_ncols=True, disable=not sys.stderr.isatty()) as bar:
         for i, batch in enumerate(batches):
             if kept.shape[1] < i * BATCH + len(batch):

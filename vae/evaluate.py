@@ -3,7 +3,8 @@
 Of test images (all of them unless said), log p(x) by K importance samples each, rate and distortion. The means go to
 the run's summary.json and to its W&B run, the values of each image to scores_K<K>.npz in its folder. Cut off, or asked
 for more images, the same command goes on from what is there. With compile=true the draws are one compiled function:
-it takes some seconds to make, and each image then less time; with auto, where there are draws enough to gain by it.
+it takes some seconds to make, and each image then less time. That is so by itself, with auto, for ten million draws or
+more on a CPU.
 """
 
 import hashlib
@@ -25,7 +26,7 @@ class Arguments(BaseModel, strict=True, extra="forbid"):
     run: str = Field(description="the folder of a finished run")
     K: Count = 5000
     images: int | None = Field(None, ge=2, description="a whole number, 2 or more, or null for all test images")
-    compile: Compile = Field("auto", description="auto, true or false")
+    compile: Compile = "auto"
 
 
 def finished(folder: Path) -> tuple[DictConfig, dict[str, float]]:

@@ -18,7 +18,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from datamodules.base import ImageDataModule, Images
 from vae.callbacks import CapturedSteps, CleanStop, CompiledLater, CompiledSteps, Kept, Patience, Pictures, Progress
 from vae.command_line import run_name
-from vae.compiled import check_compiler
+from vae.compiled import attempt, check_compiler
 from vae.config import UserError
 from vae.loggers import MetricsCSV, finish
 from vae.machine import prepare
@@ -108,8 +108,8 @@ def check_parts(module: VAEModule, data: ImageDataModule) -> None:
                 raise UserError(f"{key}: {error}; ~{key}.KEY takes a key away") from None
 
 
-def compiled_or_captured(cfg: DictConfig) -> list[Callback]:
-    """What has a training's steps compiled or captured, as asked; UserError for what this machine or trainer cannot."""
+def compiled_or_captured(cfg: DictConfig, stop: CleanStop) -> list[Callback]:
+    """What compiles or captures a training's steps; UserError where this machine or the trainer cannot."""
     accelerator, processes = cfg.trainer.accelerator, cfg.trainer.get("devices", 1)
     gpu = accelerator in ("gpu", "cuda")
     if gpu and not torch.accelerator.is_available():
@@ -121,11 +121,11 @@ def compiled_or_captured(cfg: DictConfig) -> list[Callback]:
         raise UserError(f"trainer.precision={precision}: expected 32-true with compile=true or cuda_graph=true")
     chosen: list[Callback] = []
     if compiles == "auto" and accelerator == "cpu" and processes == 1 and full:
-        chosen.append(CompiledLater())
-    if compiles is True:
+        chosen.append(CompiledLater(stop))
+    elif compiles is True:
         if processes > 1:
             raise UserError(f"compile=true: expected a training in one process, and trainer.devices is {processes}")
-        check_compiler()
+        attempt(check_compiler, True)  # not only when there are loggers
         chosen.append(CompiledSteps())
     if captures:
         if not (gpu and processes == 1 and torch.cuda.is_available()):
@@ -190,8 +190,9 @@ def train(cfg: DictConfig, folder: Path) -> None:
     module = build(cfg, data.shape)
     check_support(module, data, cfg)
     check_parts(module, data)
-    steps = compiled_or_captured(cfg)
     checkpoints, history = folder / "checkpoints", MetricsCSV(folder)
+    stop = CleanStop(checkpoints / "last.ckpt")
+    steps = compiled_or_captured(cfg, stop)
     resumed = checkpoints / "last.ckpt" if cfg.resume else None
     if resumed:
         history.resume_from(last_step(resumed))
@@ -209,7 +210,7 @@ def train(cfg: DictConfig, folder: Path) -> None:
             Pictures(folder / "figures", history),
             best,
             Kept(checkpoints, "last", every_n_epochs=1),
-            CleanStop(checkpoints / "last.ckpt"),
+            stop,
             Patience("val/objective", patience=cfg.patience or sys.maxsize, mode="max", check_on_train_epoch_end=False),
         ],
         enable_progress_bar=False,
