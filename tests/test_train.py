@@ -1,6 +1,7 @@
 """Whole runs of train.py, on bars."""
 
 import csv
+import gc
 import io
 import json
 import math
@@ -268,6 +269,15 @@ def test_a_run_whose_epochs_are_one_batch_of_batches_stops_after_one(cli, runs, 
     assert cli(f"resume={stopped}/", defaults=())[0] == 0
     assert same(weights(stopped), weights(whole))
     assert timeless(stopped) == timeless(whole)
+
+
+def test_garbage_is_collected_once_a_training_begins(cli):
+    gc.disable()
+    try:
+        assert cli()[0] == 0
+        assert gc.isenabled()
+    finally:
+        gc.enable()
 
 
 def test_what_is_left_at_the_end_is_recorded_too(cli, runs):
