@@ -318,5 +318,5 @@ def test_ctrl_c_while_a_step_is_compiled_stops_at_once(when, cli, monkeypatch):
     code, out, _ = cli()
     (checkpoint,) = Path("outputs").rglob("last.ckpt")
     assert code == 130
-    assert f"resume={checkpoint.parent.parent}" in out.splitlines()[-1]
+    assert f"resume={checkpoint.parent.parent.resolve()}" in out.splitlines()[-1]
     assert torch.load(checkpoint, weights_only=True)["global_step"] == 12
