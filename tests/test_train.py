@@ -242,6 +242,8 @@ def test_a_run_stopped_and_resumed_ends_in_the_same_weights(stop_after, by, code
         assert cli(*limit)[0] == code
     (stopped,) = {path.parent for path in Path("outputs").rglob("checkpoints")} - {Path(os.path.relpath(whole))}
     assert not (stopped / "summary.json").exists()
+    kept = torch.load(stopped / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
+    assert kept >= stop_after if by == "signal" else kept == 24
     torch.manual_seed(99)
     assert cli(f"resume={stopped}/", defaults=())[0] == 0
     assert same(weights(stopped), weights(whole))
