@@ -1,6 +1,6 @@
 """Rerun the recipes and compare them with what was published: python benchmarks/results.py [BUDGET].
 
-The budgets are cpu, some forty minutes on 2 CPU cores for all of them, and full, as published. Every run has its folder in
+The budgets are cpu, forty minutes on 2 CPU cores for all of them, and full, as published. Every run has its folder in
 outputs/results/<budget>/; what is finished there is not run again, what was cut off goes on. The table is written anew
 after each, to outputs/results/<budget>.md.
 """
