@@ -126,7 +126,7 @@ def compiled_or_captured(cfg: DictConfig, stop: CleanStop) -> list[Callback]:
     elif compiles is True:
         if processes > 1:
             raise UserError(f"compile=true: expected a training in one process, and trainer.devices is {processes}")
-        attempt(check_compiler, True)  # not only when there are loggers
+        attempt(check_compiler, True)  # before W&B has a run of it
         chosen.append(CompiledSteps())
     if captures:
         if not (gpu and processes == 1 and torch.cuda.is_available()):
