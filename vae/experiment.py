@@ -225,7 +225,7 @@ def train(cfg: DictConfig, folder: Path) -> None:
     size = sum(parameter.numel() for parameter in module.parameters())
     log.info(f"{size:,} parameters, {len(data.images['train'].pixels):,} images; {os.path.relpath(folder)}")
     torch.set_float32_matmul_precision(cfg.get("matmul_precision", "highest"))
-    gc.enable()
+    gc.enable()  # which train.py has off until here
     try:
         trainer.fit(module, datamodule=data, ckpt_path=resumed, weights_only=True)
     finally:
