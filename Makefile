@@ -1,4 +1,4 @@
-# make train [ARGS="latent_dim=2 experiment=manifold"] | make test | make check | make results [BUDGET=full] | make bench | make lock
+# make train [ARGS="latent_dim=2"] | make test | make check | make results [BUDGET=full] | make bench | make lock
 .PHONY: train test check results bench lock
 
 PYTHON ?= python3

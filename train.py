@@ -13,22 +13,26 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from vae.command_line import check_overrides, resume_arguments, sweep_arguments
-from vae.config import CONF, REFUSED, UserError, one_line, validate
-from vae.processes import run
+from vae.config.command_line import check_overrides, resume_arguments, sweep_arguments
+from vae.config.older_versions import current_config
+from vae.config.schema import CONF, validate
+from vae.errors import USER_ERRORS, UserError, one_line
+from vae.training.ddp import run
 
 
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
 def main(cfg: DictConfig) -> float | None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     if HydraConfig.get().mode is RunMode.MULTIRUN:
-        from vae.sweep import job
+        from vae.training.sweep import job
 
         return job(cfg, folder)
     try:
+        if cfg.resume:
+            current_config(cfg)
         validate(cfg)
         run(cfg, folder)  # only now is torch imported
-    except REFUSED as error:
+    except USER_ERRORS as error:
         if not cfg.resume and not (folder / "metrics.csv").exists():
             discard(folder)
         sys.exit(refuse(error))
@@ -60,7 +64,7 @@ def cli() -> int:
         if sys.argv[1:] == typed and not {"-sc", "--shell-completion"} & set(typed):
             check_overrides([arg for arg in typed if "=" in arg and not arg.startswith("-")])
         main()
-    except REFUSED as error:
+    except USER_ERRORS as error:
         return refuse(error)
     except OSError as error:
         return refuse(UserError(f"{error.filename}: {error.strerror}" if error.filename else str(error)))

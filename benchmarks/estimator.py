@@ -13,13 +13,13 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from vae.estimator import compiled_draws, importance_sample
-from vae.likelihoods import Bernoulli
-from vae.machine import prepare
-from vae.model import VAE
-from vae.networks import MLPDecoder, MLPEncoder
-from vae.posteriors import DiagonalGaussian
-from vae.priors import StandardNormal
+from vae.acceleration.torch_settings import prepare
+from vae.model.estimator import compiled_draws, importance_sample
+from vae.model.likelihoods import Bernoulli
+from vae.model.networks import MLPDecoder, MLPEncoder
+from vae.model.posteriors import DiagonalGaussian
+from vae.model.priors import StandardNormal
+from vae.model.vae import VAE
 
 SHAPE, HIDDEN, D, K, IMAGES = (1, 28, 28), 500, 20, 5000, 100
 

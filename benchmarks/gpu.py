@@ -95,7 +95,7 @@ def raw(grey: Tensor, batch: int, graphed: bool) -> float:
         (kl - log_px_z).backward()
         optimizer.step()
 
-    with torch.cuda.stream(torch.cuda.Stream()):
+    with torch.cuda.stream(torch.cuda.RNGPurpose()):
         for _ in range(10):
             step()
         torch.cuda.synchronize()

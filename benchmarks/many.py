@@ -17,11 +17,11 @@ from torch.func import functional_call, grad, stack_module_state, vmap
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from vae.likelihoods import Bernoulli
-from vae.model import VAE
-from vae.networks import MLPDecoder, MLPEncoder
-from vae.posteriors import DiagonalGaussian
-from vae.priors import StandardNormal
+from vae.model.likelihoods import Bernoulli
+from vae.model.networks import MLPDecoder, MLPEncoder
+from vae.model.posteriors import DiagonalGaussian
+from vae.model.priors import StandardNormal
+from vae.model.vae import VAE
 
 SHAPE, D, STEPS = (1, 28, 28), 20, 20
 

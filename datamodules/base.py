@@ -12,7 +12,7 @@ import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
-from vae.config import UserError
+from vae.errors import UserError
 
 EVAL_BATCH = 500  # images at a time where nothing is learned
 AT_ONCE = 10  # batches drawn together, and handed out together to be trained on one after the other
@@ -82,7 +82,7 @@ BINARIZE: dict[str, tuple[Binarize, Binarize, Binarize]] = {
 }
 
 
-class Stream(IntEnum):
+class RNGPurpose(IntEnum):
     """What random numbers are for: those of one use have nothing to do with those of another."""
 
     SPLIT = 1
@@ -91,7 +91,7 @@ class Stream(IntEnum):
     RANK = 4
 
 
-def generator(device: torch.device, stream: Stream, *seed: int) -> torch.Generator:
+def generator(device: torch.device, stream: RNGPurpose, *seed: int) -> torch.Generator:
     """Random numbers that depend on their use and these seeds, and on nothing else."""
     return torch.Generator(device).manual_seed(int(np.random.SeedSequence([stream, *seed]).generate_state(1)[0]))
 
@@ -110,17 +110,17 @@ class Batches:
 
 
 class Epoch:
-    """Pixels in a new order, and with new noise where `each_use` draws it, some batches at a time.
+    """Pixels in a new order, and with new noise where `per_batch_transform` draws it, some batches at a time.
 
     Order and noise are a function of `seed` and `epoch()` alone. An epoch that was cut off goes on with the batches it
     had come to, through the two methods Lightning looks for.
     """
 
     def __init__(
-        self, pixels: Tensor, batch_size: int, each_use: Binarize, seed: int, epoch: Callable[[], int]
+        self, pixels: Tensor, batch_size: int, per_batch_transform: Binarize, seed: int, epoch: Callable[[], int]
     ) -> None:
         self.pixels, self.batch_size = pixels, batch_size
-        self.each_use, self.seed, self.epoch = each_use, seed, epoch
+        self.per_batch_transform, self.seed, self.epoch = per_batch_transform, seed, epoch
         self.at_once = batch_size * at_once(batch_size * pixels[0].numel(), pixels.is_cuda)  # images
         self.taken = 0
 
@@ -129,10 +129,10 @@ class Epoch:
 
     def __iter__(self) -> Iterator[Batches]:
         first, self.taken = self.taken % len(self), 0
-        rng = generator(self.pixels.device, Stream.EPOCH, self.seed, self.epoch())
+        rng = generator(self.pixels.device, RNGPurpose.EPOCH, self.seed, self.epoch())
         order = torch.randperm(len(self.pixels), generator=rng, device=self.pixels.device)
         for rows in order.split(self.at_once):
-            batches = Batches(self.each_use(self.pixels.index_select(0, rows), rng), self.batch_size)
+            batches = Batches(self.per_batch_transform(self.pixels.index_select(0, rows), rng), self.batch_size)
             self.taken += 1
             if self.taken > first:
                 yield batches
@@ -179,7 +179,7 @@ class ImageDataModule(LightningDataModule, ABC):
         """What training images are turned into at each use, before they are binarised; here, nothing else."""
         return pixels
 
-    def hold_out(
+    def split_off(
         self, images: Images, test_size: float = 0, groups: Tensor | None = None, in_order: bool = False
     ) -> dict[str, Images]:
         """Split images off for validation, and for the test if it has a size: at random, or in_order from the end.
@@ -194,7 +194,7 @@ class ImageDataModule(LightningDataModule, ABC):
             sizes = f"dataset.val_size={self.val_size}" + (f" and dataset.test_size={test_size}" if test_size else "")
             most = f"1 to {n - 1} images" if not test_size else f"1 or more and 2 or more, {n - 1} at most together"
             raise UserError(f"{sizes}: expected {most}, of {n}")
-        rng = generator(torch.device("cpu"), Stream.SPLIT, self.split_seed)
+        rng = generator(torch.device("cpu"), RNGPurpose.SPLIT, self.split_seed)
         order = torch.arange(n).flip(0) if in_order else torch.randperm(n, generator=rng)
         drawn = order.argsort()[group]  # as which each image's group was drawn
         rows = drawn.argsort(stable=True)
@@ -208,7 +208,7 @@ class ImageDataModule(LightningDataModule, ABC):
         _, training, others = BINARIZE[self.binarize]
         for i, (split, images) in enumerate(self.load().items()):
             once = training if split == "train" else others
-            rng = generator(torch.device("cpu"), Stream.ONCE, self.split_seed, i)
+            rng = generator(torch.device("cpu"), RNGPurpose.ONCE, self.split_seed, i)
             self.images[split] = images._replace(pixels=once(images.pixels, rng))
 
     @property
@@ -225,7 +225,7 @@ class ImageDataModule(LightningDataModule, ABC):
         """Images of a split as the model is fed them, but not mirrored or moved: float in [0, 1], (N, C, H, W)."""
         pixels = self.images[split].pixels[rows]
         if split == "train":
-            rng = generator(pixels.device, Stream.ONCE, self.split_seed)
+            rng = generator(pixels.device, RNGPurpose.ONCE, self.split_seed)
             pixels = BINARIZE[self.binarize][0](pixels, rng)
         return unit(pixels)
 

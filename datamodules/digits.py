@@ -18,4 +18,4 @@ class Digits(ImageDataModule):
 
         grey, labels = load_digits(return_X_y=True)
         pixels = torch.from_numpy(grey).mul(255 / 16).round().to(torch.uint8).view(-1, 1, 8, 8)
-        return self.hold_out(Images(pixels, torch.from_numpy(labels)), self.test_size)
+        return self.split_off(Images(pixels, torch.from_numpy(labels)), self.test_size)

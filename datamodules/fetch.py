@@ -16,7 +16,7 @@ from urllib.request import urlopen
 import numpy as np
 from filelock import FileLock
 
-from vae.config import UserError
+from vae.errors import UserError
 
 log = logging.getLogger(__name__)
 

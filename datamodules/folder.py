@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from datamodules.base import ImageDataModule, Images, pair
 from datamodules.fetch import content
-from vae.config import UserError
+from vae.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -136,4 +136,4 @@ class Folder(ImageDataModule):
         folders = [Path(name).parts[0] if len(Path(name).parts) > 1 else "" for name in names]
         kinds = sorted(set(folders))
         labels = torch.tensor([kinds.index(folder) for folder in folders]) if len(kinds) > 1 else None
-        return self.hold_out(Images(pixels, labels, names), self.test_size)
+        return self.split_off(Images(pixels, labels, names), self.test_size)

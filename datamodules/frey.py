@@ -117,4 +117,4 @@ class Frey(ImageDataModule):
     def load(self) -> dict[str, Images]:
         with np.load(self.folder / "frey.npz") as arrays:
             faces = Images(torch.from_numpy(arrays["faces"]).view(-1, 1, 28, 20))
-        return self.hold_out(faces, self.test_size, in_order=self.split == "sequential")
+        return self.split_off(faces, self.test_size, in_order=self.split == "sequential")

@@ -53,4 +53,4 @@ class MNIST(ImageDataModule):
             read(str(self.folder / name))
             for name, read in zip(self.md5, (read_image_file, read_label_file) * 2, strict=True)
         )
-        return self.hold_out(Images(pixels[:, None], labels)) | {"test": Images(test_pixels[:, None], test_labels)}
+        return self.split_off(Images(pixels[:, None], labels)) | {"test": Images(test_pixels[:, None], test_labels)}

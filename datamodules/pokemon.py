@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from datamodules.base import ImageDataModule, Images, pair
 from datamodules.fetch import content, digest, download, fetch, npm_package, set_aside, unpack
-from vae.config import UserError
+from vae.errors import UserError
 
 PACKAGE = "pokesprite-images@2.7.0"
 ARCHIVE = "pokesprite-images-2.7.0.tgz"
@@ -158,7 +158,7 @@ class Pokemon(ImageDataModule):
             return sprites.at(torch.from_numpy(np.flatnonzero(rows)))
 
         regular = wanted & ~shiny
-        split = self.hold_out(these(regular), self.test_size, groups=torch.from_numpy(numbers[regular]))
+        split = self.split_off(these(regular), self.test_size, groups=torch.from_numpy(numbers[regular]))
         trained_on = numbers[np.isin(names, list(split["train"].names or ()))]
         return split | {"train": these(wanted & np.isin(numbers, trained_on))}
 

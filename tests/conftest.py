@@ -9,7 +9,7 @@ import pytest
 import train
 
 BARS = [
-    "dataset._target_=bars.Bars",
+    "dataset._target_=toy_dataset.Bars",
     "dataset.val_size=60",
     "batch_size=20",
     "hidden_size=16",
@@ -24,7 +24,7 @@ def _nobody_s_own_settings(monkeypatch):
     """No test reads or writes the images, or uses the W&B settings, of whoever runs it."""
     for name in [name for name in os.environ if name == "VAE_DATA_DIR" or name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
-    monkeypatch.setattr("vae.experiment.LOADED", {})
+    monkeypatch.setattr("vae.training.experiment.DATASET_CACHE", {})
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def isolated(tmp_path, monkeypatch):
     """Nothing of W&B from whoever runs the tests, nor from the test before."""
     import wandb
 
-    from vae.loggers import finish
+    from vae.tracking.loggers import finish
 
     wandb.teardown()
     home = tmp_path / "home"
@@ -74,7 +74,7 @@ def isolated(tmp_path, monkeypatch):
 @pytest.fixture
 def start(tmp_path, isolated):
     """start(env, run) -> the logger of the run in tmp_path/<run>."""
-    from vae.loggers import wandb_logger
+    from vae.tracking.loggers import wandb_logger
 
     def start(env, run="run", **about):
         for name, value in env.items():

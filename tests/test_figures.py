@@ -8,9 +8,9 @@ from torch import nn
 from torch.distributions import Independent, Normal
 
 from vae import figures
-from vae.likelihoods import Bernoulli
-from vae.model import VAE
-from vae.priors import StandardNormal
+from vae.model.likelihoods import Bernoulli
+from vae.model.priors import StandardNormal
+from vae.model.vae import VAE
 
 
 class Codes(nn.Module):

@@ -10,9 +10,9 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from vae.account import leave, signed_in
-from vae.command_line import arguments, command
-from vae.config import UserError
+from vae.config.command_line import arguments, command
+from vae.errors import UserError
+from vae.tracking.wandb_login import leave, wandb_api
 
 CURVES = {"ELBO": "elbo", "KL": "kl", "log likelihood": "log_likelihood"}
 SHAPE = ("latent_dim", "hidden_size", "activation")
@@ -58,7 +58,7 @@ def dashboard(project: str, entity: str) -> str:
     except ImportError:
         raise UserError("vae.dashboard needs wandb-workspaces: pip install wandb-workspaces") from None
     panels, settings = sections(), ws.WorkspaceSettings(max_runs=RUNS)
-    with signed_in() as api:
+    with wandb_api() as api:
         owner = entity or os.environ.get("WANDB_ENTITY") or api.default_entity
         if not owner:
             raise UserError("entity=: expected the W&B user or team whose project it is")

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.distributions import Normal
 from torchvision.utils import make_grid
 
-from vae.draws import draw_near
-from vae.model import VAE
+from vae.model.sampling import draw_near
+from vae.model.vae import VAE
 
 Picture = NDArray[np.uint8]
 

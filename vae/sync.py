@@ -13,9 +13,10 @@ from pathlib import Path
 
 from pydantic import BaseModel, Field
 
-from vae.account import leave, signed_in
-from vae.command_line import arguments, command
-from vae.config import Positive, UserError
+from vae.config.command_line import arguments, command
+from vae.config.schema import Positive
+from vae.errors import UserError
+from vae.tracking.wandb_login import leave, wandb_api
 
 
 class Arguments(BaseModel, strict=True, extra="forbid"):
@@ -70,7 +71,7 @@ def sync(outputs: Path, timeout: float) -> int:
     runs = sorted((outputs / "wandb").glob("offline-run-*"))
     fresh = [run for run in runs if not sent_before(run)]
     if fresh:
-        with signed_in():
+        with wandb_api():
             pass
     outcomes: Counter[str] = Counter()
     ids = [run.name.rpartition("-")[2] for run in fresh]  # the same of a run and of what goes on from it

@@ -14,10 +14,11 @@ from pathlib import Path
 
 from pydantic import BaseModel, Field
 
-from vae import runs, table
-from vae.command_line import arguments, command
 from vae.compare import page
-from vae.config import UserError
+from vae.config.command_line import arguments, command
+from vae.errors import UserError
+from vae.runs import results_table as table
+from vae.runs import run_folder as runs
 
 
 class Arguments(BaseModel, strict=True, extra="forbid"):

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vae.runs import Run
-from vae.table import Row, shown
+from vae.runs.results_table import Row, shown
+from vae.runs.run_folder import Run
 
 TEMPLATE, SCRIPT = (Path(__file__).parent / name for name in ("page.template.html", "page.js"))
 AXES = ("step", "images_seen", "seconds")
 TERMS = ("elbo", "kl", "log_likelihood")  # come first; what an objective has in their place follows
-ASIDE = ("objective", "log_px", "log_px_se")  # means another thing in each run, or has no curve
+IGNORED_KEYS = ("objective", "log_px", "log_px_se")  # means another thing in each run, or has no curve
 PICTURES = ("samples", "reconstructions")
 POINTS, WIDTH = 500, 400  # the most of a curve, and of a picture
 
@@ -38,7 +38,7 @@ def curves(run: Run, split: str) -> dict[str, list[float | None]]:
         kept.append(records[-1])
     names = dict.fromkeys(name for record in kept for name in record if name in AXES or name.startswith(f"{split}/"))
     found = {name.removeprefix(f"{split}/"): [number(record.get(name)) for record in kept] for name in names}
-    return {name: column for name, column in found.items() if name not in ASIDE}
+    return {name: column for name, column in found.items() if name not in IGNORED_KEYS}
 
 
 def picture(path: Path) -> str | None:

@@ -18,11 +18,10 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from vae.command_line import arguments, command
-from vae.config import UserError
-from vae.evaluate import finished
+from vae.config.command_line import arguments, command
+from vae.errors import UserError
 from vae.latent.probes import umap
-from vae.runs import newest, read
+from vae.runs.run_folder import finished, newest, read
 
 HOME = ("127.0.0.1", "localhost")
 
@@ -62,16 +61,16 @@ def main(typed: Sequence[str]) -> None:
     with listening(given.host, given.port) as taken:
         import torch
 
-        from vae.experiment import load, restored
         from vae.explore.explorer import Explorer
         from vae.explore.server import Server, app
-        from vae.generate.studio import Studio
+        from vae.generate.session import Session
+        from vae.training.experiment import load, load_trained
 
         torch.set_num_threads(1)  # one code is decoded sooner by one; what takes long has a thread of its own
         data = load(cfg)
-        module = restored(cfg, data.shape, folder)
+        module = load_trained(cfg, data.shape, folder)
         title = f"{read(folder).choices['dataset']}, latent_dim={cfg.latent_dim}"
-        explorer = Explorer(folder.resolve().name, title, Studio(module.vae, data), bool(module.bounds), by_umap)
+        explorer = Explorer(folder.resolve().name, title, Session(module.vae, data), bool(module.bounds), by_umap)
         print("encoding images ...", file=sys.stderr)
         _ = explorer.about  # so that the page opens at once
         server = Server(app(explorer, [given.host, *HOME]))

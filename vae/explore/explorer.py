@@ -13,14 +13,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from vae.config import UserError
-from vae.estimator import strangeness
-from vae.explore.uploads import BYTES, centred, on_plain_ground, remarks
+from vae.errors import UserError
+from vae.explore.image_input import BYTES, centred, on_plain_ground, remarks
 from vae.figures import MANY, plane
-from vae.generate.chosen import SPLITS, Chosen, at, called, of_picture
-from vae.generate.studio import Studio
-from vae.generate.ways import spherical
+from vae.generate.image_selection import SPLITS, SelectedImages, at, called, of_picture
+from vae.generate.interpolation import spherical
+from vae.generate.session import Session
 from vae.latent.probes import umap_of
+from vae.model.estimator import anomaly_score
 
 SHOWN = 3000  # points on the map, at most
 FOUND = 8  # images that a search shows
@@ -57,7 +57,7 @@ def numbers(values: Tensor) -> Any:
 class Explorer:
     """A run's model and images, by the names the page has for them; `bounded` if its objective bounds log p(x)."""
 
-    def __init__(self, run: str, title: str, studio: Studio, bounded: bool, by_umap: bool = False) -> None:
+    def __init__(self, run: str, title: str, studio: Session, bounded: bool, by_umap: bool = False) -> None:
         self.run, self.title, self.studio, self.by_umap = run, title, studio, by_umap
         self.score = "log_px" if bounded else "reconstruction"
         self.chance = Lock()  # who has it has the random numbers, which all threads share, to itself
@@ -132,7 +132,7 @@ class Explorer:
             raise UserError(f"image={name}: expected one such as {self.entries[0].split}/{self.entries[0].row}")
         return self.by_name[name]
 
-    def image(self, name: str) -> Chosen:
+    def image(self, name: str) -> SelectedImages:
         """The image of a split and row, such as test/3."""
         entry = self.entry(name)
         return at(self.studio.data, entry.split, torch.tensor([entry.row]))
@@ -168,7 +168,7 @@ class Explorer:
         return self.seen(image) | {"label": None, "remarks": told}
 
     @torch.inference_mode()
-    def seen(self, image: Chosen) -> dict[str, Any]:
+    def seen(self, image: SelectedImages) -> dict[str, Any]:
         """An image as the model is fed it, its code, and how likely it is."""
         return {
             "title": image.names[0],
@@ -186,4 +186,4 @@ class Explorer:
     def scores(self, x: Tensor) -> Tensor:
         """How likely images (N, C, H, W) are, (N,); the same for the same image, whatever is asked for meanwhile."""
         with self.chance:
-            return -strangeness(self.studio.vae, x, self.score, K)
+            return -anomaly_score(self.studio.vae, x, self.score, K)

@@ -19,9 +19,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from vae.config import UserError
+from vae.errors import UserError
 from vae.explore.explorer import Explorer, rgba
-from vae.explore.uploads import BYTES
+from vae.explore.image_input import BYTES
 
 PAGE = Path(__file__).parent / "page"
 AT_ONCE = 64  # codes to decode

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 from pydantic import BaseModel, Field
 
-from vae import runs
-from vae.command_line import arguments, command
-from vae.config import UserError
-from vae.evaluate import finished
-from vae.files import whole
+from vae.config.command_line import arguments, command
+from vae.errors import UserError
+from vae.runs import run_folder as runs
+from vae.runs.atomic_files import whole
+from vae.runs.run_folder import finished
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -113,11 +113,11 @@ def export(folder: Path) -> dict[str, Any]:
         raise UserError(f"vae.export needs {error.name}: pip install -e '.[export]'") from None
     import torch
 
-    from vae.experiment import load, restored
-    from vae.export.portable import Decoder, Encoder
+    from vae.export.onnx_modules import Decoder, Encoder
+    from vae.training.experiment import load, load_trained
 
     data = load(cfg)
-    vae = restored(cfg, data.shape, folder).vae.cpu()
+    vae = load_trained(cfg, data.shape, folder).vae.cpu()
     encoder, decoder = Encoder(vae, cfg.latent_dim), Decoder(vae)
     rng = torch.Generator().manual_seed(0)
     x, z = torch.rand(INPUTS, *data.shape, generator=rng), torch.randn(INPUTS, cfg.latent_dim, generator=rng)

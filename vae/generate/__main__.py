@@ -28,11 +28,11 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field
 
-from vae.command_line import arguments, command
-from vae.config import Count, Seed, UserError, meant
-from vae.evaluate import finished
-from vae.files import whole
-from vae.runs import newest
+from vae.config.command_line import arguments, command
+from vae.config.schema import Count, Seed
+from vae.errors import UserError, did_you_mean
+from vae.runs.atomic_files import whole
+from vae.runs.run_folder import finished, newest
 
 # The keys each takes; run, what and seed are for all.
 DRAWN = ("n", "temperature", "from")
@@ -89,7 +89,9 @@ class Arguments(BaseModel, strict=True, extra="forbid"):
         """`what`, or what is implied; UserError where that is no name, or takes none of a key that was given."""
         for name in self.what:
             if name not in TAKES:
-                raise UserError(f"what={name}: expected one of {', '.join(TAKES)}, or a list [a,b]{meant(name, TAKES)}")
+                raise UserError(
+                    f"what={name}: expected one of {', '.join(TAKES)}, or a list [a,b]{did_you_mean(name, TAKES)}"
+                )
         wanted = self.what or self.implied
         for field, about in Arguments.model_fields.items():
             key = about.alias or field
@@ -106,15 +108,15 @@ def generate(folder: Path, given: Arguments) -> list[Path]:
     cfg, _ = finished(folder)
     import torch  # only now
 
-    from vae.experiment import load, restored
-    from vae.generate.creations import WHAT, Made
-    from vae.generate.studio import Studio
+    from vae.generate.pictures import WHAT, Made
+    from vae.generate.session import Session
+    from vae.training.experiment import load, load_trained
 
     data = load(cfg)
-    vae = restored(cfg, data.shape, folder).vae
+    vae = load_trained(cfg, data.shape, folder).vae
     pair = [] if given.fuse in (None, "random") else list(given.fuse or ())
     typed = given.model_dump(exclude={"run", "what"}) | {"fuse": pair, "arithmetic": given.arithmetic or ()}
-    studio = Studio(vae, data, **typed)
+    studio = Session(vae, data, **typed)
     made: Made = {}
     with whole(folder / "generated") as part:
         for name in wanted or WHAT:

@@ -17,18 +17,19 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, Field
 
-from vae import runs
-from vae.command_line import arguments, command
-from vae.config import Count, UserError
-from vae.evaluate import finished
-from vae.files import whole
+from vae.config.command_line import arguments, command
+from vae.config.schema import Count
+from vae.errors import UserError
+from vae.runs import run_folder as runs
+from vae.runs.atomic_files import whole
+from vae.runs.run_folder import finished
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
     from datamodules.base import ImageDataModule
-    from vae.model import VAE
+    from vae.model.vae import VAE
 
 BATCH = 500  # images at a time
 MOST = 10_000  # images whose clusters are looked for
@@ -150,11 +151,11 @@ def latent(folder: Path, given: Arguments) -> list[str]:
     import torch
 
     from vae import figures
-    from vae.estimator import strangeness
-    from vae.experiment import load, restored
+    from vae.model.estimator import anomaly_score
+    from vae.training.experiment import load, load_trained
 
     data = load(cfg)
-    module = restored(cfg, data.shape, folder)
+    module = load_trained(cfg, data.shape, folder)
     vae, of_split = module.vae, data.images[given.split]
     x, labels = data.x(given.split), kinds(data, given.split)
     lines = []
@@ -167,7 +168,7 @@ def latent(folder: Path, given: Arguments) -> list[str]:
             (part / "latent.json").write_text(json.dumps(found, indent=2) + "\n")
             lines.append(table(found))
         score = given.score if module.bounds else "reconstruction"
-        strange = strangeness(vae, x, score, given.K)
+        strange = anomaly_score(vae, x, score, given.K)
         order = strange.argsort(descending=True)
         what = f"-log p(x) in nats, K = {given.K}" if score == "log_px" else "squared error of the reconstruction"
         named = [of_split.names[i] if of_split.names else str(i) for i in order[:10].tolist()]
@@ -182,7 +183,8 @@ def latent(folder: Path, given: Arguments) -> list[str]:
         figures.save(figures.scattered(z, names, of_split.labels, title), part / "map.png")
         arrays = {"mean": codes.mean, "log_var": codes.log_var, "labels": of_split.labels, "names": of_split.names}
         kept: dict[str, Any] = {name: np.asarray(array) for name, array in arrays.items() if array is not None}
-        np.savez(part / "codes.npz", map=z.numpy(), strangeness=strange.numpy(), score=score, split=given.split, **kept)
+        kept |= {"map": z.numpy(), "anomaly_score": strange.numpy(), "score": score, "split": given.split}
+        np.savez(part / "codes.npz", **kept)
         written = sorted(path.name for path in part.iterdir())
     if given.wandb:
         send(folder, cfg, codes.mean, of_split.labels, of_split.names)
@@ -193,14 +195,14 @@ def send(folder: Path, cfg: Any, mean: "Tensor", labels: "Tensor | None", names:
     """Codes (N, D) as the table `codes` of the run's W&B run, of which its embedding projector makes a map."""
     import wandb
 
-    from vae.experiment import tracker
-    from vae.loggers import finish
+    from vae.tracking.loggers import finish
+    from vae.training.experiment import build_logger
 
     about = {"label": labels.tolist() if labels is not None else None, "name": names}
     about = {name: column for name, column in about.items() if column is not None}
     columns: list[str | int] = [*about, *(f"z{i + 1}" for i in range(mean.shape[1]))]
     rows = [[*beside, *z] for *beside, z in zip(*about.values(), mean.tolist(), strict=True)]
-    for logger in tracker(cfg, folder):
+    for logger in build_logger(cfg, folder):
         logger.experiment.log({"codes": wandb.Table(columns, rows)})
     finish(0)
 

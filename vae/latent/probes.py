@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vae.config import UserError
+from vae.errors import UserError
 
 Array = NDArray[Any]
 

@@ -1,0 +1,185 @@
+"""The page of vae.compare in a real browser without a network, with the runs of folders made by hand."""
+
+import re
+import time
+
+import pytest
+from made_up_runs import NASTY, made, mixed, scored, trained
+
+from vae.compare.page import html
+from vae.runs import results_table as table
+from vae.runs import run_folder as runs
+
+
+@pytest.fixture
+def opened(browser, tmp_path):
+    """Open the page of a folder's runs, with no network; the test fails on any error in it."""
+    errors = []
+    context = browser.new_context(viewport={"width": 1366, "height": 768}, offline=True)
+
+    def open_page(folder):
+        (tmp_path / "page.html").write_text(html(table.rows(runs.find([folder]))), "utf-8")
+        page = context.new_page()
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        page.on("request", lambda request: errors.append(request.url) if not offline(request.url) else None)
+        page.on("dialog", lambda dialog: (errors.append(dialog.message), dialog.dismiss()))
+        page.goto((tmp_path / "page.html").as_uri())
+        page.wait_for_selector("body[data-ready]")
+        return page
+
+    yield open_page
+    context.close()
+    assert errors == []
+
+
+def offline(url):
+    return url.startswith(("file:", "data:", "blob:"))
+
+
+def drawn(page):
+    """The runs that have a visible curve, by term: as (place in the table at first, points)."""
+    return page.evaluate("""() => {
+        const found = {};
+        for (const trace of document.getElementById("curves-plot").data)
+            if (trace.visible === true)
+                (found[terms[(trace.yaxis.slice(1) || 1) - 1]] ??= []).push([trace.meta, trace.x.length]);
+        return found;
+    }""")
+
+
+def column(page, n):
+    return [text.strip() for text in page.locator(f"tbody tr:visible td:nth-child({n})").all_inner_texts()]
+
+
+def test_every_run_is_drawn_and_can_be_hidden(tmp_path, opened):
+    page = opened(mixed(tmp_path / "sweep"))
+    # c has an ELBO alone, d (4th or 5th) squares, e no records, f and g did not end, h has not begun
+    shown = drawn(page)
+    places = {run["folder"][-1]: i for i, run in enumerate(page.evaluate("runs"))}
+    with_elbo = sorted(places[name] for name in "abcfg")
+    assert sorted(shown["elbo"]) == sorted(
+        [place, {places["f"]: 2, places["g"]: 4}.get(place, 10)] for place in with_elbo
+    )
+    assert [place for place, _ in shown["kl"]] == with_elbo
+    assert shown["squared_error"] == [[places["d"], 1]]
+    assert page.locator("#curves-plot .legendtext").count() == 6
+    assert page.locator("#curves-plot .scatterlayer .js-line").count() == 15
+    assert any(NASTY[:20] in text for text in page.locator("#curves-plot .legendtext").all_text_contents())
+
+    page.select_option("#split", "train")
+    assert [points for place, points in drawn(page)["elbo"] if place < 3] == [100, 100, 100]
+    page.select_option("#axis", "seconds")
+    assert [place for place, _ in drawn(page)["elbo"]] == sorted(places[name] for name in "abfg")
+    first = page.evaluate("document.getElementById('curves-plot').data[0].x.slice(0, 2)")
+    assert first == [0.5, 1.0]
+    page.select_option("#axis", "images_seen")
+    assert page.evaluate("document.getElementById('curves-plot').data[0].x[0]") == 10_000
+    page.select_option("#split", "both")
+    assert [place for place, _ in drawn(page)["kl"]].count(0) == 2
+    page.select_option("#axis", "step")
+    page.select_option("#split", "val")
+
+    page.get_by_label(re.compile("^show latent_dim=2 ")).uncheck()
+    assert 1 not in [place for place, _ in drawn(page)["elbo"]]
+    assert page.evaluate("document.getElementById('parallel-plot').data[0].dimensions[0].values") == [10]
+    assert page.locator("article:visible").count() == 7
+    page.locator("#curves-plot .legendtoggle").first.click()
+    page.wait_for_function("document.getElementById('curves-plot').data[0].visible === 'legendonly'")
+    assert not page.locator("tbody tr input").first.is_checked()
+    assert 0 not in [place for place, _ in drawn(page)["log_likelihood"]]
+    # two clicks are a double click only when they are quick
+    page.evaluate(
+        "(plot => plot.emit('plotly_legenddoubleclick', { curveNumber: 1, data: plot.data }))($('curves-plot'))"
+    )
+    assert [place for place, _ in drawn(page)["kl"]] == [1]
+    page.get_by_label("show all rows or none").uncheck()
+    assert drawn(page) == {}
+    page.get_by_label("show all rows or none").check()
+    assert drawn(page) == shown
+
+
+def test_the_table_sorts_and_filters(tmp_path, opened):
+    page = opened(mixed(tmp_path / "sweep"))
+    assert column(page, 2)[:3] == ["10", "2", "5"]
+    page.get_by_role("button", name="latent_dim").click()
+    assert column(page, 2) == ["2", "5", "10", "20", "20", "30", "31", "50"]
+    page.get_by_role("button", name="latent_dim").press("Enter")
+    assert column(page, 2) == ["50", "31", "30", "20", "20", "10", "5", "2"]
+    assert page.locator("th[aria-sort=descending]").inner_text() == "latent_dim"
+    page.get_by_role("button", name="log_px").click()
+    assert column(page, 6)[:3] == ["-140.25 ± 0.25", "-94.50 ± 0.25", "\u2013"]
+    assert NASTY in column(page, 3)
+    assert page.locator("tr.best").count() == 1
+    page.fill("#filter", "INF 50")
+    assert column(page, 2) == ["50"]
+    assert "diverged at step 3" in column(page, 12)[0]
+    assert page.locator("#count").inner_text() == "1 of 8"
+    assert page.locator("article:visible").count() == 1
+    assert page.locator("article:visible").inner_text().count("is missing") == 2
+    page.get_by_label("show all rows or none").uncheck()
+    assert page.evaluate("[...hidden].map(i => runs[i].values.latent_dim)") == [50]
+    page.fill("#filter", "")
+    assert page.locator("article img").count() == 3
+    assert page.locator("article img[loading=lazy]").count() == 3
+    page.locator("article img").first.scroll_into_view_if_needed()
+    page.wait_for_function("document.querySelector('article img').naturalWidth === 400")
+
+
+def test_the_heat_map_has_the_means_of_the_chosen_keys(tmp_path, opened):
+    for i, (dim, seed, log_px) in enumerate([(10, 0, -90.0), (10, 1, -94.0), (2, 0, -140.0), (2, 1, -150.0)]):
+        typed = {"latent_dim": dim, "seed": seed, "activation": NASTY if dim == 2 else "relu"}
+        typed["prior.components"] = None if i == 1 else 30 - i
+        made(tmp_path / "sweep" / str(i), typed, scored(log_px, kl=float(i)))
+    page = opened(tmp_path / "sweep")
+    heat = "(({ x, y, z }, { xaxis, yaxis }) => [xaxis.ticktext, yaxis.ticktext, z])"
+    plot = "document.getElementById('heat-plot')"
+    read = f"{heat}({plot}.data[0], {plot}.layout)"
+    assert page.evaluate(read) == [["2", "10"], ["0", "1"], [[-140, -90], [-150, -94]]]
+    page.select_option("#down", label="(nothing)")
+    assert page.evaluate(read) == [["2", "10"], [""], [[-145, -92]]]
+    page.select_option("#across", "seed")
+    page.select_option("#metric", "test/kl")
+    assert page.evaluate(read) == [["0", "1"], [""], [[1, 2]]]
+    page.select_option("#down", "latent_dim")
+    page.get_by_label("show all rows or none").uncheck()
+    page.get_by_label(re.compile("^show latent_dim=10 seed=1")).check()
+    assert page.evaluate(read) == [["1"], ["10"], [[1]]]
+    assert page.locator("#parallel-plot .axis-title").all_text_contents() == [
+        "latent_dim",
+        "seed",
+        "activation",
+        "prior.components",
+        "test/kl",
+    ]
+    for order in (["27", "28", "30", "-"], ["30", "28", "27", "-"]):
+        page.get_by_role("button", name="prior.components").click()
+        assert column(page, 5) == order
+    page.get_by_label("show all rows or none").check()
+    ticks = page.locator("#parallel-plot").evaluate("node => node.textContent")
+    assert NASTY[:17] in ticks
+    assert "&#" not in ticks
+    assert page.locator("[data-title^=Share]").count() == 0
+
+
+def test_no_finished_run_or_no_difference_is_a_page_too(tmp_path, opened):
+    made(tmp_path / "sweep" / "a", {"latent_dim": 2}, failed="no memory")
+    page = opened(tmp_path / "sweep")
+    assert column(page, 2) == ["failed\nno memory"]
+    assert "differ in nothing" in page.locator("#parameters-note").inner_text()
+    assert not page.locator("#heat-plot").is_visible()
+
+
+def test_a_hundred_runs_open_within_seconds_in_a_file_of_some_megabytes(tmp_path, opened):
+    for i in range(100):
+        typed = {"latent_dim": 2 + i % 10, "seed": i // 10}
+        made(tmp_path / "sweep" / str(i), typed, scored(-90.0 - i), records=trained(-100 - i, 60), pictures=["samples"])
+    begun = time.monotonic()
+    page = opened(tmp_path / "sweep")
+    assert len(drawn(page)["elbo"]) == 100
+    assert page.locator("tbody tr").count() == 100
+    assert time.monotonic() - begun < 20  # made and opened
+    assert page.evaluate("performance.now()") < 10_000
+    assert (tmp_path / "page.html").stat().st_size < 20e6
+    colours = page.evaluate("new Set(document.getElementById('curves-plot').data.map(trace => trace.line.color)).size")
+    assert colours == 100

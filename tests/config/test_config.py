@@ -1,0 +1,307 @@
+"""The command line: what it offers, what it refuses and how."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from vae.config.command_line import choices, folder_name, run_name
+from vae.config.schema import CONF, Config, validate
+from vae.training.experiment import build
+
+ROOT = CONF.parent
+ROOT_KEYS = [
+    "latent_dim",
+    "hidden_size",
+    "activation",
+    "batch_size",
+    "seed",
+    "data_dir",
+    "log_every_n_steps",
+    "gradient_clip_val",
+    "patience",
+    "compile",
+    "cuda_graph",
+    "matmul_precision",
+    "resume",
+    "test",
+]
+GROUPS = {
+    "architecture": ["conv", "gated_mlp", "mlp"],
+    "dataset": ["digits", "fashion_mnist", "folder", "frey", "mnist", "pokemon"],
+    "experiment": [
+        "altosaar",
+        "autoencoder",
+        "burda2015_iwae",
+        "burda2015_vae",
+        "fashion",
+        "frey",
+        "frey_logistic",
+        "kingma2013_frey",
+        "kingma2013_mnist",
+        "lesson",
+        "pokemon",
+        "pokemon_long",
+        "pytorch_example",
+        "tomczak2017_vae",
+        "tomczak2017_vamp",
+    ],
+    "likelihood": [
+        "bernoulli",
+        "categorical",
+        "categorical_17",
+        "continuous_bernoulli",
+        "discretized_logistic",
+        "gaussian",
+        "grey_cross_entropy",
+        "pixel_gaussian",
+        "shades",
+    ],
+    "logger": ["csv", "none", "wandb"],
+    "objective": ["autoencoder", "beta", "capacity", "dreg", "elbo", "free_bits", "iwae"],
+    "objective/schedule": ["constant", "cyclical", "linear"],
+    "optimizer": ["adadelta", "adagrad", "adam", "rmsprop"],
+    "optimizer/schedule": ["burda2015", "constant", "one_cycle"],
+    "posterior": ["diagonal_gaussian", "iaf", "point"],
+    "prior": ["flow", "mixture", "standard_normal", "two_layers", "vampprior"],
+    "search": ["mnist"],
+    "trainer": ["ddp", "default", "gpu"],
+}
+FILES = [(group, choice) for group in GROUPS for choice in choices(group)]
+
+
+def composed(*overrides):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("config", list(overrides))
+
+
+def test_root_keys_and_choices_are_these():
+    groups = {group.split("/")[0] for group in GROUPS} - {"experiment", "search"}
+    assert set(composed()) == set(Config.model_fields) == {*ROOT_KEYS, *groups}
+    found = {str(path.parent.relative_to(CONF)) for path in CONF.rglob("*.yaml")} - {
+        ".",
+        "hydra/help",
+        "hydra/hydra_logging",
+        "hydra/job_logging",
+        "sweep",  # of `wandb sweep`
+    }
+    assert {group: choices(group) for group in found} == GROUPS
+
+
+NEEDED = {
+    "dataset=folder": ["dataset.path=pictures"],
+    "objective/schedule": ["objective=beta"],
+    "posterior=point": ["objective=autoencoder"],
+}
+
+
+@pytest.mark.parametrize(("group", "choice"), FILES)
+def test_every_choice_composes_validates_and_takes_a_step(group, choice):
+    cfg = composed(*NEEDED.get(f"{group}={choice}", NEEDED.get(group, [])), f"{group}={choice}", "hidden_size=8")
+    validate(cfg)
+    module = build(cfg, (3, 6, 4))
+    x = torch.tensor([0.0, 1.0])[torch.randint(2, (5, 3, 6, 4))]
+    before = [p.clone() for p in module.parameters()]
+    optimizer = module.optimizer(module.parameters())
+    for _ in range(2):  # of a residual block's layers, the first moves after the last
+        optimizer.zero_grad()
+        loss = -module.values(x, module.objective.weight(0.5))[-1].mean()
+        loss.backward()
+        optimizer.step()
+    assert torch.isfinite(loss)
+    assert all(not torch.equal(p, q) for p, q in zip(before, module.parameters(), strict=True) if q.requires_grad)
+
+
+def test_the_defaults_are_the_lesson_s():
+    cfg = composed()
+    assert (cfg.latent_dim, cfg.hidden_size, cfg.activation, cfg.batch_size) == (20, 500, "tanh", 200)
+    lesson = composed("experiment=lesson")
+    assert lesson.dataset.binarize == "threshold"
+    assert lesson.optimizer._target_ == "torch.optim.Adadelta"
+    assert (lesson.batch_size, lesson.trainer.max_steps, lesson.log_every_n_steps) == (200, 100_000, 1000)
+
+
+def test_the_command_line_wins_over_a_recipe_and_a_dataset():
+    assert composed("likelihood=continuous_bernoulli").likelihood._target_.endswith("ContinuousBernoulli")
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_recipe_says_what_it_reached(path):
+    comment = " ".join(path.read_text().split("\n\n")[0].replace("\n#", "").split())
+    assert re.search("[Rr]eached test/(elbo|log_px|squared_error|minus_cross_entropy)", comment)
+
+
+USER_ERRORS = {
+    "latent_dim=0": ["latent_dim=0", "whole number, 1 or more"],
+    "latent_dim=abc": ["latent_dim=abc", "whole number"],
+    "latent_dim=2.5": ["latent_dim=2.5", "whole number"],
+    "hidden_size=[]": ["hidden_size=[]", "list of them"],
+    "hidden_size=[10,-1]": ["hidden_size=[10, -1]", "1 or more"],
+    "activation=foo": ["activation=foo", "'tanh'", "'identity'"],
+    "activation=rellu": ["did you mean relu?"],
+    "dataset=foo": ["dataset=foo", "mnist"],
+    "dataset=mnits": ["did you mean mnist?"],
+    "dataset.binarize=dynamc": ["dataset.binarize=dynamc", "'static'", "did you mean dynamic?"],
+    "trainer.max_epochs=-3": ["trainer.max_epochs=-3", "-1 for no limit"],
+    "trainer.max_epochs=-1": ["trainer.max_epochs=-1", "trainer.max_steps"],
+    "optimizer.lr=-1": ["optimizer.lr=-1", "above 0"],
+    "optimizer.schedule.warmup=1": ["optimizer.schedule.warmup=1", "between 0 and 1"],
+    "trainer=ddp trainer.devices=0": ["trainer.devices=0", "1 or more"],
+    "trainer.devices=2": ["trainer.devices: no such key"],
+    "compile=maybe": ["compile=maybe", "auto, true or false"],
+    "batch_size=0": ["batch_size=0", "1 or more"],
+    "dataset.batch_size=0": ["dataset.batch_size=0", "1 or more"],
+    "optimizer.lr=inf": ["optimizer.lr=inf", "above 0"],
+    "trainer.check_val_every_n_epoch=0": ["trainer.check_val_every_n_epoch=0", "1 or more"],
+    "gradient_clip_val=-1": ["gradient_clip_val=-1", "null for no clipping"],
+    "logger.tags=lesson": ["logger.tags=lesson", "[a,b]"],
+    "data_dir=5": ["data_dir=5", "a folder"],
+    "test=null": ["test=None", "test.K=100"],
+    "+resume=outputs": ["+resume=outputs", "resume=FOLDER"],
+    "seed=x": ["seed=x", "0 or more"],
+    "test.K=0": ["test.K=0", "1 or more"],
+    "test.images=1": ["test.images=1", "2 or more, or null for all"],
+    "dataset.val_size=300": ["dataset.val_size=300", "1 to 299"],
+    "latnt_dim=3": ["latnt_dim", "did you mean latent_dim?"],
+    "trainer.max_epoch=3": ["trainer.max_epoch", "did you mean trainer.max_epochs?"],
+    "optimizer.rho=0.9": ["optimizer.rho: no such key"],
+    "+foo=1": ["foo: no such key"],
+    "trainer.accelerator=tpuu": ["trainer", "tpuu"],
+    "latent_dim": ["latent_dim"],
+    "latent_dim=[": ["latent_dim"],
+    "dataset.binarize=none": ["likelihood", "Bernoulli", "dataset.binarize=none"],
+    "likelihood=gaussian likelihood.sigma=0": ["likelihood.sigma=0", "0.003 or more"],
+    "likelihood=categorical likelihood.levels=1": ["likelihood.levels=1", "2 to 256"],
+    "likelihood=discretized_logistic likelihood.scale=each": ["likelihood.scale=each", "'pixel' or 'shared'"],
+    "architecture=conv architecture.encoder.channels=[8,0]": ["architecture.encoder.channels", "[8, 0]", "1 or more"],
+    "objective=iwae objective.K=0": ["objective.K=0", "1 or more"],
+    "objective=beta objective.beta=-1": ["objective.beta=-1", "0 or more"],
+    "objective=beta objective/schedule=linear objective.schedule.warmup=2": ["warmup=2", "between 0 and 1"],
+    "objective=dreg posterior=iaf": ["objective=dreg", "posterior=diagonal_gaussian"],
+    "objective=free_bits prior=mixture": ["objective=free_bits", "prior=standard_normal"],
+    "prior=vampprior posterior=iaf": ["prior=vampprior", "posterior=diagonal_gaussian"],
+    "prior=vampprior prior.pseudo_inputs=0": ["prior.pseudo_inputs=0", "1 or more"],
+    "prior=flow latent_dim=1": ["prior=flow", "latent_dim=1", "2 or more"],
+    "posterior=point": ["posterior=point", "objective=autoencoder"],
+    "posterior.latent_dim=5": ["posterior.latent_dim=5", "which is 3"],
+    "prior.latent_dim=5": ["prior.latent_dim=5", "latent_dim"],
+    "architecture.decoder.latent_dim=5": ["architecture.decoder.latent_dim=5", "latent_dim"],
+    "prior=two_layers prior.hidden_size=[3,0]": ["prior.hidden_size", "1 or more"],
+    "experiment=tomczak2017_vae objective/schedule=constant": ["objective", "warmup"],
+    "experiment=altosaar optimizer=adam": ["optimizer", "centered", "~optimizer"],
+    "patience=0": ["patience=0", "1 or more"],
+    "likelihood=categorical_17 dataset.binarize=none": ["likelihood", "Categorical", "dataset.binarize=none"],
+}
+
+
+@pytest.mark.parametrize("argument", USER_ERRORS)
+def test_what_cannot_be_is_one_line_exit_code_2_and_no_folder(argument, cli, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    code, out, err = cli(*argument.split(), "logger=wandb")
+    assert code == 2
+    assert out == ""
+    assert err.count("\n") == 1
+    for words in USER_ERRORS[argument]:
+        assert words in err
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_a_refused_run_takes_nothing_with_it(cli, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file").write_text("precious")
+    assert cli("latent_dim=0", "hydra.run.dir=mine")[0] == 2
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["file"]
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(cli, tmp_path):
+    (tmp_path / "outputs").write_text("a file")
+    code, _, err = cli()
+    assert (code, err.count("\n")) == (2, 1)
+    assert "outputs" in err
+
+
+@pytest.mark.parametrize("argument", ["latnt_dim=2,3", "dataset=mnist,foo", "data_dir=a,b", "logger.save_dir=a,b"])
+def test_a_sweep_with_a_misspelling_does_not_begin(argument, cli, tmp_path):
+    code, _, err = cli("-m", argument)
+    assert code == 2
+    assert err.count("\n") == 1
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_help_is_the_project_s_own_page(cli):
+    code, out, _ = cli("--help", defaults=())
+    assert code == 0
+    for word in [
+        "latent_dim=20",
+        "hidden_size=500",
+        "activation=tanh",
+        "resume=",
+        "likelihood: bernoulli, cat",
+        "-m",
+    ]:
+        assert word in out
+    assert "Powered by Hydra" not in out
+
+
+def test_the_shell_completes_choices_and_keys(cli, monkeypatch):
+    for typed, offered in (
+        ("optimizer=", ["optimizer=adadelta", "optimizer=adagrad", "optimizer=adam", "optimizer=rmsprop"]),
+        ("latent_d", ["latent_dim="]),
+    ):
+        monkeypatch.setenv("COMP_LINE", f"python train.py {typed}")
+        code, out, _ = cli("-sc", "query=bash", defaults=())
+        assert code == 0
+        assert out.split() == offered
+
+
+FLAGS = [["--help"], ["--cfg", "job"], ["-sc", "query=bash"], ["latent_dim=0"]]
+
+
+@pytest.mark.parametrize("flags", FLAGS, ids=" ".join)
+def test_what_trains_nothing_does_not_import_torch(flags, tmp_path):
+    script = f"""
+import runpy, sys
+sys.argv = ["train.py", *{flags!r}]
+try: runpy.run_path({str(ROOT / "train.py")!r}, run_name="__main__")
+except SystemExit: pass
+sys.exit("torch" in sys.modules)
+"""
+    env = {"PYTHONPATH": str(ROOT), "COMP_LINE": "python train.py data"}
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, env=env)
+    assert done.returncode == 0
+
+
+def test_run_is_named_by_what_differs_from_the_defaults():
+    typed = [
+        "latent_dim=2",
+        "seed=0",
+        "dataset=mnist",
+        "optimizer=adadelta",
+        "optimizer.rho=0.9",
+        "logger=csv",
+        "data_dir=x",
+    ]
+    assert run_name(typed) == "latent_dim=2 optimizer=adadelta optimizer.rho=0.9"
+    assert run_name([]) == run_name(["latent_dim=20"]) == "defaults"
+
+
+def test_a_sweep_s_folder_is_one_name_of_bounded_length():
+    assert folder_name("latent_dim=2,optimizer/schedule=constant") == "latent_dim=2,optimizer.schedule=constant"
+    long = [folder_name(f"{'a=1,' * 100}b={b}") for b in range(2)]
+    assert len(set(long)) == 2
+    assert len({folder_name("dataset.path=a/b"), folder_name("dataset.path=a.b")}) == 2
+    assert folder_name("") == "defaults"
+    assert max(map(len, long)) < 200
+
+
+def test_yaml_files_are_valid_and_end_with_a_line_break():
+    for path in [*CONF.rglob("*.yaml"), *Path(ROOT).glob(".*.yaml")]:
+        assert path.read_text().endswith("\n")
+        yaml.safe_load(path.read_text())
+    assert OmegaConf.load(CONF / "config.yaml").defaults[0] == "_self_"

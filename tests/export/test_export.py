@@ -1,0 +1,218 @@
+"""python -m vae.export: ONNX against torch, and an export against what can be read of it without torch."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from vae.errors import UserError
+from vae.export import __main__ as export
+from vae.export import portable
+from vae.model.likelihoods import ContinuousBernoulli
+from vae.runs.run_folder import finished
+from vae.training.experiment import build, load, load_trained
+
+SMALL = ["latent_dim=3", "hidden_size=8"]
+ENCODERS = {
+    "conv": [(3, 9, 7), "architecture=conv"],
+    "mlp, point": [(1, 6, 5), "objective=autoencoder"],
+    "gated_mlp, iaf": [(1, 6, 5), "architecture=gated_mlp", "posterior=iaf"],
+}
+DECODERS = {
+    "conv, discretized_logistic": [(3, 9, 7), "architecture=conv", "likelihood=discretized_logistic"],
+    "gated_mlp, pixel_gaussian": [(2, 6, 5), "architecture=gated_mlp", "likelihood=pixel_gaussian"],
+    "mlp, shades": [(3, 6, 5), "likelihood=shades"],
+    "mlp, categorical": [(1, 6, 5), "likelihood=categorical_17"],
+    "mlp, continuous_bernoulli": [(1, 6, 5), "likelihood=continuous_bernoulli"],
+    "mlp, gaussian": [(1, 6, 5), "likelihood=gaussian"],
+    "conv, gaussian": [(3, 9, 7), "architecture=conv", "likelihood=gaussian", "likelihood.learned=false"],
+    "mlp, grey_cross_entropy": [(1, 6, 5), "likelihood=grey_cross_entropy"],
+}
+
+
+@pytest.fixture
+def model():
+    """The model of these overrides for images of a shape, with other weights than before training."""
+    from hydra import compose
+
+    from vae.config.command_line import composing
+
+    def made(shape, *overrides):
+        with composing():
+            cfg = compose("config", [*SMALL, *overrides])
+        torch.manual_seed(0)
+        vae = build(cfg, shape).vae.eval()
+        with torch.no_grad():
+            for parameter in vae.parameters():
+                parameter.add_(0.03 * torch.randn_like(parameter))
+        return vae
+
+    return made
+
+
+@pytest.fixture
+def exported(command_of):
+    return command_of(export)
+
+
+def outputs(file, **inputs):
+    return onnxruntime.InferenceSession(file).run(None, inputs)
+
+
+class Surer(torch.nn.Module):
+    """What an encoder says of 3 dimensions, (B, 6 and more), with log-variances that are 2 less."""
+
+    def forward(self, h):
+        return h - 2 * torch.eye(h.shape[-1])[3:6].sum(0)
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_onnx_gives_the_code_that_torch_gives(name, model, tmp_path):
+    shape, *overrides = ENCODERS[name]
+    vae, x = model(shape, *overrides), torch.rand(11, *shape)
+    if "iaf" in name:
+        vae.encoder = torch.nn.Sequential(vae.encoder, Surer())
+        with torch.no_grad():
+            for parameter in vae.posterior.parameters():
+                parameter.mul_(8)  # so that the mean of a flow is not the flow of a mean
+    names = ["mean"] if "iaf" in name or "point" in name else ["mean", "log_var"]
+    export.write_onnx(portable.Encoder(vae, 3), x, ["x", *names], tmp_path / "e.onnx")
+    mean, *log_var = outputs(tmp_path / "e.onnx", x=x[:5].numpy())
+    assert len(names) == 1 + len(log_var)
+    with torch.inference_mode():
+        q_z = vae.q_z(x[:5])
+        if "iaf" not in name:
+            np.testing.assert_allclose(mean, q_z.mean, atol=1e-4, rtol=1e-4)
+        if log_var:
+            np.testing.assert_allclose(log_var[0], q_z.variance.log(), atol=1e-4, rtol=1e-4)
+        if "iaf" in name:  # of 256 samples
+            samples = q_z.sample((40_000,))
+            np.testing.assert_array_less((torch.tensor(mean) - samples.mean(0)).abs(), samples.std(0) / 8)
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_onnx_gives_the_picture_that_torch_gives(name, model, tmp_path):
+    shape, *overrides = DECODERS[name]
+    vae, z = model(shape, *overrides), 2 * torch.randn(11, 3)
+    export.write_onnx(portable.Decoder(vae), z, ["z", "picture", "h"], tmp_path / "d.onnx")
+    picture, h = outputs(tmp_path / "d.onnx", z=z[:1].numpy())
+    with torch.inference_mode():
+        np.testing.assert_allclose(picture, vae.picture(z[:1]), atol=1e-4)
+        np.testing.assert_allclose(h, vae.decoder(z[:1]), atol=1e-4, rtol=1e-4)
+    assert picture.shape == (1, *shape)
+
+
+def test_the_mean_of_a_continuous_bernoulli_is_right_to_a_millionth():
+    h = torch.linspace(-1, 1, 20_000)
+    exact = 1 / (1 - torch.exp(-h.double())) - 1 / h.double()  # (Loaiza-Ganem & Cunningham 2019)
+    np.testing.assert_allclose(ContinuousBernoulli()(h.view(1, 1, 1, -1)).mean.flatten(), exact, atol=1e-5)
+
+
+WITHOUT_TORCH = """
+import json, sys
+import numpy as np, onnxruntime
+from safetensors.numpy import load_file
+
+about = json.load(open("export/export.json"))
+decoder = onnxruntime.InferenceSession("export/" + about["decoder"]["file"])
+(z,) = about["decoder"]["inputs"]
+picture, h = decoder.run(list(about["decoder"]["outputs"]), {z: np.eye(about["latent_dim"], dtype=np.float32)})
+assert load_file("export/" + about["weights"])
+assert not {"torch", "pytorch_lightning", "hydra", "vae"} & set(sys.modules)
+np.save("picture.npy", picture)
+"""
+
+
+def test_an_export_is_used_without_torch(cli, runs, exported):
+    cli()
+    (folder,) = runs()
+    code, out, err = exported()  # the newest, and the only one
+    assert (code, err, out.count("\n")) == (0, "", 4)
+    cfg, summary = finished(folder)
+    data = load(cfg)
+    vae = load_trained(cfg, data.shape, folder).vae
+    done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    with torch.inference_mode():
+        np.testing.assert_allclose(np.load(folder / "picture.npy"), vae.picture(torch.eye(3)), atol=1e-4)
+        (mean, log_var), x = outputs(folder / "export/encoder.onnx", x=data.x("test").numpy()), data.x("test")
+        np.testing.assert_allclose(mean, vae.q_z(x).mean, atol=1e-4)
+        np.testing.assert_allclose(np.exp(log_var / 2), vae.q_z(x).stddev, rtol=1e-4)
+    weights = load_file(folder / "export/weights.safetensors")
+    assert weights.keys() == vae.state_dict().keys()
+    for name, value in vae.state_dict().items():
+        np.testing.assert_array_equal(weights[name], value)
+    about = json.loads((folder / "export/export.json").read_text())
+    assert about["shape"] == list(data.shape)
+    assert about["latent_dim"] == 3
+    assert (about["likelihood"], about["posterior"]) == ("bernoulli", "diagonal_gaussian")
+    assert about["test"] == summary
+    assert about["encoder"]["largest_difference_from_torch"] < 1e-4
+    assert sorted(path.name for path in folder.iterdir() if path.name.startswith("export")) == ["export"]
+
+
+class Off(torch.nn.Module):
+    """One thing while it is traced, and another afterwards."""
+
+    def __init__(self, *_):
+        super().__init__()
+        self.eval()
+
+    def forward(self, x):
+        return (x + 0.001 * (not torch.compiler.is_exporting()),)
+
+
+def test_what_differs_from_torch_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"ONNX and torch differ by 0.001"):
+        export.write_onnx(Off(), torch.zeros(4, 2), ["x", "y"], tmp_path / "off")
+
+
+def test_a_failed_export_leaves_the_one_of_before(cli, runs, exported, monkeypatch):
+    cli("trainer.max_epochs=1")
+    (folder,) = runs()
+    (folder / "export").mkdir()
+    (folder / "export/encoder.onnx").write_text("before")
+    monkeypatch.setattr(portable, "Decoder", Off)
+    code, out, err = exported(f"run={folder}")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "decoder" in err
+    assert [path.name for path in (folder / "export").iterdir()] == ["encoder.onnx"]
+    assert (folder / "export/encoder.onnx").read_text() == "before"
+    assert not list(folder.glob("*.part"))
+
+
+def test_a_posterior_without_a_code_is_refused(model):
+    vae = model((1, 6, 5))
+
+    class Other(torch.nn.Module):
+        outputs = 6
+
+        def forward(self, h):
+            return torch.distributions.Independent(torch.distributions.Normal(h, 1.0), 1)
+
+    vae.posterior = Other()
+    with pytest.raises(UserError, match="posterior: Other has no code"):
+        portable.Encoder(vae, 3)
+
+
+def test_what_cannot_be_is_one_line_and_exit_code_2(cli, runs, exported, monkeypatch):
+    def refused(*arguments):
+        code, out, err = exported(*arguments)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        return err
+
+    cli("trainer.max_epochs=1")
+    (folder,) = runs()
+    assert "no such key; did you mean run?" in refused(f"runs={folder}")
+    assert "run=nowhere" in refused("run=nowhere")
+    with monkeypatch.context() as patched:
+        patched.setitem(sys.modules, "onnxscript", None)
+        assert "vae.export needs onnxscript: pip install -e '.[export]'" in refused(f"run={folder}")
+    (folder / "checkpoints/best.ckpt").unlink()
+    assert "best.ckpt" in refused(f"run={folder}")
+    assert "none in outputs/" in refused()

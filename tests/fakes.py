@@ -1,0 +1,84 @@
+"""A model and images made by hand, whose codes and pictures are a line of arithmetic, and priors of 4 dimensions."""
+
+import torch
+from torch import nn
+
+from datamodules.base import ImageDataModule, Images
+from vae.model.objectives import ELBO
+from vae.model.posteriors import DiagonalNormal
+from vae.model.priors import Flow, Mixture, StandardNormal, TwoLayers, VampPrior
+
+SHAPE = (1, 1, 4)
+PRIORS = ["standard_normal", "mixture", "vampprior", "flow", "two_layers"]
+NAMES = ["pikachu", "charizard", "Mew", "mewtwo", "raichu", "ditto", "onix", "abra"]
+
+
+class Named(ImageDataModule):
+    """Images in colour, with names and no labels."""
+
+    def load(self):
+        pixels = torch.randint(256, (48, 3, 6, 5), generator=torch.manual_seed(0)).byte()
+        names = [*NAMES, *(f"other-{i}" for i in range(40))]
+        return self.split_off(Images(pixels[8:], names=names[8:])) | {"test": Images(pixels[:8], names=names[:8])}
+
+
+class Looks(ELBO):
+    """The ELBO, after a look at the number, which an operation on tensors is not."""
+
+    def __call__(self, terms, weight):
+        assert terms.elbo.sum().item() < 0
+        return super().__call__(terms, weight)
+
+
+class Halves(nn.Module):
+    """q(z|x) of 4 dimensions: 3 (2 x - 1) of the first two pixels, the first by half; the last two carry nothing."""
+
+    def forward(self, x):
+        mean = 3 * (2 * x.flatten(1)[:, :2] - 1) * torch.tensor([0.5, 1.0])
+        return DiagonalNormal(torch.cat([mean, 0 * mean], 1), torch.tensor([-4.0, -4.0, 0, 0]).expand(len(x), 4))
+
+
+class Pixels(nn.Module):
+    """p(x|z) of 4 pixels, with the first four dimensions of the code as logits."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, z):
+        return (z[..., :4] * self.scale).unflatten(-1, SHAPE)
+
+
+class Four(ImageDataModule):
+    """Images of 4 pixels, with labels."""
+
+    n, tests = 40, 10
+
+    def load(self):
+        pixels = torch.randint(256, (self.n, *SHAPE), generator=torch.manual_seed(1)).byte()
+        training = Images(pixels[self.tests :], torch.arange(self.n - self.tests) % 3)
+        return self.split_off(training) | {"test": Images(pixels[: self.tests])}
+
+
+def ready(kind):
+    data = kind("data", 10, 0, 10, 0, "none")
+    data.setup()
+    return data
+
+
+def code(x):
+    """The means of `Halves`, written out."""
+    x = x.flatten(1)
+    zero = torch.zeros(len(x))
+    return torch.stack([3 * x[:, 0] - 1.5, 6 * x[:, 1] - 3, zero, zero], 1)
+
+
+def prior_of(name):
+    torch.manual_seed(0)
+    about = {"standard_normal": StandardNormal, "mixture": Mixture, "vampprior": VampPrior, "flow": Flow}
+    given = {"mixture": (3,), "vampprior": (3, 0.5), "flow": (2, 8)}.get(name, ())
+    prior = TwoLayers(4, SHAPE, 2, 8, "tanh") if name == "two_layers" else about[name](4, SHAPE, *given)
+    for parameter in prior.parameters():
+        if name != "vampprior":
+            nn.init.normal_(parameter, std=0.7)
+    return prior

@@ -1,0 +1,89 @@
+"""The mathematics, against closed forms and against a linear-Gaussian model, whose log p(x) is known."""
+
+import math
+
+import pytest
+import torch
+from linear_gaussian import NOISE, linear_gaussian
+from torch import nn
+from torch.distributions import Distribution, Independent, Normal
+
+from vae.model.objectives import ELBO
+
+
+def test_true_posterior_makes_every_log_w_equal_log_px():
+    vae, x, exact = linear_gaussian(widen=1.0)
+    torch.testing.assert_close(vae.terms(x, K=3).log_w, exact.expand(3, 5), atol=1e-4, rtol=0)
+
+
+def test_terms_are_the_densities_of_torch():
+    vae, x, _ = linear_gaussian(widen=1.3)
+    t = vae.terms(x, K=4)
+    z = t.z.double()
+    torch.testing.assert_close(t.log_pz.double(), Normal(0.0, 1.0).log_prob(z).sum(-1), atol=1e-5, rtol=0)
+    h = (z @ vae.decoder.W.double().T).unflatten(-1, (1, 2, 2))
+    log_px_z = Normal(h, NOISE).log_prob(x.double()).sum((-3, -2, -1))
+    torch.testing.assert_close(t.log_px_z.double(), log_px_z, atol=1e-4, rtol=0)
+    assert t.log_px_z.shape == t.log_pz.shape == t.log_qz_x.shape == t.log_w.shape == (4, 5)
+
+
+def test_each_image_has_its_own_noise():
+    vae, x, _ = linear_gaussian(widen=1.0)
+    same = x[:1].expand(6, -1, -1, -1)
+    assert len(vae.terms(same, K=2).z.flatten(0, 1).unique(dim=0)) == 12
+
+
+class DiagonalGaussian(nn.Module):
+    """q(z|x) = N(mean, std), whatever x is."""
+
+    def __init__(self, mean, std):
+        super().__init__()
+        self.mean, self.std = mean, std
+
+    def forward(self, x):
+        return Independent(Normal(self.mean.expand(len(x), -1), self.std.expand(len(x), -1)), 1)
+
+
+class Unnamed(Distribution):
+    """A density torch has no KL for."""
+
+    def __init__(self, q):
+        super().__init__(q.batch_shape, q.event_shape, validate_args=False)
+        self.rsample, self.log_prob = q.rsample, q.log_prob
+
+
+class WithoutClosedForm(DiagonalGaussian):
+    def forward(self, x):
+        return Unnamed(super().forward(x))
+
+
+MEAN, STD = torch.tensor([0.3, -1.2]), torch.tensor([0.7, 1.9])
+
+
+@pytest.mark.parametrize(("posterior", "atol"), [(DiagonalGaussian, 1e-6), (WithoutClosedForm, 0.03)])
+def test_kl_is_the_closed_form_or_the_samples_mean(posterior, atol):
+    torch.manual_seed(0)
+    vae, x, _ = linear_gaussian(widen=1.0)
+    vae.posterior = posterior(MEAN, STD)
+    appendix_b = 0.5 * (MEAN**2 + STD**2 - 1 - (STD**2).log()).sum()  # Kingma & Welling 2013
+    torch.testing.assert_close(vae.terms(x, K=40_000).kl, appendix_b.expand(5), atol=atol, rtol=0)
+
+
+def test_elbo_is_the_mean_log_w_and_log_px_less_the_kl_to_the_posterior():
+    vae, x, exact = linear_gaussian(widen=1.5)
+    gap = 2 * (1.5**2 - 1 - math.log(1.5**2)) / 2
+    t = vae.terms(x, K=50_000)
+    torch.testing.assert_close(ELBO(K=1)(t, 0.0), exact - gap, atol=0.02, rtol=0)
+    torch.testing.assert_close(t.log_w.mean(0), t.elbo, atol=0.02, rtol=0)
+    torch.testing.assert_close(t.elbo, t.log_likelihood - t.kl)
+
+
+def test_gradient_reaches_the_encoder_through_the_samples():
+    vae, x, _ = linear_gaussian(widen=1.0)
+    mean = MEAN.clone().requires_grad_()
+    vae.posterior = DiagonalGaussian(mean, STD)
+    torch.manual_seed(1)
+    vae.terms(x, K=20_000).log_likelihood.mean().backward()
+    W = vae.decoder.W  # d/dmean E log p(x|z) = W' (x - W mean) / noise^2
+    expected = ((x.flatten(1) - MEAN @ W.T) @ W).mean(0) / NOISE**2
+    torch.testing.assert_close(mean.grad, expected, atol=0.15, rtol=0.02)

@@ -1,0 +1,61 @@
+"""The two halves of a model as functions of one tensor, without random numbers: what an export consists of.
+
+Shapes: S samples, B images, D latent dimensions, (C, H, W) one image.
+"""
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from vae.errors import UserError
+from vae.model.flows import Step
+from vae.model.posteriors import Delta, DiagonalNormal, FlowDistribution
+from vae.model.vae import VAE
+
+
+class Encoder(nn.Module):
+    """x (B, C, H, W) -> the mean of q(z|x) and, of a diagonal Gaussian, its log-variance, both (B, D).
+
+    The mean of a flow is that of `FlowDistribution.SAMPLES` samples whose noise, (S, 1, D), is drawn here, once.
+    """
+
+    noise: Tensor
+
+    def __init__(self, vae: VAE, latent_dim: int) -> None:
+        super().__init__()
+        self.vae = vae
+        rng = torch.Generator().manual_seed(0)
+        noise = torch.randn(FlowDistribution.SAMPLES, 1, latent_dim, generator=rng)
+        self.register_buffer("noise", noise - noise.mean(0))
+        posterior: Any = vae.posterior
+        q_z = posterior(torch.zeros(1, posterior.outputs))
+        if not isinstance(q_z, (DiagonalNormal, FlowDistribution, Delta)):
+            raise UserError(f"posterior: {type(posterior).__name__} has no code that can be exported")
+        self.has_log_var = isinstance(q_z, DiagonalNormal)
+        self.eval()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        q_z = self.vae.q_z(x)
+        if isinstance(q_z, DiagonalNormal):
+            return q_z.mean, q_z.log_var
+        if not isinstance(q_z, FlowDistribution):
+            return (q_z.mean,)
+        base = q_z.base_dist
+        z = base.mean + self.noise * base.stddev
+        for step in q_z.transforms:
+            z, _ = cast(Step, step).moved(z)
+        return (z.mean(0),)
+
+
+class Decoder(nn.Module):
+    """z (B, D) -> the picture of p(x|z), (B, C, H, W), and h, (B, maps, H, W), which the likelihood is made of."""
+
+    def __init__(self, vae: VAE) -> None:
+        super().__init__()
+        self.vae = vae
+        self.eval()
+
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        h = self.vae.decoder(z)
+        return self.vae.likelihood.picture(self.vae.likelihood(h)), h

@@ -1,0 +1,165 @@
+"""p(z). A prior is called with q, the map from images to q(z|x), for those that are made of it, and returns a
+distribution over codes."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Categorical, Distribution, Independent, Normal, TransformedDistribution, constraints
+from torch.distributions.kl import register_kl
+
+from vae.errors import UserError
+from vae.model.flows import Affine, Coupling
+from vae.model.networks import mlp, widths
+from vae.model.posteriors import DiagonalNormal
+
+Q = Callable[[Tensor], Distribution]
+
+
+class Prior(nn.Module):
+    """What every prior is told: how many dimensions a code has, and the shape (C, H, W) of an image."""
+
+    zero: Tensor
+
+    def __init__(self, latent_dim: int, shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.latent_dim = latent_dim
+        self.shape = shape
+        self.register_buffer("zero", torch.zeros(latent_dim), persistent=False)
+
+
+class UnitNormal(Independent):
+    """N(0, I), in as many dimensions as the tensor of its means has."""
+
+    def __init__(self, zero: Tensor) -> None:
+        super().__init__(Normal(zero, torch.ones_like(zero), validate_args=False), 1, validate_args=False)
+
+
+@register_kl(DiagonalNormal, UnitNormal)
+def kl_to_unit(q: DiagonalNormal, _p: UnitNormal) -> Tensor:
+    """-1/2 sum_d (1 + log sigma_d^2 - mu_d^2 - sigma_d^2) (Kingma & Welling 2013, app. B)."""
+    return (q.mean.square() + q.log_var.exp() - 1 - q.log_var).sum(-1) / 2
+
+
+class StandardNormal(Prior):
+    """N(0, I)."""
+
+    def forward(self, _q: Q) -> Distribution:
+        return UnitNormal(self.zero)
+
+
+class DiagonalMixture(Distribution):
+    """sum_k pi_k N(mean_k, diag(scale_k^2)): log_pi (K,), mean and scale (K, D).
+
+    The squares of (z - mean) / scale are multiplied out, so that K components cost two matrix products, and no tensor
+    has both K and D. In single precision this is right to 0.01 nats or so where scales are above 0.1, and to a nat
+    where they are e^-5.
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+    support = constraints.real_vector
+
+    def __init__(self, log_pi: Tensor, mean: Tensor, scale: Tensor) -> None:
+        self.log_pi, self.means, self.scales = log_pi, mean, scale
+        super().__init__(torch.Size(), mean.shape[-1:], validate_args=False)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        precision = self.scales**-2
+        constant = (self.means**2 * precision / 2 + self.scales.log() + math.log(2 * math.pi) / 2).sum(-1)
+        square, product = value**2 @ precision.T / 2, value @ (self.means * precision).T
+        return (self.log_pi - constant - square + product).logsumexp(-1)
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        k = Categorical(logits=self.log_pi, validate_args=False).sample(torch.Size(sample_shape))
+        return torch.normal(self.means[k], self.scales[k])
+
+
+class Mixture(Prior):
+    """A mixture of `components` diagonal Gaussians, all learned."""
+
+    def __init__(self, latent_dim: int, shape: tuple[int, int, int], components: int) -> None:
+        super().__init__(latent_dim, shape)
+        self.logits = nn.Parameter(torch.zeros(components))
+        self.means = nn.Parameter(torch.randn(components, latent_dim))
+        self.log_scales = nn.Parameter(torch.zeros(components, latent_dim))
+
+    def forward(self, _q: Q) -> Distribution:
+        return DiagonalMixture(self.logits.log_softmax(0), self.means, self.log_scales.exp())
+
+
+class VampPrior(Prior):
+    """1/K sum_k q(z|u_k), with K learned images u_k, the pseudo-inputs (Tomczak & Welling 2018)."""
+
+    def __init__(self, latent_dim: int, shape: tuple[int, int, int], pseudo_inputs: int, mean: float) -> None:
+        super().__init__(latent_dim, shape)
+        self.u = nn.Parameter(torch.normal(mean, 0.01, (pseudo_inputs, *self.shape)))
+
+    def forward(self, q: Q) -> Distribution:
+        parts: Any = q(self.u.clamp(0, 1))
+        if not isinstance(parts, Independent):
+            raise UserError("prior=vampprior: its parts must be Gaussians; expected posterior=diagonal_gaussian")
+        log_pi = torch.full(parts.batch_shape, -math.log(len(self.u)), device=self.u.device)
+        return DiagonalMixture(log_pi, parts.base_dist.loc, parts.base_dist.scale)
+
+
+class HierarchicalPrior(Distribution):
+    """p(z1) = integral of p(z1|z2) p(z2) over z2, which `up` proposes as q(z2|z1) and of which `down` makes p(z1|z2).
+
+    `log_prob` is that of one z2 ~ q(z2|z1), log p(z1, z2) - log q(z2|z1), drawn anew at each call: its exponential is
+    right in the mean, so that log w, the bounds and the estimate of log p(x) are those of a model of two layers.
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+    support = constraints.real_vector
+
+    def __init__(self, p_z2: Independent, up: nn.Module, down: nn.Module, latent_dim: int) -> None:
+        self.p_z2, self.up, self.down = p_z2, up, down
+        super().__init__(torch.Size(), torch.Size([latent_dim]), validate_args=False)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        q_z2 = DiagonalNormal(*self.up(value).chunk(2, -1))
+        z2 = q_z2.rsample()
+        p_z1 = DiagonalNormal(*self.down(z2).chunk(2, -1))
+        return p_z1.log_prob(value) + self.p_z2.log_prob(z2) - q_z2.log_prob(z2)
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        z2 = self.p_z2.sample(torch.Size(sample_shape))
+        return DiagonalNormal(*self.down(z2).chunk(2, -1)).sample()
+
+
+class TwoLayers(Prior):
+    """A second stochastic layer, of `top_dim` units, above z (Burda et al. 2016)."""
+
+    def __init__(
+        self,
+        latent_dim: int,
+        shape: tuple[int, int, int],
+        top_dim: int,
+        hidden_size: int | Sequence[int],
+        activation: str,
+    ) -> None:
+        super().__init__(latent_dim, shape)
+        self.up = mlp([latent_dim, *widths(hidden_size), 2 * top_dim], activation)
+        self.down = mlp([top_dim, *reversed(widths(hidden_size)), 2 * latent_dim], activation)
+        self.top_dim = top_dim
+
+    def forward(self, _q: Q) -> Distribution:
+        return HierarchicalPrior(UnitNormal(self.zero.new_zeros(self.top_dim)), self.up, self.down, self.latent_dim)
+
+
+class Flow(Prior):
+    """N(0, I) through `steps` affine couplings (RealNVP, Dinh et al. 2017)."""
+
+    def __init__(
+        self, latent_dim: int, shape: tuple[int, int, int], steps: int, hidden_size: int | Sequence[int]
+    ) -> None:
+        super().__init__(latent_dim, shape)
+        if latent_dim < 2:
+            raise UserError(f"prior=flow latent_dim={latent_dim}: expected a latent_dim of 2 or more, to be halved")
+        self.steps = nn.ModuleList(Coupling(latent_dim, hidden_size, i % 2 == 1) for i in range(steps))
+
+    def forward(self, _q: Q) -> Distribution:
+        flow: list[Any] = [Affine(step) for step in self.steps]
+        return TransformedDistribution(UnitNormal(self.zero), flow, validate_args=False)

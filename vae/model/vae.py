@@ -1,0 +1,108 @@
+"""The variational autoencoder and its evidence lower bound (Kingma & Welling 2013).
+
+Shapes: K samples, B images, D latent dimensions, (C, H, W) one image. All densities are in nats.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import Tensor, nn
+from torch.distributions import Distribution, kl_divergence
+
+from vae.model.likelihoods import Likelihood
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Everything the objectives and the estimators are made of, for K samples of each of B images."""
+
+    x: Tensor  # (B, C, H, W)
+    z: Tensor  # (K, B, D), drawn from q(z|x)
+    q_z: Distribution  # q(z|x), a batch of B
+    p_z: Distribution  # p(z)
+    p_x: Distribution  # p(x|z), a batch of (K, B)
+
+    @cached_property
+    def log_px_z(self) -> Tensor:
+        """log p(x|z), (K, B)."""
+        return self.p_x.log_prob(self.x)
+
+    @cached_property
+    def log_pz(self) -> Tensor:
+        """log p(z), (K, B)."""
+        return self.p_z.log_prob(self.z)
+
+    @cached_property
+    def log_qz_x(self) -> Tensor:
+        """log q(z|x), (K, B)."""
+        return self.q_z.log_prob(self.z)
+
+    @property
+    def log_w(self) -> Tensor:
+        """log w = log p(x|z) + log p(z) - log q(z|x), (K, B): its mean over z is the ELBO."""
+        return self.log_px_z + self.log_pz - self.log_qz_x
+
+    @cached_property
+    def log_likelihood(self) -> Tensor:
+        """E_q[log p(x|z)] from the K samples, (B,)."""
+        return self.log_px_z.mean(0)
+
+    @cached_property
+    def kl(self) -> Tensor:
+        """KL(q(z|x) || p(z)), (B,): the closed form (app. B) where torch knows one, else the mean of K samples.
+
+        A prior of two layers draws its own z2, so that this is KL(q(z, z2|x) || p(z, z2)).
+        """
+        try:
+            return kl_divergence(self.q_z, self.p_z)
+        except NotImplementedError:
+            return (self.log_qz_x - self.log_pz).mean(0)
+
+    @property
+    def squared_error(self) -> Tensor:
+        """E_q of (x - E[x|z])^2, summed over pixels and channels, (B,)."""
+        return (self.p_x.mean - self.x).square().sum((-3, -2, -1)).mean(0)
+
+    @cached_property
+    def elbo(self) -> Tensor:
+        """The evidence lower bound on log p(x), (B,) (Kingma & Welling 2013, sec. 2.2)."""
+        return self.log_likelihood - self.kl
+
+
+class VAE(nn.Module):
+    """p(z), p(x|z) and q(z|x): a prior, a decoder with its likelihood, an encoder with its posterior."""
+
+    def __init__(
+        self, encoder: nn.Module, posterior: nn.Module, decoder: nn.Module, likelihood: Likelihood, prior: nn.Module
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.posterior = posterior
+        self.decoder = decoder
+        self.likelihood = likelihood
+        self.prior = prior
+
+    def q_z(self, x: Tensor) -> Distribution:
+        """q(z|x) for images x, (B, C, H, W)."""
+        return self.posterior(self.encoder(x))
+
+    def p_z(self) -> Distribution:
+        """p(z)."""
+        return self.prior(self.q_z)
+
+    def p_x(self, z: Tensor) -> Distribution:
+        """p(x|z) for codes z, (..., D)."""
+        return self.likelihood(self.decoder(z))
+
+    def picture(self, z: Tensor) -> Tensor:
+        """The images to show for codes z, (..., D): (..., C, H, W), in [0, 1]."""
+        return self.likelihood.picture(self.p_x(z))
+
+    def terms(self, x: Tensor, K: int = 1) -> Terms:
+        """Draw z_k ~ q(z|x), k = 1..K, each image with its own noise (sec. 2.4), and score them."""
+        return self.sample_terms(x, self.q_z(x), self.p_z(), K)
+
+    def sample_terms(self, x: Tensor, q_z: Distribution, p_z: Distribution, K: int) -> Terms:
+        """The `terms` of images x whose q(z|x), and p(z), are known."""
+        z = q_z.rsample((K,))
+        return Terms(x, z, q_z, p_z, self.p_x(z))
