@@ -1,5 +1,6 @@
-# make train [ARGS="latent_dim=2"] | make test | make check | make results [BUDGET=full] | make bench | make lock
-.PHONY: train test check results bench lock
+# make install | make train [ARGS="latent_dim=2"] | make test | make test-all | make check | make results [BUDGET=full] |
+# make bench | make lock
+.PHONY: install train test test-all check results bench lock
 
 PYTHON ?= python3
 BUDGET ?= cpu
@@ -7,15 +8,22 @@ BIN := .venv/bin
 # uv: the one on the PATH, else the one in the venv.
 UV := PATH="$$PATH:$(CURDIR)/$(BIN)" VIRTUAL_ENV="$(CURDIR)/.venv" uv
 
+install: .venv/ready
+
 train: .venv/ready
 	@$(BIN)/python train.py $(ARGS)
 
-# Two processes of one thread each: a model of the tests gains nothing from a second.
+# Two processes of one thread each: the small models of the tests gain nothing from a second thread.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
 test: .venv/ready
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
+	@$(PYTEST) -m "not slow and not browser" $(ARGS)
+
+test-all: .venv/ready
+	@$(PYTEST) $(ARGS)
 
 check: .venv/ready
-	@$(BIN)/python -m ruff format --check . && $(BIN)/python -m ruff check . && $(BIN)/python -m mypy
+	@$(BIN)/python -m ruff format --check . && $(BIN)/python -m ruff check . && $(BIN)/python -m mypy && $(BIN)/lint-imports
 
 results: .venv/ready
 	@$(BIN)/python benchmarks/results.py $(BUDGET)
