@@ -1,4 +1,4 @@
-"""A linear-Gaussian VAE, whose log p(x) and q(z|x) are known: z ~ N(0, I), x = Wz + noise."""
+"""A linear-Gaussian VAE, with known log p(x) and p(z|x): z ~ N(0, I), x = Wz + noise."""
 
 import torch
 from torch import nn
@@ -12,7 +12,7 @@ SHAPE = (1, 2, 2)
 
 
 class Gaussian(nn.Module):
-    def maps(self, channels):
+    def h_channels(self, channels):
         return channels
 
     def forward(self, h):
@@ -29,7 +29,7 @@ class Linear(nn.Module):
 
 
 class Posterior(nn.Module):
-    """The true q(z|x), with its standard deviations times `widen`."""
+    """The exact posterior p(z|x), with its standard deviations multiplied by `widen`."""
 
     def __init__(self, W, widen):
         super().__init__()
@@ -42,7 +42,7 @@ class Posterior(nn.Module):
 
 
 def linear_gaussian(widen, n=5, W=None):
-    """A VAE, n images from it and their exact log p(x)."""
+    """Return a VAE, n images sampled from it, and their exact log p(x), (n,)."""
     torch.manual_seed(0)
     W = torch.randn(PIXELS, D) if W is None else W
     marginal = MultivariateNormal(torch.zeros(PIXELS), W @ W.T + NOISE**2 * torch.eye(PIXELS))

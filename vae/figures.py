@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import Normal
 from torchvision.utils import make_grid
 
-from vae.model.sampling import draw_near
+from vae.model.sampling import sample_fitted_mixture
 from vae.model.vae import VAE
 
 Picture = NDArray[np.uint8]
@@ -30,17 +30,17 @@ def grid(x: Tensor, columns: int) -> Picture:
 
 def reconstructions(vae: VAE, x: Tensor, columns: int = 5) -> Picture:
     """Each image, left, beside the picture of p(x|z) at the mean of q(z|x), right."""
-    return grid(torch.stack([x, vae.picture(vae.q_z(x).mean)], 1).flatten(0, 1), 2 * columns)
+    return grid(torch.stack([x, vae.decode(vae.q_z(x).mean)], 1).flatten(0, 1), 2 * columns)
 
 
 def samples(vae: VAE, n: int = 100, columns: int = 10) -> Picture:
     """The picture of p(x|z) for n codes z ~ p(z)."""
-    return grid(vae.picture(vae.p_z().sample((n,))), columns)
+    return grid(vae.decode(vae.p_z().sample((n,))), columns)
 
 
 def mixture_samples(vae: VAE, codes: Tensor, n: int = 100, columns: int = 10) -> Picture:
     """As `samples`, for z from a Gaussian mixture fitted to codes (N, D) of training images."""
-    return grid(vae.picture(draw_near(codes, n)), columns)
+    return grid(vae.decode(sample_fitted_mixture(codes, n)), columns)
 
 
 def manifold(vae: VAE, side: int = 20, codes: Tensor | None = None) -> Picture:
@@ -51,7 +51,7 @@ def manifold(vae: VAE, side: int = 20, codes: Tensor | None = None) -> Picture:
     p = (torch.arange(side, device=next(vae.parameters()).device) + 0.5) / side
     across, up = codes.quantile(p, 0).unbind(1) if codes is not None else [Normal(0.0, 1.0).icdf(p)] * 2
     z1, z2 = torch.meshgrid(across, up.flip(0), indexing="xy")
-    return grid(vae.picture(torch.stack([z1, z2], -1).flatten(0, 1)), side)
+    return grid(vae.decode(torch.stack([z1, z2], -1).flatten(0, 1)), side)
 
 
 def rendered(figure: Any) -> Picture:
@@ -120,7 +120,7 @@ def fusions(vae: VAE, x: Tensor, names: Sequence[str] | None, steps: int = 5) ->
     from matplotlib.figure import Figure
 
     first, second = vae.q_z(x).mean.unflatten(0, (-1, 2)).unbind(1)
-    between = vae.picture(torch.lerp(first, second, torch.linspace(0, 1, steps, device=x.device).view(-1, 1, 1)))
+    between = vae.decode(torch.lerp(first, second, torch.linspace(0, 1, steps, device=x.device).view(-1, 1, 1)))
     pairs = x.unflatten(0, (-1, 2)).transpose(0, 1)
     rows = (torch.cat([pairs[:1], between, pairs[1:]]).transpose(0, 1).clamp(0, 1) * 255).byte().cpu()
     figure = Figure(figsize=(1.3 * (steps + 2), 1.5 * len(rows)), dpi=110, layout="constrained", facecolor="white")

@@ -97,9 +97,9 @@ def drawn(monkeypatch):
     drawn = []
 
     class Counted(CompiledDraws):
-        def of(self, x):
+        def bind(self, x):
             drawn.append(len(x))
-            return super().of(x)
+            return super().bind(x)
 
     monkeypatch.setattr(estimator, "CompiledDraws", Counted)
     return drawn

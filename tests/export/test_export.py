@@ -102,7 +102,7 @@ def test_onnx_gives_the_picture_that_torch_gives(name, model, tmp_path):
     export.write_onnx(portable.Decoder(vae), z, ["z", "picture", "h"], tmp_path / "d.onnx")
     picture, h = outputs(tmp_path / "d.onnx", z=z[:1].numpy())
     with torch.inference_mode():
-        np.testing.assert_allclose(picture, vae.picture(z[:1]), atol=1e-4)
+        np.testing.assert_allclose(picture, vae.decode(z[:1]), atol=1e-4)
         np.testing.assert_allclose(h, vae.decoder(z[:1]), atol=1e-4, rtol=1e-4)
     assert picture.shape == (1, *shape)
 
@@ -139,7 +139,7 @@ def test_an_export_is_used_without_torch(cli, runs, exported):
     done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     with torch.inference_mode():
-        np.testing.assert_allclose(np.load(folder / "picture.npy"), vae.picture(torch.eye(3)), atol=1e-4)
+        np.testing.assert_allclose(np.load(folder / "picture.npy"), vae.decode(torch.eye(3)), atol=1e-4)
         (mean, log_var), x = outputs(folder / "export/encoder.onnx", x=data.x("test").numpy()), data.x("test")
         np.testing.assert_allclose(mean, vae.q_z(x).mean, atol=1e-4)
         np.testing.assert_allclose(np.exp(log_var / 2), vae.q_z(x).stddev, rtol=1e-4)

@@ -1,4 +1,4 @@
-"""Every likelihood: a density or a mass over its support, equal to torch's, from logits."""
+"""Likelihoods are normalised over their support and agree with torch.distributions."""
 
 import math
 from contextlib import nullcontext
@@ -27,7 +27,7 @@ from vae.model.likelihoods import (
 from vae.model.pixel_distributions import eight_bits, log_mass
 from vae.training.experiment import check_support
 
-H = torch.linspace(-6, 6, 13, dtype=torch.float64).view(-1, 1, 1, 1)  # one pixel, thirteen logits
+H = torch.linspace(-6, 6, 13, dtype=torch.float64).view(-1, 1, 1, 1)  # logits of thirteen images of one pixel
 
 
 def test_bernoulli_mass_sums_to_one():
@@ -45,8 +45,8 @@ def test_bernoulli_is_cross_entropy_summed_over_pixels(scale, shape, gradient):
     logits = h.double()
     expected = -binary_cross_entropy_with_logits(logits, x.double().expand_as(h), reduction="none").sum((-3, -2, -1))
     with torch.set_grad_enabled(gradient):
-        found = Bernoulli()(h).log_prob(x)
-    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-5)
+        log_prob = Bernoulli()(h).log_prob(x)
+    torch.testing.assert_close(log_prob.double(), expected, rtol=1e-6, atol=1e-5)
 
 
 def test_continuous_bernoulli_density_integrates_to_one():
@@ -55,7 +55,7 @@ def test_continuous_bernoulli_density_integrates_to_one():
     torch.testing.assert_close(torch.trapezoid(density, dx=1 / 20_000, dim=0), torch.ones(13, dtype=torch.float64))
 
 
-def test_gaussian_is_torch_s_with_one_sigma_and_integrates_to_one():
+def test_gaussian_matches_torch_and_integrates_to_one():
     torch.manual_seed(0)
     h, x = torch.randn(4, 3, 2, 5, 7), torch.rand(3, 2, 5, 7)
     for learned in (True, False):
@@ -68,7 +68,7 @@ def test_gaussian_is_torch_s_with_one_sigma_and_integrates_to_one():
     torch.testing.assert_close(torch.trapezoid(density, dx=9 / 20_000, dim=0), torch.ones(13, dtype=torch.float64))
 
 
-def test_pixel_gaussian_is_torch_s_with_a_sigma_for_each_value():
+def test_pixel_gaussian_matches_torch():
     torch.manual_seed(0)
     mean, log_sigma, x = torch.randn(4, 3, 5, 7), torch.rand(4, 3, 5, 7) - 1, torch.rand(3, 5, 7)
     expected = Normal(mean.sigmoid(), log_sigma.exp()).log_prob(x).sum((-3, -2, -1))
@@ -76,8 +76,8 @@ def test_pixel_gaussian_is_torch_s_with_a_sigma_for_each_value():
     torch.testing.assert_close(ours, expected, rtol=0.02, atol=0)
 
 
-def test_learned_sigma_is_the_root_of_the_mean_square():
-    """The sigma of highest likelihood is known: sigma-VAE, Rybkin et al. 2021, sec. 3.2."""
+def test_learned_sigma_is_the_root_mean_square_error():
+    """The maximum likelihood estimate of sigma has a closed form (Rybkin et al. 2021, sec. 3.2)."""
     torch.manual_seed(0)
     h, x = torch.zeros(50, 1, 4, 4), 0.5 + 0.07 * torch.randn(50, 1, 4, 4)
     likelihood = Gaussian(sigma=0.5, learned=True)
@@ -91,8 +91,8 @@ def test_learned_sigma_is_the_root_of_the_mean_square():
     )
 
 
-GRID = torch.linspace(0, 1, 256, dtype=torch.float64).view(-1, 1, 1, 1, 1)  # 256 images of one value
-SIXTEENTHS = (torch.arange(17, dtype=torch.float64) * 255 / 16).round().div(255).view(-1, 1, 1, 1, 1)
+LEVELS_256 = torch.linspace(0, 1, 256, dtype=torch.float64).view(-1, 1, 1, 1, 1)  # 256 images of one value
+LEVELS_17 = (torch.arange(17, dtype=torch.float64) * 255 / 16).round().div(255).view(-1, 1, 1, 1, 1)
 DISCRETE = {
     "bernoulli": Bernoulli(),
     "discretized_logistic": DiscretizedLogistic("pixel"),
@@ -100,7 +100,7 @@ DISCRETE = {
     "categorical": Categorical(256),
     "categorical 17": Categorical(17),
     "shades": Shades(K=3, max_scale=0.1, background=1.0),
-    "shades background=0": Shades(K=2, max_scale=0.3, paper=0.0),
+    "shades background=0": Shades(K=2, max_scale=0.3, background=0.0),
 }
 
 
@@ -108,14 +108,14 @@ DISCRETE = {
 def test_mass_sums_to_one(name):
     torch.manual_seed(0)
     likelihood = DISCRETE[name].double()
-    h = 6 * torch.randn(40, likelihood.maps(1), 1, 1, dtype=torch.float64)
-    x = {"bernoulli": GRID[[0, -1]], "categorical 17": SIXTEENTHS}.get(name, GRID)
+    h = 6 * torch.randn(40, likelihood.h_channels(1), 1, 1, dtype=torch.float64)
+    x = {"bernoulli": LEVELS_256[[0, -1]], "categorical 17": LEVELS_17}.get(name, LEVELS_256)
     mass = likelihood(h).log_prob(x).exp().sum(0)
     torch.testing.assert_close(mass, torch.ones(40, dtype=torch.float64), atol=1e-9, rtol=0)
 
 
-def masses(mean, log_s):
-    """Of the 256 levels under a logistic, (256,), from the distribution function torch.distributions gives it."""
+def logistic_masses(mean, log_s):
+    """Return the probabilities of the 256 levels under a logistic, (256,), from the cdf of torch.distributions."""
     base = TransformedDistribution(Uniform(*torch.tensor([0.0, 1.0], dtype=torch.float64)), [SigmoidTransform().inv])
     logistic = TransformedDistribution(base, [AffineTransform(float(mean), math.exp(log_s))])
     edges = (torch.arange(1, 256, dtype=torch.float64) - 0.5) / 255
@@ -124,25 +124,25 @@ def masses(mean, log_s):
 
 @pytest.mark.parametrize("log_s", [-6.9, -3.0, 0.0])
 @pytest.mark.parametrize("mean", [0.1, 0.5, 0.98])
-def test_discretized_logistic_is_the_logistic_s_mass_between_the_edges(mean, log_s):
-    ours = log_mass(GRID.flatten(), *torch.tensor([mean, log_s], dtype=torch.float64)).exp()
-    torch.testing.assert_close(ours, masses(mean, log_s), atol=1e-12, rtol=1e-6)
+def test_discretized_logistic_is_a_difference_of_cdfs(mean, log_s):
+    ours = log_mass(LEVELS_256.flatten(), *torch.tensor([mean, log_s], dtype=torch.float64)).exp()
+    torch.testing.assert_close(ours, logistic_masses(mean, log_s), atol=1e-12, rtol=1e-6)
 
 
-def test_discretized_logistic_keeps_its_digits_and_gradients_far_from_the_mean():
+def test_discretized_logistic_is_accurate_in_the_tails():
     mean = torch.tensor(0.2, requires_grad=True)
     log_s = torch.tensor(-6.5, requires_grad=True)
-    far = log_mass(torch.tensor([0.0, 100 / 255, 254 / 255, 1.0]), mean, log_s)
-    assert torch.isfinite(far).all()
-    assert far[2].item() == pytest.approx(
+    log_prob = log_mass(torch.tensor([0.0, 100 / 255, 254 / 255, 1.0]), mean, log_s)
+    assert torch.isfinite(log_prob).all()
+    assert log_prob[2].item() == pytest.approx(
         -(254 / 255 - 0.5 / 255 - 0.2) * math.exp(6.5), rel=1e-3
     )  # the tail is exponential
-    far.sum().backward()
+    log_prob.sum().backward()
     assert torch.isfinite(mean.grad)
     assert torch.isfinite(log_s.grad)
 
 
-def test_categorical_is_torch_s():
+def test_categorical_matches_torch():
     torch.manual_seed(0)
     h, x = torch.randn(4, 3, 2 * 256, 2, 3), torch.randint(0, 256, (3, 2, 2, 3))
     logits = h.unflatten(-3, (256, 2)).movedim(-4, -1)
@@ -151,7 +151,7 @@ def test_categorical_is_torch_s():
 
 
 @torch.no_grad()
-def test_shades_are_a_mixture_of_paper_and_of_logistics_about_one_colour():
+def test_shades_is_a_mixture_of_the_background_and_logistics():
     torch.manual_seed(0)
     likelihood = Shades(K=2, max_scale=0.1, background=1.0)
     logits, colour = torch.randn(3), torch.randn(3)
@@ -162,13 +162,13 @@ def test_shades_are_a_mixture_of_paper_and_of_logistics_about_one_colour():
         for k in range(2):
             loc = (colour + likelihood.offset[k]).sigmoid()
             bins = zip(loc, (x * 255).round().long(), strict=True)
-            expected = expected + pi[1 + k] * math.prod(masses(c, likelihood.log_s[k])[i] for c, i in bins)
+            expected = expected + pi[1 + k] * math.prod(logistic_masses(c, likelihood.log_s[k])[i] for c, i in bins)
         torch.testing.assert_close(
             likelihood(h).log_prob(x.view(1, 3, 1, 1)), expected.log().float().view(1), rtol=1e-4, atol=0
         )
 
 
-def test_no_shade_is_wider_than_the_widest():
+def test_scales_of_shades_are_bounded():
     likelihood = Shades(K=4, max_scale=0.1, background=1.0)
     likelihood.raw_s.data = torch.tensor([-50.0, -3.0, 0.0, 50.0])
     scales = likelihood.log_s.exp().tolist()
@@ -177,72 +177,73 @@ def test_no_shade_is_wider_than_the_widest():
     assert scales[-1] == pytest.approx(math.exp(-7), rel=0.02)
 
 
-def test_a_picture_in_shades_has_paper_or_the_median_shade_and_nothing_between():
+def test_display_image_of_shades_is_the_background_or_the_median_shade():
     likelihood = Shades(K=3, max_scale=0.1, background=1.0)
     pi = torch.tensor([[0.6, 0.1, 0.1, 0.2], [0.4, 0.0, 0.25, 0.35], [0.4, 0.2, 0.25, 0.15], [0.1, 0.5, 0.1, 0.3]])
     h = torch.cat([(pi + 1e-9).log(), torch.zeros(4, 1)], 1).view(4, 5, 1, 1)
     dark, middle, light = likelihood.offset.sigmoid().tolist()
-    shown = likelihood.picture(likelihood(h)).flatten().tolist()
-    assert shown == pytest.approx([1.0, light, middle, dark])
+    image = likelihood.display_image(likelihood(h)).flatten().tolist()
+    assert image == pytest.approx([1.0, light, middle, dark])
 
 
-def test_colours_are_summed():
-    """The channels of an image are as independent as its pixels are."""
+def test_log_prob_is_the_sum_over_channels():
+    """Channels are independent, like pixels."""
     torch.manual_seed(0)
     for likelihood in (DiscretizedLogistic("pixel"), Categorical(256), PixelGaussian()):
-        per_value = likelihood.maps(1)
-        h, x = torch.randn(1, per_value * 3, 1, 1), torch.tensor([0.2, 0.4, 1.0]).view(1, 3, 1, 1)
-        each = [likelihood(h[:, c::3]).log_prob(x[:, c : c + 1]) for c in range(3)]
-        torch.testing.assert_close(likelihood(h).log_prob(x), sum(each))
+        channels_per_value = likelihood.h_channels(1)
+        h, x = torch.randn(1, channels_per_value * 3, 1, 1), torch.tensor([0.2, 0.4, 1.0]).view(1, 3, 1, 1)
+        per_channel = [likelihood(h[:, c::3]).log_prob(x[:, c : c + 1]) for c in range(3)]
+        torch.testing.assert_close(likelihood(h).log_prob(x), sum(per_channel))
 
 
-def test_eight_bits_are_the_levels_and_nothing_between():
+def test_eight_bits_accepts_the_256_levels_only():
     assert eight_bits.check(torch.arange(256, dtype=torch.uint8).float().div(255)).all()
     assert not eight_bits.check(torch.tensor([0.5, 100.5 / 255, -1 / 255, 256 / 255, math.nan])).any()
 
 
-def test_seventeen_levels_are_the_digits_and_nothing_between():
-    sixteenths = Categorical(17).support
-    assert sixteenths.check(SIXTEENTHS).all()
-    assert not sixteenths.check(torch.tensor([15 / 255, 0.5 / 255, 17 / 255, -16 / 255, math.nan])).any()
+def test_seventeen_levels_accepts_the_values_of_the_digits_only():
+    seventeen_levels = Categorical(17).support
+    assert seventeen_levels.check(LEVELS_17).all()
+    assert not seventeen_levels.check(torch.tensor([15 / 255, 0.5 / 255, 17 / 255, -16 / 255, math.nan])).any()
 
 
 @pytest.mark.parametrize(
     ("likelihood", "pixel"),
     [(Bernoulli(), 100 / 255), (DiscretizedLogistic("pixel"), 100.4 / 255), (Categorical(17), 100 / 255)],
-    ids=["Bernoulli on grey", "discretised on continuous", "17 levels on 256"],
+    ids=["bernoulli on grey levels", "discretized logistic on continuous values", "17 levels on 256 levels"],
 )
-def test_a_likelihood_that_cannot_hold_the_pixels_is_refused(likelihood, pixel):
+def test_pixels_outside_the_support_raise_an_error(likelihood, pixel):
     module = SimpleNamespace(vae=SimpleNamespace(likelihood=likelihood))
-    for value, fits in ((1.0, True), (pixel, False)):
+    for value, in_support in ((1.0, True), (pixel, False)):
         data = SimpleNamespace(x=lambda _split, value=value: torch.tensor([0.0, value]))
-        with nullcontext() if fits else pytest.raises(UserError, match=type(likelihood).__name__):
+        with nullcontext() if in_support else pytest.raises(UserError, match=type(likelihood).__name__):
             check_support(module, data, OmegaConf.create({"dataset": {"binarize": "none"}}))
 
 
-def test_grey_cross_entropy_is_what_it_says_and_calls_itself_no_likelihood():
+def test_grey_cross_entropy_is_not_normalized():
     torch.manual_seed(0)
     h, x = torch.randn(4, 3, 1, 5, 7), torch.rand(3, 1, 5, 7)
     expected = -binary_cross_entropy_with_logits(h, x.expand_as(h), reduction="none").sum((-3, -2, -1))
     torch.testing.assert_close(GreyCrossEntropy()(h).log_prob(x), expected)
     grey = torch.linspace(0, 1, 20_001, dtype=torch.float64).view(-1, 1, 1, 1, 1)
     mass = torch.trapezoid(GreyCrossEntropy()(H).log_prob(grey).exp(), dx=1 / 20_000, dim=0)
-    assert (mass < 0.9).all()  # of no density
-    assert [choice for choice in choices("likelihood") if not made(choice).normalized] == ["grey_cross_entropy"]
+    assert (mass < 0.9).all()  # not a density
+    unnormalized = [choice for choice in choices("likelihood") if not build_likelihood(choice).normalized]
+    assert unnormalized == ["grey_cross_entropy"]
 
 
-def made(choice):
+def build_likelihood(choice):
     return instantiate(OmegaConf.load(CONF / "likelihood" / f"{choice}.yaml"))
 
 
 @pytest.mark.parametrize("choice", choices("likelihood"))
 def test_shapes_means_and_samples(choice):
     torch.manual_seed(0)
-    likelihood = made(choice)
-    h = torch.randn(5, 3, likelihood.maps(2), 4, 6)
+    likelihood = build_likelihood(choice)
+    h = torch.randn(5, 3, likelihood.h_channels(2), 4, 6)
     p = likelihood(h)
     assert p.log_prob(torch.zeros(3, 2, 4, 6)).shape == (5, 3)
-    assert p.mean.shape == likelihood.picture(p).shape == (5, 3, 2, 4, 6)
-    drawn = p.sample((2000,))
-    assert likelihood.support.check(drawn).all()
-    assert ((drawn.mean(0) - p.mean).abs() <= 5 * drawn.std(0) / 2000**0.5 + 1e-3).all()
+    assert p.mean.shape == likelihood.display_image(p).shape == (5, 3, 2, 4, 6)
+    samples = p.sample((2000,))
+    assert likelihood.support.check(samples).all()
+    assert ((samples.mean(0) - p.mean).abs() <= 5 * samples.std(0) / 2000**0.5 + 1e-3).all()

@@ -1,4 +1,4 @@
-"""Posteriors, against torch's own densities and Jacobians by automatic differentiation."""
+"""Posteriors, against the densities of torch.distributions and Jacobians by automatic differentiation."""
 
 import math
 
@@ -8,10 +8,10 @@ from torch.distributions import Independent, Normal
 
 from vae.errors import UserError
 from vae.model.flows import MADE, GatedAutoregressive
-from vae.model.posteriors import IAF, LOG_VAR, DiagonalGaussian, Point, softly_bounded
+from vae.model.posteriors import IAF, MAX_LOG_VAR, DiagonalGaussian, Point, soft_clamp
 
 
-def test_the_diagonal_gaussian_is_torch_s():
+def test_diagonal_gaussian_matches_torch():
     h = torch.randn(5, 6)
     q = DiagonalGaussian(3)(h)
     z = torch.randn(4, 5, 3)
@@ -20,34 +20,34 @@ def test_the_diagonal_gaussian_is_torch_s():
     assert torch.equal(q.mean, h[:, :3])
 
 
-def test_the_bound_of_log_variances_changes_none_within_it():
-    log_var = torch.linspace(-LOG_VAR, LOG_VAR, 4001)[1:-1].requires_grad_()
-    bounded = softly_bounded(log_var)
-    assert torch.equal(bounded, log_var)
-    bounded.sum().backward()
+def test_soft_clamp_is_the_identity_within_its_bounds():
+    log_var = torch.linspace(-MAX_LOG_VAR, MAX_LOG_VAR, 4001)[1:-1].requires_grad_()
+    clamped = soft_clamp(log_var)
+    assert torch.equal(clamped, log_var)
+    clamped.sum().backward()
     assert torch.equal(log_var.grad, torch.ones_like(log_var))
 
 
-def test_the_posterior_is_bounded():
+def test_log_variances_are_clamped():
     q = DiagonalGaussian(1)(torch.tensor([[0.0, 200.0], [0.0, -200.0], [0.0, 1.0]]))
     expected = torch.tensor([[(10 + math.log(191)) / 2], [-(10 + math.log(191)) / 2], [0.5]]).exp()
     torch.testing.assert_close(q.base_dist.stddev, expected)
 
 
-def test_beyond_the_bound_nothing_overflows_and_the_way_back_is_open():
+def test_soft_clamp_is_finite_and_has_gradients_beyond_its_bounds():
     log_var = torch.tensor([-1e30, -200.0, 200.0, 1e30], requires_grad=True)
-    bounded = softly_bounded(log_var)
-    assert (bounded.diff() > 0).all()
-    assert bounded.abs().max() < 80
-    assert bounded.exp().isfinite().all()
-    bounded.sum().backward()
+    clamped = soft_clamp(log_var)
+    assert (clamped.diff() > 0).all()
+    assert clamped.abs().max() < 80
+    assert clamped.exp().isfinite().all()
+    clamped.sum().backward()
     assert (log_var.grad > 0).all()
-    close = torch.tensor([LOG_VAR - 1e-3, LOG_VAR + 1e-3])
-    torch.testing.assert_close(softly_bounded(close), close, atol=1e-5, rtol=0)
+    close = torch.tensor([MAX_LOG_VAR - 1e-3, MAX_LOG_VAR + 1e-3])
+    torch.testing.assert_close(soft_clamp(close), close, atol=1e-5, rtol=0)
 
 
-def disturbed(module, by=0.3):
-    """With all its weights moved, as if trained; in double precision."""
+def perturbed(module, by=0.3):
+    """Return the module with noise added to its weights, as if trained, in double precision."""
     torch.manual_seed(1)
     with torch.no_grad():
         for parameter in module.parameters():
@@ -55,35 +55,37 @@ def disturbed(module, by=0.3):
     return module.double()
 
 
-@pytest.mark.parametrize("backwards", [False, True])
+@pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("D", [1, 2, 5])
-def test_an_autoregressive_map_is_triangular_scored_and_undone(D, backwards):
-    made, context = disturbed(MADE(D, 16, 3, backwards)), torch.randn(3).double()
+def test_autoregressive_map_has_a_triangular_jacobian_and_an_inverse(D, reverse):
+    made, context = perturbed(MADE(D, 16, 3, reverse)), torch.randn(3).double()
     x = torch.randn(D).double()
     flow = GatedAutoregressive(made, context)
     y = flow(x)
     jacobian = torch.autograd.functional.jacobian(GatedAutoregressive(made, context), x)
-    beyond = jacobian.tril(-1) if backwards else jacobian.triu(1)
-    assert (beyond == 0).all()
+    zeros = jacobian.tril(-1) if reverse else jacobian.triu(1)
+    assert (zeros == 0).all()
     if D > 1:
         assert ((jacobian - jacobian.diag().diag()) != 0).sum() == D * (D - 1) / 2
     torch.testing.assert_close(flow.log_abs_det_jacobian(x, y), jacobian.slogdet().logabsdet)
-    afresh = GatedAutoregressive(made, context)
-    back = afresh.inv(y)
-    torch.testing.assert_close(back, x, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(afresh.log_abs_det_jacobian(back, y), jacobian.slogdet().logabsdet, atol=1e-4, rtol=0)
+    uncached = GatedAutoregressive(made, context)
+    inverse = uncached.inv(y)
+    torch.testing.assert_close(inverse, x, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        uncached.log_abs_det_jacobian(inverse, y), jacobian.slogdet().logabsdet, atol=1e-4, rtol=0
+    )
 
 
-def test_the_steps_of_iaf_take_turns_and_each_of_z_hears_the_encoder():
-    posterior = disturbed(IAF(3, steps=2, hidden_size=16, context=4))
+def test_iaf_steps_alternate_their_order_and_use_the_context():
+    posterior = perturbed(IAF(3, steps=2, hidden_size=16, context=4))
     h = torch.randn(1, posterior.outputs).double()
 
-    def moved(z, context):
+    def flow(z, context):
         for made in posterior.steps:
             z = GatedAutoregressive(made, context)(z)
         return z
 
-    by_z, by_context = torch.autograd.functional.jacobian(moved, (torch.randn(3).double(), h[0, 6:]))
+    by_z, by_context = torch.autograd.functional.jacobian(flow, (torch.randn(3).double(), h[0, 6:]))
     assert (by_z.tril(-1) != 0).any()
     assert (by_z.triu(1) != 0).any()
     first = torch.autograd.functional.jacobian(
@@ -93,28 +95,28 @@ def test_the_steps_of_iaf_take_turns_and_each_of_z_hears_the_encoder():
     assert (by_context != 0).all()
 
 
-def test_the_gradient_of_a_flow_s_density_is_that_of_its_jacobian():
-    made, context, x = disturbed(MADE(3, 16, 2, False)), torch.randn(2).double(), torch.randn(3).double()
+def test_gradient_of_the_log_determinant_of_an_autoregressive_map():
+    made, context, x = perturbed(MADE(3, 16, 2, False)), torch.randn(2).double(), torch.randn(3).double()
     flow = GatedAutoregressive(made, context)
     log_det = flow.log_abs_det_jacobian(x, flow(x))
-    found = torch.autograd.grad(log_det, made.parameters(), allow_unused=True)
-    afresh = GatedAutoregressive(made, context)
-    jacobian = torch.autograd.functional.jacobian(lambda x: afresh._call(x), x, create_graph=True)
+    gradient = torch.autograd.grad(log_det, made.parameters(), allow_unused=True)
+    uncached = GatedAutoregressive(made, context)
+    jacobian = torch.autograd.functional.jacobian(lambda x: uncached._call(x), x, create_graph=True)
     expected = torch.autograd.grad(jacobian.slogdet().logabsdet, made.parameters(), allow_unused=True)
-    for a, b in zip(found, expected, strict=True):
+    for a, b in zip(gradient, expected, strict=True):
         torch.testing.assert_close(a if a is not None else torch.zeros_like(b), b)
 
 
-def test_iaf_scores_what_it_drew_as_it_scores_a_stranger_s_code():
-    posterior = disturbed(IAF(3, steps=2, hidden_size=16, context=4))
+def test_iaf_log_prob_is_the_same_with_and_without_the_cache():
+    posterior = perturbed(IAF(3, steps=2, hidden_size=16, context=4))
     h = torch.randn(5, posterior.outputs).double()
     q = posterior(h)
     z = q.rsample((7,))
     torch.testing.assert_close(q.log_prob(z), posterior(h).log_prob(z.clone()), atol=1e-3, rtol=1e-3)
 
 
-def test_iaf_s_mass_is_one_and_its_mean_is_there():
-    posterior = disturbed(IAF(2, steps=2, hidden_size=16, context=4))
+def test_iaf_integrates_to_one_and_has_its_mean():
+    posterior = perturbed(IAF(2, steps=2, hidden_size=16, context=4))
     q = posterior(torch.randn(1, posterior.outputs).double())
     side = torch.linspace(-12, 12, 601)
     grid = torch.stack(torch.meshgrid(side, side, indexing="xy"), -1).flatten(0, 1).unsqueeze(1).double()
@@ -125,10 +127,10 @@ def test_iaf_s_mass_is_one_and_its_mean_is_there():
     torch.testing.assert_close(mean.double(), mass.T @ grid[:, 0].double(), atol=0.05, rtol=0.02)
 
 
-def test_every_image_has_a_flow_of_its_own():
-    posterior = disturbed(IAF(3, steps=1, hidden_size=16, context=4))
+def test_iaf_depends_on_the_context_of_each_image():
+    posterior = perturbed(IAF(3, steps=1, hidden_size=16, context=4))
     h = torch.zeros(2, posterior.outputs).double()
-    h[1, 6:] = 1.0  # the same Gaussian, another context
+    h[1, 6:] = 1.0  # the same Gaussian with another context
     torch.manual_seed(0)
     first = posterior(h).rsample()
     torch.manual_seed(0)
@@ -138,7 +140,7 @@ def test_every_image_has_a_flow_of_its_own():
     assert not torch.allclose(first[1], second[1])
 
 
-def test_a_point_is_drawn_and_has_no_density():
+def test_point_posterior_has_samples_and_no_density():
     q = Point(3)(torch.arange(6.0).view(2, 3))
     assert torch.equal(q.rsample((4,)), torch.arange(6.0).view(2, 3).expand(4, 2, 3))
     assert torch.equal(q.mean, torch.arange(6.0).view(2, 3))

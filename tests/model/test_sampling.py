@@ -1,14 +1,14 @@
-"""Codes drawn about the peaks of every prior, and where known codes lie."""
+"""Samples of all priors at several temperatures, and of a mixture fitted to latents."""
 
 import pytest
 import torch
 from fakes import PRIORS, Halves, code, prior_of
 
-from vae.model.sampling import draw, draw_near
+from vae.model.sampling import sample_fitted_mixture, sample_prior
 
 
-def peaks(name, prior):
-    """Where p(z) has its peaks, (n, D), each written out."""
+def modes(name, prior):
+    """Return the modes of p(z), (n, D), written out for each prior."""
     if name == "flow":
         z = torch.zeros(1, 4)
         for step in prior(Halves()).transforms:
@@ -24,18 +24,18 @@ def peaks(name, prior):
 
 @pytest.mark.parametrize("name", PRIORS)
 @torch.inference_mode()
-def test_temperature_0_is_a_peak_of_the_prior_and_1_the_prior(name):
+def test_temperature_0_gives_the_modes_and_1_the_prior(name):
     prior = prior_of(name)
-    found = draw(prior(Halves()), 500, 0.0)
-    known = peaks(name, prior)
-    assert torch.cdist(found, known).min(1).values.max() < 1e-3
-    assert torch.cdist(known, found).min(1).values.max() < 1e-3  # and each of the peaks is found
-    ours, theirs = draw(prior(Halves()), 20_000, 1.0), prior(Halves()).sample((20_000,))
-    far = theirs.std(0)
-    torch.testing.assert_close(ours.mean(0) / far, theirs.mean(0) / far, atol=0.05, rtol=0)
+    z = sample_prior(prior(Halves()), 500, 0.0)
+    expected = modes(name, prior)
+    assert torch.cdist(z, expected).min(1).values.max() < 1e-3
+    assert torch.cdist(expected, z).min(1).values.max() < 1e-3  # every mode occurs
+    samples, expected_samples = sample_prior(prior(Halves()), 20_000, 1.0), prior(Halves()).sample((20_000,))
+    scale = expected_samples.std(0)
+    torch.testing.assert_close(samples.mean(0) / scale, expected_samples.mean(0) / scale, atol=0.05, rtol=0)
     torch.testing.assert_close(
-        ours.quantile(torch.tensor([0.1, 0.9]), 0) / far,
-        theirs.quantile(torch.tensor([0.1, 0.9]), 0) / far,
+        samples.quantile(torch.tensor([0.1, 0.9]), 0) / scale,
+        expected_samples.quantile(torch.tensor([0.1, 0.9]), 0) / scale,
         atol=0.08,
         rtol=0,
     )
@@ -43,31 +43,33 @@ def test_temperature_0_is_a_peak_of_the_prior_and_1_the_prior(name):
 
 @pytest.mark.parametrize("name", ["standard_normal", "mixture", "vampprior", "two_layers"])
 @torch.inference_mode()
-def test_temperature_is_the_spread_about_a_peak(name):
+def test_temperature_scales_the_standard_deviation_around_a_mode(name):
     prior = prior_of(name)
     if name == "mixture":
         prior.means.mul_(100)
     if name == "two_layers":
-        prior.down[-1].weight.zero_()  # p(z1|z2) is the same for every z2
+        prior.down[-1].weight.zero_()  # p(z1|z2) does not depend on z2
     p_z = prior(Halves())
-    at = peaks(name, prior)
+    centres = modes(name, prior)
 
-    def spread(temperature):
-        z = draw(p_z, 8000, temperature)
-        return (z - at[torch.cdist(z, at).argmin(1)]).std()
+    def std(temperature):
+        z = sample_prior(p_z, 8000, temperature)
+        return (z - centres[torch.cdist(z, centres).argmin(1)]).std()
 
     if name != "vampprior":
-        assert spread(2.0) / spread(1.0) == pytest.approx(2, rel=0.05)
-    assert spread(0.1) / spread(0.05) == pytest.approx(2, rel=0.05)
+        assert std(2.0) / std(1.0) == pytest.approx(2, rel=0.05)
+    assert std(0.1) / std(0.05) == pytest.approx(2, rel=0.05)
 
 
-def test_the_mixture_is_drawn_about_where_the_codes_are():
+def test_fitted_mixture_samples_near_the_latents():
     torch.manual_seed(0)
     centres = torch.tensor([[4.0, -4.0], [-4.0, 4.0]])
-    codes = (centres[:, None] + 0.3 * torch.randn(2, 25, 2)).flatten(0, 1)
-    assert torch.cdist(draw_near(codes, 100, 0.0), centres).min(1).values.max() < 0.3
-    assert torch.cdist(draw_near(codes, 100), centres).argmin(1).diff().count_nonzero() > 20  # in no order
-    spread = [torch.cdist(draw_near(codes, 500, t), centres).min(1).values.mean() for t in (1.0, 3.0)]
-    assert 2 < spread[1] / spread[0] < 4
-    found, others = (draw_near(codes, 9, seed=seed).sort(0).values for seed in (0, 1))
-    assert not torch.equal(found, others)
+    latents = (centres[:, None] + 0.3 * torch.randn(2, 25, 2)).flatten(0, 1)
+    assert torch.cdist(sample_fitted_mixture(latents, 100, 0.0), centres).min(1).values.max() < 0.3
+    assert (
+        torch.cdist(sample_fitted_mixture(latents, 100), centres).argmin(1).diff().count_nonzero() > 20
+    )  # in random order
+    distance = [torch.cdist(sample_fitted_mixture(latents, 500, t), centres).min(1).values.mean() for t in (1.0, 3.0)]
+    assert 2 < distance[1] / distance[0] < 4
+    first, second = (sample_fitted_mixture(latents, 9, seed=seed).sort(0).values for seed in (0, 1))
+    assert not torch.equal(first, second)

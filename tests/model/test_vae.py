@@ -1,4 +1,4 @@
-"""The mathematics, against closed forms and against a linear-Gaussian model, whose log p(x) is known."""
+"""Terms of the ELBO, against closed forms and against a linear-Gaussian model with known log p(x)."""
 
 import math
 
@@ -11,12 +11,12 @@ from torch.distributions import Distribution, Independent, Normal
 from vae.model.objectives import ELBO
 
 
-def test_true_posterior_makes_every_log_w_equal_log_px():
+def test_log_w_with_the_exact_posterior_is_log_px():
     vae, x, exact = linear_gaussian(widen=1.0)
     torch.testing.assert_close(vae.terms(x, K=3).log_w, exact.expand(3, 5), atol=1e-4, rtol=0)
 
 
-def test_terms_are_the_densities_of_torch():
+def test_terms_match_the_densities_of_torch():
     vae, x, _ = linear_gaussian(widen=1.3)
     t = vae.terms(x, K=4)
     z = t.z.double()
@@ -27,14 +27,14 @@ def test_terms_are_the_densities_of_torch():
     assert t.log_px_z.shape == t.log_pz.shape == t.log_qz_x.shape == t.log_w.shape == (4, 5)
 
 
-def test_each_image_has_its_own_noise():
+def test_each_image_has_separate_noise():
     vae, x, _ = linear_gaussian(widen=1.0)
-    same = x[:1].expand(6, -1, -1, -1)
-    assert len(vae.terms(same, K=2).z.flatten(0, 1).unique(dim=0)) == 12
+    repeated = x[:1].expand(6, -1, -1, -1)
+    assert len(vae.terms(repeated, K=2).z.flatten(0, 1).unique(dim=0)) == 12
 
 
 class DiagonalGaussian(nn.Module):
-    """q(z|x) = N(mean, std), whatever x is."""
+    """q(z|x) = N(mean, std) for every x."""
 
     def __init__(self, mean, std):
         super().__init__()
@@ -44,8 +44,8 @@ class DiagonalGaussian(nn.Module):
         return Independent(Normal(self.mean.expand(len(x), -1), self.std.expand(len(x), -1)), 1)
 
 
-class Unnamed(Distribution):
-    """A density torch has no KL for."""
+class NormalWithoutKL(Distribution):
+    """A density for which torch has no KL."""
 
     def __init__(self, q):
         super().__init__(q.batch_shape, q.event_shape, validate_args=False)
@@ -54,14 +54,14 @@ class Unnamed(Distribution):
 
 class WithoutClosedForm(DiagonalGaussian):
     def forward(self, x):
-        return Unnamed(super().forward(x))
+        return NormalWithoutKL(super().forward(x))
 
 
 MEAN, STD = torch.tensor([0.3, -1.2]), torch.tensor([0.7, 1.9])
 
 
 @pytest.mark.parametrize(("posterior", "atol"), [(DiagonalGaussian, 1e-6), (WithoutClosedForm, 0.03)])
-def test_kl_is_the_closed_form_or_the_samples_mean(posterior, atol):
+def test_kl_is_the_closed_form_or_the_mean_over_samples(posterior, atol):
     torch.manual_seed(0)
     vae, x, _ = linear_gaussian(widen=1.0)
     vae.posterior = posterior(MEAN, STD)
@@ -69,7 +69,7 @@ def test_kl_is_the_closed_form_or_the_samples_mean(posterior, atol):
     torch.testing.assert_close(vae.terms(x, K=40_000).kl, appendix_b.expand(5), atol=atol, rtol=0)
 
 
-def test_elbo_is_the_mean_log_w_and_log_px_less_the_kl_to_the_posterior():
+def test_elbo_is_the_mean_log_w_and_log_px_minus_the_kl_to_the_exact_posterior():
     vae, x, exact = linear_gaussian(widen=1.5)
     gap = 2 * (1.5**2 - 1 - math.log(1.5**2)) / 2
     t = vae.terms(x, K=50_000)
@@ -78,7 +78,7 @@ def test_elbo_is_the_mean_log_w_and_log_px_less_the_kl_to_the_posterior():
     torch.testing.assert_close(t.elbo, t.log_likelihood - t.kl)
 
 
-def test_gradient_reaches_the_encoder_through_the_samples():
+def test_gradient_of_the_encoder_through_the_samples():
     vae, x, _ = linear_gaussian(widen=1.0)
     mean = MEAN.clone().requires_grad_()
     vae.posterior = DiagonalGaussian(mean, STD)

@@ -163,7 +163,7 @@ class CompiledDraws:
             self.first, rest = split_graph(make_fx(lambda x: [work(x, k)], DECOMPOSITIONS)(x))
             self.run = function(rest, self.first(x), freezing=True)
 
-    def of(self, x: Tensor) -> Callable[[], Tensor]:
+    def bind(self, x: Tensor) -> Callable[[], Tensor]:
         """Calls of work(x, k)."""
         known = self.first(x.contiguous())
         return lambda: self.run(*known)[0]

@@ -32,7 +32,7 @@ def evaluate(folder: Path, K: int, images: int | None, compiles: Compile) -> dic
     """What was found, by the names it has in summary.json; raises UserError for what cannot be."""
     cfg, before = finished(folder)
     from vae.evaluate.scores import cached_scores  # only now is torch imported
-    from vae.model.estimator import summary
+    from vae.model.estimator import summarize
     from vae.tracking.loggers import finish
     from vae.training.experiment import build_logger, load, load_trained, write_summary
 
@@ -46,7 +46,7 @@ def evaluate(folder: Path, K: int, images: int | None, compiles: Compile) -> dic
     weights = hashlib.sha256((folder / "checkpoints" / "best.ckpt").read_bytes()).hexdigest()
     n = images or len(x)
     scores = cached_scores(module.vae, x, n, K, cfg.seed, folder / f"scores_K{K}.npz", weights, compiles)
-    means = summary(scores.log_px, module.vae, x[0].numel())
+    means = summarize(scores.log_px, module.vae, x[0].numel())
     means |= {"rate": scores.rate.mean().item(), "distortion": scores.distortion.mean().item(), "images": n}
     found = {f"test/{name}_K{K}": value for name, value in means.items()}
     write_summary(before | found, folder)

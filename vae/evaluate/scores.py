@@ -13,7 +13,7 @@ from tqdm import tqdm
 from vae.acceleration.compilation import DRAWS, CompiledDraws, try_compile
 from vae.config.schema import Compile
 from vae.errors import UserError
-from vae.model.estimator import BATCH, Scores, chunk_size, importance_sample, score_terms
+from vae.model.estimator import BATCH_SIZE, Scores, chunk_size, importance_sample, score_terms
 from vae.model.vae import VAE
 
 
@@ -46,19 +46,19 @@ def cached_scores(
     `compiles` the draws are one compiled function, the same to rounding; with "auto", on a CPU, if DRAWS are left.
     """
     device = next(vae.parameters()).device
-    batches = x[: -(-n // BATCH) * BATCH].split(BATCH)  # whole ones, also where n ends within one
+    batches = x[: -(-n // BATCH_SIZE) * BATCH_SIZE].split(BATCH_SIZE)  # whole ones, also where n ends within one
     kept = read_cached_scores(file, weights)
     half_written = file.with_suffix(f".{os.getpid()}.part")
     compiled, left = None, n - kept.shape[1]
     if left > 0 and (compiles is True or (compiles == "auto" and device.type == "cpu" and left * K >= DRAWS)):
-        x = batches[kept.shape[1] // BATCH].to(device)
+        x = batches[kept.shape[1] // BATCH_SIZE].to(device)
         compiled = try_compile(lambda: compiled_draws(vae, x, K), compiles)
     with tqdm(desc=f"K = {K}", total=n, dynamic_ncols=True, disable=not sys.stderr.isatty()) as bar:
         for i, batch in enumerate(batches):
-            if kept.shape[1] < i * BATCH + len(batch):
+            if kept.shape[1] < i * BATCH_SIZE + len(batch):
                 torch.manual_seed(seed + i)
                 scores = torch.stack(importance_sample(vae, batch.to(device), K, compiled=compiled)).cpu()
-                kept = torch.cat([kept[:, : i * BATCH], scores], 1)
+                kept = torch.cat([kept[:, : i * BATCH_SIZE], scores], 1)
                 with half_written.open("wb") as part:
                     np.savez(part, weights=weights, **dict(zip(Scores._fields, kept.numpy(), strict=True)))
                 half_written.replace(file)

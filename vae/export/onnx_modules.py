@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vae.errors import UserError
-from vae.model.flows import Step
+from vae.model.flows import FlowStep
 from vae.model.posteriors import Delta, DiagonalNormal, FlowDistribution
 from vae.model.vae import VAE
 
@@ -17,7 +17,7 @@ from vae.model.vae import VAE
 class Encoder(nn.Module):
     """x (B, C, H, W) -> the mean of q(z|x) and, of a diagonal Gaussian, its log-variance, both (B, D).
 
-    The mean of a flow is that of `FlowDistribution.SAMPLES` samples whose noise, (S, 1, D), is drawn here, once.
+    The mean of a flow is that of `FlowDistribution.MEAN_SAMPLES` samples whose noise, (S, 1, D), is drawn here, once.
     """
 
     noise: Tensor
@@ -26,7 +26,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.vae = vae
         rng = torch.Generator().manual_seed(0)
-        noise = torch.randn(FlowDistribution.SAMPLES, 1, latent_dim, generator=rng)
+        noise = torch.randn(FlowDistribution.MEAN_SAMPLES, 1, latent_dim, generator=rng)
         self.register_buffer("noise", noise - noise.mean(0))
         posterior: Any = vae.posterior
         q_z = posterior(torch.zeros(1, posterior.outputs))
@@ -44,7 +44,7 @@ class Encoder(nn.Module):
         base = q_z.base_dist
         z = base.mean + self.noise * base.stddev
         for step in q_z.transforms:
-            z, _ = cast(Step, step).moved(z)
+            z, _ = cast(FlowStep, step).forward_and_log_det(z)
         return (z.mean(0),)
 
 
@@ -58,4 +58,4 @@ class Decoder(nn.Module):
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
         h = self.vae.decoder(z)
-        return self.vae.likelihood.picture(self.vae.likelihood(h)), h
+        return self.vae.likelihood.display_image(self.vae.likelihood(h)), h

@@ -12,7 +12,7 @@ from torch.distributions import Independent, kl_divergence
 from datamodules.base import EVAL_BATCH, ImageDataModule
 from vae.generate.image_selection import SelectedImages
 from vae.generate.interpolation import WAYS
-from vae.model.sampling import draw, draw_near
+from vae.model.sampling import sample_fitted_mixture, sample_prior
 from vae.model.vae import VAE
 
 KNOWN = 5000  # training images whose codes are looked at
@@ -44,7 +44,7 @@ class Session:
 
     def pictures(self, z: Tensor) -> Tensor:
         """What codes (..., D) look like, (..., C, H, W)."""
-        shown = [self.vae.picture(part) for part in z.flatten(0, -2).split(EVAL_BATCH)]
+        shown = [self.vae.decode(part) for part in z.flatten(0, -2).split(EVAL_BATCH)]
         return torch.cat(shown).cpu().unflatten(0, z.shape[:-1])
 
     @cached_property
@@ -79,8 +79,8 @@ class Session:
     def drawn(self, n: int) -> Tensor:
         """n codes of the prior or of the mixture, (n, D)."""
         sources: dict[str, Callable[[], Tensor]] = {
-            "prior": lambda: draw(self.vae.p_z(), n, self.temperature),
-            "mixture": lambda: draw_near(self.known, n, self.temperature, self.seed),
+            "prior": lambda: sample_prior(self.vae.p_z(), n, self.temperature),
+            "mixture": lambda: sample_fitted_mixture(self.known, n, self.temperature, self.seed),
         }
         return sources[self.source]()
 

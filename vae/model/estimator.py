@@ -1,4 +1,4 @@
-"""What a trained model is worth: log p(x) by importance sampling, and the latent units that carry something."""
+"""Evaluation of a trained model: log p(x) by importance sampling, anomaly scores and active latent units."""
 
 import math
 from collections.abc import Callable
@@ -10,14 +10,14 @@ from tqdm import tqdm
 
 from vae.model.vae import VAE, Terms
 
-BATCH = 100  # images at a time, and between two writes, of what is kept
-PIXELS = 2**21  # decoded at a time, where not told otherwise: what stays in a CPU's cache
-PIXELS_ON_GPU = 2**27  # what keeps a GPU busy; 2 GB with all that is computed of them
-MAPS = 2**28  # at most so many numbers of the decoder at a time: 1 GB
+BATCH_SIZE = 100  # images per batch
+MAX_PIXELS_CPU = 2**21  # decoded pixels per chunk: these fit in a CPU's cache
+MAX_PIXELS_GPU = 2**27  # enough to keep a GPU busy; 2 GB with all intermediate tensors
+MAX_H_VALUES = 2**28  # decoder outputs per chunk: 1 GB
 
 
 class Scores(NamedTuple):
-    """Of each of B images, (B,), in nats."""
+    """Estimates for B images, each (B,), in nats."""
 
     log_px: Tensor  # log 1/K sum_k w_k
     rate: Tensor  # KL(q(z|x) || p(z))
@@ -25,48 +25,52 @@ class Scores(NamedTuple):
 
 
 def score_terms(terms: Terms) -> Tensor:
-    """log sum_k w_k, KL(q(z|x) || p(z)) and -E_q[log p(x|z)], of K samples of each of B images: (3, B)."""
+    """Return log sum_k w_k, KL(q(z|x) || p(z)) and -E_q[log p(x|z)] of B images, (3, B), from K samples per image."""
     return torch.stack([terms.log_w.logsumexp(0), terms.kl, -terms.log_likelihood])
 
 
-def chunk_size(vae: VAE, x: Tensor, K: int, pixels: int | None = None) -> int:
-    """How many of K samples of each of images x to draw together, for at most `pixels` decoded pixels."""
-    pixels = pixels or (PIXELS_ON_GPU if x.is_cuda else PIXELS)
-    numbers = vae.likelihood.maps(x.shape[1]) * x[:, 0].numel()
-    return max(1, min(K, pixels // x.numel(), MAPS // numbers))
+def chunk_size(vae: VAE, x: Tensor, K: int, max_pixels: int | None = None) -> int:
+    """Return how many of K samples per image to draw at once, so that at most `max_pixels` pixels are decoded."""
+    max_pixels = max_pixels or (MAX_PIXELS_GPU if x.is_cuda else MAX_PIXELS_CPU)
+    h_values = vae.likelihood.h_channels(x.shape[1]) * x[:, 0].numel()
+    return max(1, min(K, max_pixels // x.numel(), MAX_H_VALUES // h_values))
 
 
-class Draws(Protocol):
-    """A faster way to draw and score chunks of samples, of one shape."""
+class ChunkSampler(Protocol):
+    """A faster implementation of sampling and scoring, for chunks of one shape."""
 
     shape: tuple[int, ...]  # (samples in a chunk, B, C, H, W)
 
-    def of(self, x: Tensor) -> Callable[[], Tensor]:
-        """A function that draws a chunk for images x and scores it, as `score_terms` does."""
+    def bind(self, x: Tensor) -> Callable[[], Tensor]:
+        """Return a function that samples a chunk for images x and returns its `score_terms`."""
 
 
-def importance_sample(vae: VAE, x: Tensor, K: int, pixels: int | None = None, compiled: Draws | None = None) -> Scores:
-    """log 1/K sum_k w_k, z_k ~ q(z|x): a lower bound on log p(x) that rises with K (Burda et al. 2016).
+def importance_sample(
+    vae: VAE, x: Tensor, K: int, max_pixels: int | None = None, compiled: ChunkSampler | None = None
+) -> Scores:
+    """Estimate log p(x) of images x, (B, C, H, W), by log 1/K sum_k w_k with z_k ~ q(z|x).
 
-    x is (B, C, H, W). Exactly K samples are drawn for each image, in chunks of at most `pixels` decoded pixels at a
-    time (None: as many as suit the device); rate and distortion are means over the same samples. `compiled` draws the
-    chunks that have its shape.
+    In expectation, the estimate is a lower bound that increases with K (Burda et al. 2016). Rate and distortion are
+    estimated from the same K samples per image. Samples are drawn in chunks of at most `max_pixels` decoded pixels
+    (None: chosen by device). `compiled` samples the chunks that have its shape.
     """
-    chunk = chunk_size(vae, x, K, pixels)
+    chunk = chunk_size(vae, x, K, max_pixels)
     q_z, p_z = vae.q_z(x), vae.p_z()
-    whole = compiled.of(x) if compiled and compiled.shape == (chunk, *x.shape) else None
-    draws = [min(chunk, K - k) for k in range(0, K, chunk)]
-    found = [whole() if whole and k == chunk else score_terms(vae.sample_terms(x, q_z, p_z, k)) for k in draws]
-    log_w, rate, distortion = torch.stack(found, 1)
-    part = torch.tensor(draws, device=x.device)[:, None] / K
-    return Scores(log_w.logsumexp(0) - math.log(K), (part * rate).sum(0), (part * distortion).sum(0))
+    sample_chunk = compiled.bind(x) if compiled and compiled.shape == (chunk, *x.shape) else None
+    sizes = [min(chunk, K - k) for k in range(0, K, chunk)]
+    scores = [
+        sample_chunk() if sample_chunk and k == chunk else score_terms(vae.sample_terms(x, q_z, p_z, k)) for k in sizes
+    ]
+    log_w, rate, distortion = torch.stack(scores, 1)
+    weights = torch.tensor(sizes, device=x.device)[:, None] / K
+    return Scores(log_w.logsumexp(0) - math.log(K), (weights * rate).sum(0), (weights * distortion).sum(0))
 
 
 def anomaly_score(vae: VAE, x: Tensor, score: str, K: int) -> Tensor:
-    """The higher, the stranger, (N,), on the CPU, for images x, (N, C, H, W).
+    """Return anomaly scores of images x, (N, C, H, W), as (N,) on the CPU. Higher scores are more anomalous.
 
-    By the score "log_px", -log p(x) in nats from K samples; by "reconstruction", the squared error of E[x|z] at the
-    mean of q(z|x). The same for the same images: each call draws the same random numbers.
+    With score="log_px", it is -log p(x) in nats, estimated from K samples. With score="reconstruction", it is the
+    squared error of E[x|z] with z the mean of q(z|x). The random seed is fixed, so repeated calls give the same scores.
     """
     device = next(vae.parameters()).device
     scores = {
@@ -75,17 +79,23 @@ def anomaly_score(vae: VAE, x: Tensor, score: str, K: int) -> Tensor:
     }
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        batches = tqdm(x.split(BATCH), score, leave=False, delay=1, disable=None)
+        batches = tqdm(x.split(BATCH_SIZE), score, leave=False, delay=1, disable=None)
         return torch.cat([scores[score](batch.to(device)) for batch in batches]).cpu()
 
 
 def active_units(means: Tensor) -> int:
-    """How many u have Cov_x(E_q[u|x]) > 0.01 (Burda et al. 2016); means of q(z|x) for N images, (N, D)."""
+    """Return the number of latent units u with Cov_x(E_q[u|x]) > 0.01 (Burda et al. 2016).
+
+    `means` are the means of q(z|x) of N images, (N, D).
+    """
     return int((means.var(0) > 0.01).sum())
 
 
-def summary(log_px: Tensor, vae: VAE, dimensions: int) -> dict[str, float]:
-    """The mean of log p(x) of N images, (N,), its standard error and, of a discrete likelihood, bits per dimension."""
+def summarize(log_px: Tensor, vae: VAE, dimensions: int) -> dict[str, float]:
+    """Return the mean of log p(x) over N images, (N,), and its standard error, in nats.
+
+    If the likelihood is discrete, bits per dimension are included, with `dimensions` values per image.
+    """
     mean = log_px.mean().item()
     values = {"log_px": mean, "log_px_se": log_px.std().item() / len(log_px) ** 0.5}
     if vae.likelihood.support.is_discrete:

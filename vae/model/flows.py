@@ -1,4 +1,4 @@
-"""Invertible maps of codes, (..., D), with the log-determinants of their Jacobians: what flows are made of."""
+"""Steps of normalizing flows: invertible maps of latents, (..., D), and the log-determinants of their Jacobians."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Transform, constraints
 
-from vae.model.networks import mlp, widths
+from vae.model.networks import layer_sizes, mlp
 
 
 class MaskedLinear(nn.Linear):
-    """A linear layer without the connections where `mask`, (n_out, n_in), is 0."""
+    """Linear layer with its weights multiplied by `mask`, (n_out, n_in)."""
 
     mask: Tensor
 
@@ -26,16 +26,17 @@ class MaskedLinear(nn.Linear):
 
 
 class MADE(nn.Module):
-    """(m, s), each (..., D), whose i-th depend on the z_j before z_i alone, and on a context (Germain et al. 2015).
+    """Masked autoregressive network with one hidden layer (Germain et al. 2015).
 
-    `backwards` lets the last z be the first of that order. One hidden layer.
+    It maps z and a context to (m, s), each (..., D), where m_i and s_i depend on the context and on z_j with j < i
+    only; with `reverse`, on j > i.
     """
 
-    def __init__(self, latent_dim: int, hidden_size: int, context: int, backwards: bool) -> None:
+    def __init__(self, latent_dim: int, hidden_size: int, context: int, reverse: bool) -> None:
         super().__init__()
         order = torch.arange(1, latent_dim + 1)
-        order = order.flip(0) if backwards else order
-        hidden = torch.arange(hidden_size) % latent_dim  # how many of z each may know
+        order = order.flip(0) if reverse else order
+        hidden = torch.arange(hidden_size) % latent_dim  # the number of z_j that each hidden unit depends on
         self.first = MaskedLinear(hidden[:, None] >= order)
         self.context = nn.Linear(context, hidden_size, bias=False)
         self.last = MaskedLinear(order.repeat(2)[:, None] > hidden)
@@ -46,102 +47,103 @@ class MADE(nn.Module):
         return m, s
 
 
-class Step(Transform, ABC):
-    """One invertible map. What it has just moved it neither moves nor scores again."""
+class FlowStep(Transform, ABC):
+    """One invertible map. It caches its last input, output and log-determinant."""
 
     bijective = True
     domain = codomain = constraints.real_vector
 
     def __init__(self) -> None:
         super().__init__(cache_size=1)
-        self.scored: tuple[Any, Any] = (None, None)  # the last x that was moved, and its log-determinant
+        self.cached: tuple[Any, Any] = (None, None)  # the last x and its log-determinant
 
     @abstractmethod
-    def moved(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """y, (..., D), and log |det dy/dx|, (...)."""
+    def forward_and_log_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return y, (..., D), and log |det dy/dx|, (...)."""
 
     def _call(self, x: Tensor) -> Tensor:
-        y, log_det = self.moved(x)
-        self.scored = x, log_det
+        y, log_det = self.forward_and_log_det(x)
+        self.cached = x, log_det
         return y
 
     def log_abs_det_jacobian(self, x: Tensor, _y: Tensor) -> Tensor:
-        if self.scored[0] is not x:
+        if self.cached[0] is not x:
             self._call(x)
-        return self.scored[1]
+        return self.cached[1]
 
 
-class GatedAutoregressive(Step):
-    """z -> sigmoid(s) z + (1 - sigmoid(s)) m, with (m, s) of a MADE (Kingma et al. 2016); at first mostly open gates.
+class GatedAutoregressive(FlowStep):
+    """z -> g z + (1 - g) m with gates g = sigmoid(s + GATE_BIAS) and (m, s) from a MADE (Kingma et al. 2016).
 
-    The way back takes D passes.
+    The bias keeps the gates mostly open before training. The inverse takes D passes.
     """
 
-    OPEN = 1.5
+    GATE_BIAS = 1.5
 
     def __init__(self, made: nn.Module, context: Tensor) -> None:
         super().__init__()
         self.made, self.context = made, context
 
-    def moved(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward_and_log_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
         m, s = self.made(x, self.context)
-        gate = (s + self.OPEN).sigmoid()
-        return gate * x + (1 - gate) * m, F.logsigmoid(s + self.OPEN).sum(-1)
+        gate = (s + self.GATE_BIAS).sigmoid()
+        return gate * x + (1 - gate) * m, F.logsigmoid(s + self.GATE_BIAS).sum(-1)
 
     def _inverse(self, y: Tensor) -> Tensor:
         x = torch.zeros_like(y)
-        for _ in range(y.shape[-1]):  # each pass makes the next of them right
+        for _ in range(y.shape[-1]):  # each pass solves for one more dimension
             m, s = self.made(x, self.context)
-            gate = (s + self.OPEN).sigmoid()
+            gate = (s + self.GATE_BIAS).sigmoid()
             x = (y - (1 - gate) * m) / gate
         return x
 
 
 class Coupling(nn.Module):
-    """What a network says of half of z to shift and scale the other by (RealNVP, Dinh et al. 2017).
+    """Network of an affine coupling: half of z gives shift and scale of the other half (RealNVP, Dinh et al. 2017).
 
-    `backwards` moves the first half. At first it changes nothing. A scale is e^-2 to e^2.
+    It transforms the second half of z, or with `reverse` the first. Scales are between e^-2 and e^2. Before training,
+    the coupling is the identity.
     """
 
-    def __init__(self, latent_dim: int, hidden_size: int | Sequence[int], backwards: bool) -> None:
+    def __init__(self, latent_dim: int, hidden_size: int | Sequence[int], reverse: bool) -> None:
         super().__init__()
         self.halves = [latent_dim // 2, latent_dim - latent_dim // 2]
-        self.backwards = backwards
-        self.net = mlp([self.halves[0], *widths(hidden_size), 2 * self.halves[1]], "relu")
+        self.reverse = reverse
+        self.net = mlp([self.halves[0], *layer_sizes(hidden_size), 2 * self.halves[1]], "relu")
         for parameter in self.net[-1].parameters():
             nn.init.zeros_(parameter)
 
     def split(self, z: Tensor) -> list[Tensor]:
-        """The half that is kept, and the half that moves."""
-        z = z.flip(-1) if self.backwards else z
+        """Return the half of z that stays the same, and the half that is transformed."""
+        z = z.flip(-1) if self.reverse else z
         return list(z.split(self.halves, -1))
 
-    def join(self, kept: Tensor, moved: Tensor) -> Tensor:
-        """z of its halves."""
-        z = torch.cat([kept, moved], -1)
-        return z.flip(-1) if self.backwards else z
+    def join(self, fixed: Tensor, transformed: Tensor) -> Tensor:
+        """Return z from its halves: the inverse of `split`."""
+        z = torch.cat([fixed, transformed], -1)
+        return z.flip(-1) if self.reverse else z
 
-    def forward(self, kept: Tensor) -> tuple[Tensor, Tensor]:
-        """Shift and log-scale of the other half."""
-        shift, raw = self.net(kept).chunk(2, -1)
+    def forward(self, fixed: Tensor) -> tuple[Tensor, Tensor]:
+        """Return shift and log-scale for the other half."""
+        shift, raw = self.net(fixed).chunk(2, -1)
         return shift, 2 * torch.tanh(raw / 2)
 
 
-class Affine(Step):
-    """A `Coupling` as a map and its inverse, each one pass."""
+class AffineCoupling(FlowStep):
+    """The map and the inverse of a `Coupling`, one pass each."""
 
     def __init__(self, coupling: nn.Module) -> None:
         super().__init__()
         self.coupling: Any = coupling
 
-    def moved(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        kept, moved = self.coupling.split(x)
-        shift, log_scale = self.coupling(kept)
-        return self.coupling.join(kept, moved * log_scale.exp() + shift), log_scale.sum(-1)
+    def forward_and_log_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        fixed, transformed = self.coupling.split(x)
+        shift, log_scale = self.coupling(fixed)
+        return self.coupling.join(fixed, transformed * log_scale.exp() + shift), log_scale.sum(-1)
 
     def _inverse(self, y: Tensor) -> Tensor:
-        kept, moved = self.coupling.split(y)
-        shift, log_scale = self.coupling(kept)
-        x = self.coupling.join(kept, (moved - shift) * (-log_scale).exp())
-        self.scored = x, log_scale.sum(-1)
+        fixed, transformed = self.coupling.split(y)
+        shift, log_scale = self.coupling(fixed)
+        x = self.coupling.join(fixed, (transformed - shift) * (-log_scale).exp())
+        self.cached = x, log_scale.sum(-1)
         return x

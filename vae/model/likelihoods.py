@@ -1,8 +1,8 @@
-"""p(x|z): what the decoder's output h says of the pixels.
+"""Likelihoods p(x|z), parameterised by the decoder's output h.
 
-A likelihood says how many maps (H, W) of h it needs for images of C channels, and of which pixels it is a
-distribution, its `support`. Called with h, (..., maps, H, W), it returns a distribution over images (C, H, W) whose
-`log_prob` is in nats. All pixels are independent given z. Images are in [0, 1]; those of 8 bits are i/255.
+A likelihood defines `h_channels`, the number of channels of h, and `support`, the pixel values it is a distribution
+over. Called with h, (..., h_channels, H, W), it returns a distribution over images (C, H, W) with `log_prob` in nats.
+Pixels are independent given z. Images are in [0, 1]; 8-bit images have the values i/255.
 """
 
 import math
@@ -22,36 +22,37 @@ from vae.model.pixel_distributions import (
     eight_bits,
 )
 
-LOG_SIGMA = -6.0  # the least log of a Gaussian's standard deviation, softly, or its density has no bound
+MIN_LOG_SIGMA = -6.0  # soft lower bound for Gaussians: as sigma goes to 0, their density grows without limit
+MIN_LOG_SCALE = -7.0  # soft lower bound for logistics
 
 
-def at_least(x: Tensor, bound: float) -> Tensor:
-    """x where it is well above the bound, and softly no less than the bound."""
+def soft_lower_bound(x: Tensor, bound: float) -> Tensor:
+    """Return bound + softplus(x - bound), which is above the bound, and close to x if x is well above it."""
     return bound + F.softplus(x - bound)
 
 
 class Likelihood(nn.Module):
-    """What all share. Of a likelihood that is not `normalized`, no record is called elbo, log_likelihood or log_px."""
+    """Base class. If `normalized` is False, no metric is named elbo, log_likelihood or log_px."""
 
     support: constraints.Constraint
     normalized = True
 
-    def maps(self, channels: int) -> int:
-        """How many maps h has for images of so many channels."""
+    def h_channels(self, channels: int) -> int:
+        """Return the number of channels of h for images with `channels` channels."""
         return channels
 
-    def picture(self, p_x: D.Distribution) -> Tensor:
-        """The image to show for p(x|z): its mean, unless another is truer to what such images look like."""
+    def display_image(self, p_x: D.Distribution) -> Tensor:
+        """Return the image to display for p(x|z): by default, its mean."""
         return p_x.mean
 
 
-def independent(pixels: D.Distribution) -> D.Distribution:
-    """One distribution over images (C, H, W) from one over each of their values."""
+def independent_pixels(pixels: D.Distribution) -> D.Distribution:
+    """Turn the dimensions (C, H, W) of a distribution over single values into event dimensions."""
     return D.Independent(pixels, 3, validate_args=False)
 
 
 class Bernoulli(Likelihood):
-    """x in {0, 1}; h is the logit (Kingma & Welling 2013, app. C.1)."""
+    """Bernoulli likelihood for x in {0, 1}; h holds the logits (Kingma & Welling 2013, app. C.1)."""
 
     support: constraints.Constraint = constraints.boolean
 
@@ -60,71 +61,73 @@ class Bernoulli(Likelihood):
 
 
 class GreyCrossEntropy(Likelihood):
-    """The cross-entropy of grey levels with p, which many tutorials call a likelihood: it is none, of no distribution.
+    """Binary cross-entropy applied to grey levels, as in many tutorials; h holds the logits.
 
-    Offered to compare with their figures, under its own name.
+    It does not integrate to 1 over [0, 1], so it is not a likelihood. Use it to compare with published results.
     """
 
     support = constraints.unit_interval
     normalized = False
 
     def forward(self, h: Tensor) -> D.Distribution:
-        return independent(D.Bernoulli(logits=h, validate_args=False))
+        return independent_pixels(D.Bernoulli(logits=h, validate_args=False))
 
 
 class ContinuousBernoulli(Likelihood):
-    """A density over x in [0, 1]; h is the logit (Loaiza-Ganem & Cunningham 2019).
+    """Continuous Bernoulli likelihood for x in [0, 1]; h holds the logits (Loaiza-Ganem & Cunningham 2019).
 
-    Between the `SERIES` its mean and its constant are sums of a series; torch's own narrower bounds leave a mean that
-    is off by 0.003 beside them.
+    For probabilities within `LIMITS`, torch computes the mean and the normalising constant by a Taylor series. Just
+    outside torch's narrower default limits, its mean is wrong by 0.003.
     """
 
-    SERIES = (0.45, 0.55)
+    LIMITS = (0.45, 0.55)
     support = constraints.unit_interval
 
     def forward(self, h: Tensor) -> D.Distribution:
-        return independent(D.ContinuousBernoulli(logits=h, lims=self.SERIES, validate_args=False))
+        return independent_pixels(D.ContinuousBernoulli(logits=h, lims=self.LIMITS, validate_args=False))
 
 
 class Gaussian(Likelihood):
-    """A density of the pixel values, in units of [0, 1], so it may be above 1 and its log above 0; mean sigmoid(h).
+    """N(x; sigmoid(h), sigma^2) with one sigma for all pixels, which is trained if `learned` (Rybkin et al. 2021).
 
-    One `sigma` for all pixels: fixed, or where it begins if it is `learned` (Rybkin et al. 2021).
+    Pixel values are in [0, 1], so the density can exceed 1, and its logarithm can be positive.
     """
 
     support = constraints.real
 
     def __init__(self, sigma: float, learned: bool) -> None:
         super().__init__()
-        above = math.log(sigma) - LOG_SIGMA
-        self.raw = nn.Parameter(torch.tensor(LOG_SIGMA + math.log(math.expm1(above))), requires_grad=learned)
+        above = math.log(sigma) - MIN_LOG_SIGMA
+        raw = MIN_LOG_SIGMA + math.log(math.expm1(above))  # the inverse of soft_lower_bound
+        self.raw = nn.Parameter(torch.tensor(raw), requires_grad=learned)
 
     @property
     def sigma(self) -> Tensor:
-        return at_least(self.raw, LOG_SIGMA).exp()
+        return soft_lower_bound(self.raw, MIN_LOG_SIGMA).exp()
 
     def forward(self, h: Tensor) -> D.Distribution:
-        return independent(D.Normal(h.sigmoid(), self.sigma, validate_args=False))
+        return independent_pixels(D.Normal(h.sigmoid(), self.sigma, validate_args=False))
 
 
 class PixelGaussian(Likelihood):
-    """As `Gaussian`, with a variance for each pixel from the decoder (Kingma & Welling 2013, app. C.2)."""
+    """Like `Gaussian`, with one variance per value from the decoder (Kingma & Welling 2013, app. C.2)."""
 
     support = constraints.real
 
-    def maps(self, channels: int) -> int:
+    def h_channels(self, channels: int) -> int:
         return 2 * channels
 
     def forward(self, h: Tensor) -> D.Distribution:
         mean, log_sigma = h.chunk(2, -3)
-        return independent(D.Normal(mean.sigmoid(), at_least(log_sigma, LOG_SIGMA).exp(), validate_args=False))
+        sigma = soft_lower_bound(log_sigma, MIN_LOG_SIGMA).exp()
+        return independent_pixels(D.Normal(mean.sigmoid(), sigma, validate_args=False))
 
 
 class DiscretizedLogistic(Likelihood):
-    """x of 8 bits: a logistic rounded to the 256 levels (Kingma et al. 2016).
+    """Logistic rounded to the 256 levels of 8-bit images (Kingma et al. 2016).
 
-    h is the mean before a sigmoid and, with `scale` "pixel", the log of the scale s of each value; with "shared" one s
-    is learned.
+    h holds the mean before a sigmoid. With scale="pixel", h also holds one log-scale per value, which is added to a
+    learned log-scale shared by all. With scale="shared", there is only the shared one.
     """
 
     support = eight_bits
@@ -134,36 +137,41 @@ class DiscretizedLogistic(Likelihood):
         self.per_pixel = scale == "pixel"
         self.log_s = nn.Parameter(torch.tensor(-2.0))
 
-    def maps(self, channels: int) -> int:
+    def h_channels(self, channels: int) -> int:
         return 2 * channels if self.per_pixel else channels
 
     def forward(self, h: Tensor) -> D.Distribution:
         mean, log_s = h.chunk(2, -3) if self.per_pixel else (h, torch.zeros(()))
-        return independent(LogisticLevels(mean.sigmoid(), at_least(self.log_s + log_s, -7)))
+        log_s = soft_lower_bound(self.log_s + log_s, MIN_LOG_SCALE)
+        return independent_pixels(LogisticLevels(mean.sigmoid(), log_s))
 
 
 class Categorical(Likelihood):
-    """Any distribution over so many grey levels, equally spaced; h is their logits. For small images, or few levels."""
+    """Categorical likelihood over `levels` equally spaced grey levels; h holds the logits.
+
+    h has `levels` channels for each channel of an image: use it for small images, or few levels.
+    """
 
     def __init__(self, levels: int) -> None:
         super().__init__()
         self.support: Levels = Levels(levels)
 
-    def maps(self, channels: int) -> int:
+    def h_channels(self, channels: int) -> int:
         return self.support.n * channels
 
     def forward(self, h: Tensor) -> D.Distribution:
         n = self.support.n
-        return independent(CategoricalLevels(h.unflatten(-3, (n, h.shape[-3] // n)), self.support))
+        return independent_pixels(CategoricalLevels(h.unflatten(-3, (n, h.shape[-3] // n)), self.support))
 
 
 class Shades(Likelihood):
-    """x of 8 bits, drawn as sprites are: on bare paper, in few shades of each colour.
+    """Likelihood for 8-bit sprites: each pixel is the background, or one of K shades of a colour.
 
-    h is, for each pixel, the logits of paper and of each of K shades, and one colour; a shade is that colour made
-    darker or lighter by an offset that is the same everywhere and learned, as its scale is, up to `max_scale`: were it
-    wide, a grey would do for every colour, and none be worth its code. The picture has no colour between the shades:
-    paper where that is likelier than paint, else the median shade.
+    For each pixel, h holds the logits of the background and of the K shades, and one colour. Each shade is this colour
+    plus an offset, before a sigmoid, and has a logistic distribution. Offsets and scales are learned and shared by all
+    pixels. Scales are at most `max_scale`: a wide logistic around grey would fit every colour, and z would not encode
+    colour. The display image is the background if its probability exceeds 1/2, else the median shade, so that it
+    contains no mixed colours.
     """
 
     support = eight_bits
@@ -176,10 +184,10 @@ class Shades(Likelihood):
 
     @property
     def log_s(self) -> Tensor:
-        """(K,), of scales below `max_scale`."""
-        return at_least(math.log(self.max_scale) - F.softplus(self.raw_s), -7)
+        """Log-scales of the shades, (K,), at most log(max_scale)."""
+        return soft_lower_bound(math.log(self.max_scale) - F.softplus(self.raw_s), MIN_LOG_SCALE)
 
-    def maps(self, channels: int) -> int:
+    def h_channels(self, channels: int) -> int:
         return 1 + self.K + channels
 
     def forward(self, h: Tensor) -> D.Distribution:
@@ -187,8 +195,8 @@ class Shades(Likelihood):
         loc = (colour.unsqueeze(-4) + self.offset[:, None, None, None]).sigmoid()
         return SpriteDistribution(logits.log_softmax(-3), loc, self.log_s, self.background)
 
-    def picture(self, p_x: D.Distribution) -> Tensor:
+    def display_image(self, p_x: D.Distribution) -> Tensor:
         assert isinstance(p_x, SpriteDistribution)
-        bare, painted = p_x.log_pi.exp().split([1, self.K], -3)
-        shade = 1 + (painted.cumsum(-3) < (1 - bare) / 2).sum(-3).clamp(max=self.K - 1)
-        return p_x.chosen(shade.where(bare.squeeze(-3) < 0.5, 0), p_x.loc)
+        pi_background, pi_shades = p_x.log_pi.exp().split([1, self.K], -3)
+        median_shade = 1 + (pi_shades.cumsum(-3) < (1 - pi_background) / 2).sum(-3).clamp(max=self.K - 1)
+        return p_x.select(median_shade.where(pi_background.squeeze(-3) < 0.5, 0), p_x.loc)

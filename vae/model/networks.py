@@ -1,4 +1,4 @@
-"""Encoders: from x to what a posterior makes q(z|x) of. Decoders: from z to h, which a likelihood makes p(x|z) of."""
+"""Encoder and decoder networks. Encoders map x to the parameters of q(z|x), decoders map z to h, those of p(x|z)."""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -19,46 +19,46 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 }
 
 
-def widths(hidden_size: int | Sequence[int]) -> list[int]:
-    """One number is one layer of that width."""
+def layer_sizes(hidden_size: int | Sequence[int]) -> list[int]:
+    """Return the sizes of the hidden layers. A single number means one layer."""
     return [hidden_size] if isinstance(hidden_size, int) else list(hidden_size)
 
 
-def dense(n_in: int, n_out: int, activation: str) -> list[nn.Module]:
-    """A hidden layer: linear, then the activation."""
+def dense_layer(n_in: int, n_out: int, activation: str) -> list[nn.Module]:
+    """Return the modules of a fully connected hidden layer: linear, then the activation."""
     return [nn.Linear(n_in, n_out), ACTIVATIONS[activation]()]
 
 
-class Gated(nn.Module):
+class GatedLinear(nn.Module):
     """activation(A x + a) * sigmoid(B x + b) (Dauphin et al. 2017)."""
 
     def __init__(self, n_in: int, n_out: int, activation: str) -> None:
         super().__init__()
-        self.value = nn.Sequential(*dense(n_in, n_out, activation))
-        self.gate = nn.Sequential(*dense(n_in, n_out, "sigmoid"))
+        self.value = nn.Sequential(*dense_layer(n_in, n_out, activation))
+        self.gate = nn.Sequential(*dense_layer(n_in, n_out, "sigmoid"))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.value(x) * self.gate(x)
 
 
-def gated(n_in: int, n_out: int, activation: str) -> list[nn.Module]:
-    """A hidden layer that is gated."""
-    return [Gated(n_in, n_out, activation)]
+def gated_layer(n_in: int, n_out: int, activation: str) -> list[nn.Module]:
+    """Return the modules of a gated hidden layer."""
+    return [GatedLinear(n_in, n_out, activation)]
 
 
 def mlp(
-    sizes: Sequence[int], activation: str, hidden: Callable[[int, int, str], list[nn.Module]] = dense
+    sizes: Sequence[int], activation: str, hidden_layer: Callable[[int, int, str], list[nn.Module]] = dense_layer
 ) -> nn.Sequential:
-    """Hidden layers of these sizes, and at the end a linear one."""
+    """Return a multilayer perceptron. `sizes` are those of the input, of the hidden layers and of the output."""
     *inner, last = pairwise(sizes)
-    layers = [module for n_in, n_out in inner for module in hidden(n_in, n_out, activation)]
+    layers = [module for n_in, n_out in inner for module in hidden_layer(n_in, n_out, activation)]
     return nn.Sequential(*layers, nn.Linear(*last))
 
 
 class MLPEncoder(nn.Module):
-    """x (B, C, H, W) -> (B, outputs)."""
+    """Fully connected encoder: x (B, C, H, W) -> (B, outputs)."""
 
-    hidden = staticmethod(dense)
+    hidden_layer = staticmethod(dense_layer)
 
     def __init__(
         self,
@@ -68,47 +68,48 @@ class MLPEncoder(nn.Module):
         activation: str,
     ) -> None:
         super().__init__()
-        self.net = mlp([prod(shape), *widths(hidden_size), outputs], activation, self.hidden)
+        self.net = mlp([prod(shape), *layer_sizes(hidden_size), outputs], activation, self.hidden_layer)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x.flatten(1))
 
 
 class MLPDecoder(nn.Module):
-    """z (..., D) -> h (..., maps, H, W), through the encoder's layers in reverse."""
+    """Fully connected decoder: z (..., D) -> h (..., h_channels, H, W). Its hidden layers mirror the encoder's."""
 
-    hidden = staticmethod(dense)
+    hidden_layer = staticmethod(dense_layer)
 
     def __init__(
         self,
         shape: tuple[int, int, int],
-        maps: int,
+        h_channels: int,
         latent_dim: int,
         hidden_size: int | Sequence[int],
         activation: str,
     ) -> None:
         super().__init__()
-        self.h_shape = (maps, *shape[1:])
-        self.net = mlp([latent_dim, *reversed(widths(hidden_size)), prod(self.h_shape)], activation, self.hidden)
+        self.h_shape = (h_channels, *shape[1:])
+        sizes = [latent_dim, *reversed(layer_sizes(hidden_size)), prod(self.h_shape)]
+        self.net = mlp(sizes, activation, self.hidden_layer)
 
     def forward(self, z: Tensor) -> Tensor:
         return self.net(z).unflatten(-1, self.h_shape)
 
 
 class GatedMLPEncoder(MLPEncoder):
-    """`MLPEncoder` with gated hidden layers; without an activation, that of Tomczak & Welling 2017."""
+    """`MLPEncoder` with gated hidden layers. With activation "identity", it is that of Tomczak & Welling (2018)."""
 
-    hidden = staticmethod(gated)
+    hidden_layer = staticmethod(gated_layer)
 
 
 class GatedMLPDecoder(MLPDecoder):
     """`MLPDecoder` with gated hidden layers."""
 
-    hidden = staticmethod(gated)
+    hidden_layer = staticmethod(gated_layer)
 
 
-class Residual(nn.Module):
-    """h plus a change of it by two 3 x 3 convolutions; none at first."""
+class ResidualBlock(nn.Module):
+    """h + f(h), with two 3 x 3 convolutions as f. `kaiming_init` makes it the identity before training."""
 
     def __init__(self, channels: int, activation: str) -> None:
         super().__init__()
@@ -120,7 +121,10 @@ class Residual(nn.Module):
 
 
 class UpsampleBlock(nn.Module):
-    """Maps of half the size (n_in channels) -> maps of `size`, by a convolution that gives four pixels for one."""
+    """Double the resolution by a sub-pixel convolution (Shi et al. 2016), then crop to `size`, for odd sizes.
+
+    (B, n_in, ceil(size / 2)) -> (B, n_out, size).
+    """
 
     def __init__(self, n_in: int, n_out: int, size: tuple[int, int]) -> None:
         super().__init__()
@@ -134,24 +138,24 @@ class UpsampleBlock(nn.Module):
 
 
 def kaiming_init(net: nn.Module) -> None:
-    """Draw weights that neither shrink nor blow up what passes through many layers (He et al. 2015)."""
+    """Initialise weights so that activations neither vanish nor explode in deep networks (He et al. 2015)."""
     for name, parameter in net.named_parameters():
-        if parameter.ndim == 1 or name.endswith("second.weight"):  # biases, and what residual blocks add
+        if parameter.ndim == 1 or name.endswith("second.weight"):  # residual blocks start as the identity
             nn.init.zeros_(parameter)
         else:
             nn.init.kaiming_normal_(parameter, nonlinearity="relu")
 
 
 def downsampled_sizes(shape: tuple[int, int, int], times: int) -> list[tuple[int, int]]:
-    """The size of an image, and of its maps each time they are halved; odd sizes round up."""
+    """Return the (height, width) of the image and of its feature maps after each halving. Odd sizes round up."""
     return [(-(-shape[1] // 2**i), -(-shape[2] // 2**i)) for i in range(times + 1)]
 
 
 class ConvEncoder(nn.Module):
-    """x (B, C, H, W) of any size -> (B, outputs).
+    """Convolutional encoder for images of any size: x (B, C, H, W) -> (B, outputs).
 
-    A strided convolution for each of `channels` halves the maps; a residual block follows all but the first, whose
-    maps are large; fully connected layers of `hidden_size` end it.
+    One strided convolution for each entry of `channels` halves the feature maps. A residual block follows each but the
+    first, whose feature maps are large. Fully connected layers of `hidden_size` come last.
     """
 
     def __init__(
@@ -166,9 +170,9 @@ class ConvEncoder(nn.Module):
         layers: list[nn.Module] = []
         for i, (n_in, n_out) in enumerate(pairwise([shape[0], *channels])):
             layers += [ACTIVATIONS[activation](), nn.Conv2d(n_in, n_out, 3, stride=2, padding=1)]
-            layers += [Residual(n_out, activation)] if i > 0 else []
-        flat = channels[-1] * prod(downsampled_sizes(shape, len(channels))[-1])
-        top = mlp([flat, *widths(hidden_size), outputs], activation)
+            layers += [ResidualBlock(n_out, activation)] if i > 0 else []
+        n_flat = channels[-1] * prod(downsampled_sizes(shape, len(channels))[-1])
+        top = mlp([n_flat, *layer_sizes(hidden_size), outputs], activation)
         self.net = nn.Sequential(*layers[1:], ACTIVATIONS[activation](), nn.Flatten(), top)
         kaiming_init(self.net)
 
@@ -177,12 +181,12 @@ class ConvEncoder(nn.Module):
 
 
 class ConvDecoder(nn.Module):
-    """z (..., D) -> h (..., maps, H, W), through the encoder's layers in reverse."""
+    """Convolutional decoder: z (..., D) -> h (..., h_channels, H, W). Its layers mirror the encoder's."""
 
     def __init__(
         self,
         shape: tuple[int, int, int],
-        maps: int,
+        h_channels: int,
         latent_dim: int,
         channels: Sequence[int],
         hidden_size: int | Sequence[int],
@@ -190,10 +194,10 @@ class ConvDecoder(nn.Module):
     ) -> None:
         super().__init__()
         sizes = downsampled_sizes(shape, len(channels))
-        top = mlp([latent_dim, *reversed(widths(hidden_size)), channels[-1] * prod(sizes[-1])], activation)
+        top = mlp([latent_dim, *reversed(layer_sizes(hidden_size)), channels[-1] * prod(sizes[-1])], activation)
         layers: list[nn.Module] = [top, nn.Unflatten(-1, (channels[-1], *sizes[-1]))]
-        for i, (n_out, n_in) in reversed(list(enumerate(pairwise([maps, *channels])))):
-            layers += [Residual(n_in, activation)] if i > 0 else []
+        for i, (n_out, n_in) in reversed(list(enumerate(pairwise([h_channels, *channels])))):
+            layers += [ResidualBlock(n_in, activation)] if i > 0 else []
             layers += [ACTIVATIONS[activation](), UpsampleBlock(n_in, n_out, sizes[i])]
         self.net = nn.Sequential(*layers)
         kaiming_init(self.net)

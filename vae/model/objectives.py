@@ -1,6 +1,7 @@
-"""What training maximises: of Terms, and of a weight that may change over the run, one value per image, (B,).
+"""Training objectives, to be maximised.
 
-An objective says how many samples K it wants of each image, and which of the terms are the `curves` of its runs.
+An objective is a function of `Terms` and of a weight, which may change during training. It returns one value per image,
+(B,). It also defines K, the number of samples per image, and `curves`, the names of the terms to log.
 """
 
 import math
@@ -19,22 +20,22 @@ from vae.model.vae import Terms
 
 @dataclass
 class Objective(ABC):
-    """What all share."""
+    """Base class."""
 
     K: int
     curves: ClassVar[tuple[str, ...]] = ("elbo", "kl", "log_likelihood")
 
-    def weight(self, _done: float) -> float:
-        """The weight, when this part of the run is done, in [0, 1]. Here, none is needed."""
+    def weight(self, _progress: float) -> float:
+        """Return the weight at `progress`, the completed fraction of training, in [0, 1]. By default, it is 1."""
         return 1.0
 
     @abstractmethod
     def __call__(self, terms: Terms, weight: float | Tensor) -> Tensor:
-        """The value for each image, (B,)."""
+        """Return the objective of each image, (B,)."""
 
 
 class ELBO(Objective):
-    """The evidence lower bound, from the mean of K samples (Kingma & Welling 2013, sec. 2.3)."""
+    """Evidence lower bound, estimated from K samples (Kingma & Welling 2013, sec. 2.3)."""
 
     def __call__(self, terms: Terms, _weight: float | Tensor) -> Tensor:
         return terms.elbo
@@ -42,13 +43,13 @@ class ELBO(Objective):
 
 @dataclass
 class Beta(Objective):
-    """The ELBO with its KL times beta (Higgins et al. 2017), which may have a schedule (Bowman et al. 2016)."""
+    """ELBO with the KL multiplied by beta (Higgins et al. 2017). Beta can have a schedule (Bowman et al. 2016)."""
 
     beta: float
     schedule: Callable[[float], float]
 
-    def weight(self, done: float) -> float:
-        return self.beta * self.schedule(done)
+    def weight(self, progress: float) -> float:
+        return self.beta * self.schedule(progress)
 
     def __call__(self, terms: Terms, weight: float | Tensor) -> Tensor:
         return terms.log_likelihood - weight * terms.kl
@@ -56,23 +57,23 @@ class Beta(Objective):
 
 @dataclass
 class Capacity(Objective):
-    """E_q[log p(x|z)] - gamma |KL - C|, of each image, with C rising to `capacity` nats (Burgess et al. 2018)."""
+    """E_q[log p(x|z)] - gamma |KL - C| for each image, with C scheduled up to `capacity` nats (Burgess et al. 2018)."""
 
     gamma: float
     capacity: float
     schedule: Callable[[float], float]
 
-    def weight(self, done: float) -> float:
-        return self.capacity * self.schedule(done)
+    def weight(self, progress: float) -> float:
+        return self.capacity * self.schedule(progress)
 
     def __call__(self, terms: Terms, weight: float | Tensor) -> Tensor:
         return terms.log_likelihood - self.gamma * (terms.kl - weight).abs()
 
 
 def batch_mean(values: Tensor) -> Tensor:
-    """The mean over the images of a batch, (B, D) -> (D,).
+    """Return the mean over the images of a batch, (B, D) -> (D,).
 
-    Where several processes have a part of it each, this is the mean over all, with the gradient of that over the part.
+    In distributed training, it is the mean over the batches of all processes, with the gradient of the local mean.
     """
     mean = values.mean(0)
     if not torch.distributed.is_initialized():
@@ -84,7 +85,7 @@ def batch_mean(values: Tensor) -> Tensor:
 
 @dataclass
 class FreeBits(Objective):
-    """The ELBO in which no unit's KL, in the mean of the batch, counts less than `free_bits` (Kingma et al. 2016)."""
+    """ELBO with the batch mean of each latent unit's KL clamped to at least `free_bits` nats (Kingma et al. 2016)."""
 
     free_bits: float
 
@@ -92,23 +93,24 @@ class FreeBits(Objective):
         q, p = terms.q_z, terms.p_z
         if not (isinstance(q, Independent) and isinstance(p, Independent)):
             needed = "posterior=diagonal_gaussian and prior=standard_normal"
-            raise UserError(f"objective=free_bits: the KL of single units has no closed form; expected {needed}")
+            raise UserError(f"objective=free_bits: the KL per unit has no closed form; expected {needed}")
         units = kl_divergence(q.base_dist, p.base_dist)  # (B, D)
         return terms.log_likelihood - batch_mean(units).clamp(min=self.free_bits).sum()
 
 
 class IWAE(Objective):
-    """log 1/K sum_k w_k (Burda et al. 2016)."""
+    """Importance weighted bound log 1/K sum_k w_k (Burda et al. 2016)."""
 
     def __call__(self, terms: Terms, _weight: float | Tensor) -> Tensor:
         return terms.log_w.logsumexp(0) - math.log(len(terms.log_w))
 
 
 class DReG(IWAE):
-    """The bound of `IWAE`, whose gradient for q is doubly reparameterised (Tucker et al. 2019).
+    """`IWAE` with the doubly reparameterised gradient estimator for q (Tucker et al. 2019).
 
-    That of p and of the decoder weighs sample k by w_k / sum w; that of q, which comes through z alone, by its square:
-    from here on a gradient that reaches z is weighed once more, so the terms serve no second objective.
+    In the gradients of decoder and prior, sample k has the weight w_k / sum w. The gradient of q goes through z only,
+    and sample k has the square of this weight. A hook on z applies the second factor, so do not use the same terms for
+    another objective.
     """
 
     def __call__(self, terms: Terms, weight: float | Tensor) -> Tensor:
@@ -123,16 +125,19 @@ class DReG(IWAE):
 
 
 def detached_posterior(terms: Terms) -> Independent:
-    """q(z|x) with its parameters held, so that its density moves with z alone."""
+    """Return q(z|x) with detached parameters, so that gradients of its log-density reach z only.
+
+    Raises UserError if q(z|x) is not a Gaussian.
+    """
     q = terms.q_z
     if not isinstance(q, Independent):
-        raise UserError("objective=dreg: a flow has no density to hold; expected posterior=diagonal_gaussian")
+        raise UserError("objective=dreg: q(z|x) must be a Gaussian; expected posterior=diagonal_gaussian")
     normal = Normal(q.base_dist.loc.detach(), q.base_dist.scale.detach(), validate_args=False)
     return Independent(normal, 1, validate_args=False)
 
 
 class Autoencoder(Objective):
-    """Minus the squared error, summed over pixels: neither a likelihood nor a bound on one."""
+    """Negative squared error, summed over pixels. It is not a likelihood or a bound."""
 
     curves: ClassVar[tuple[str, ...]] = ("squared_error",)
 

@@ -1,4 +1,4 @@
-"""Distributions over the values of pixels that torch has none for. Images are in [0, 1]; those of 8 bits are i/255."""
+"""Pixel distributions that torch does not have. Images are in [0, 1]; 8-bit images have the values i/255."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -11,7 +11,7 @@ from torch.distributions import constraints
 
 
 class Levels(constraints.Constraint):
-    """Images of 8 bits in which only n grey levels occur, equally spaced from 0 to 1."""
+    """Constraint to n grey levels, equally spaced from 0 to 1 and rounded to 8 bits."""
 
     is_discrete = True
 
@@ -19,56 +19,56 @@ class Levels(constraints.Constraint):
         self.n = n
 
     def check(self, value: Tensor) -> Tensor:
-        nearest = self.values().to(value.device)[self.level(value).clamp(0, self.n - 1)]
+        nearest = self.values().to(value.device)[self.index(value).clamp(0, self.n - 1)]
         return (value - nearest).abs() < 1e-5
 
-    def level(self, x: Tensor) -> Tensor:
-        """Which level a value is, 0 to n - 1."""
+    def index(self, x: Tensor) -> Tensor:
+        """Return the index of the nearest level, from 0 to n - 1."""
         return (x * (self.n - 1)).round().long()
 
     def values(self) -> Tensor:
-        """The n values, each the nearest there is in 8 bits."""
+        """Return the n levels, (n,), each rounded to the nearest 8-bit value."""
         return (torch.arange(self.n) * 255 / (self.n - 1)).round() / 255
 
 
 eight_bits = Levels(256)
-HALF = 0.5 / 255  # of the distance between two levels of 8 bits
+HALF_STEP = 0.5 / 255  # half the distance between two 8-bit levels
 
 
 class BinaryImages(D.Independent):
-    """Images (C, H, W) whose values are 0 or 1 and nothing between, by their logits."""
+    """Independent Bernoulli distributions over the pixels of binary images, with logits (..., C, H, W)."""
 
     def __init__(self, logits: Tensor) -> None:
         super().__init__(D.Bernoulli(logits=logits, validate_args=False), 3, validate_args=False)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """The sum of log sigmoid(t), of which t is the logit or, where a value is 0, its negative.
+        """Return the sum of log sigmoid(t) over pixels, with t the logit for the value 1, and minus the logit for 0.
 
-        Without a gradient, log sigmoid(t) = min(t, 0) + log sigmoid(|t|), and one logarithm is taken of up to 120
-        factors sigmoid(|t|): each is 1/2 or more, and 2^-120 a float32 like any other.
+        Without gradients, a faster form is used: log sigmoid(t) = min(t, 0) + log sigmoid(|t|), with one logarithm for
+        the product of up to 120 factors sigmoid(|t|). Each is at least 1/2, and 2^-120 does not underflow in float32.
         """
         t = ((2 * value - 1) * self.base_dist.logits).flatten(-3)
         if torch.is_grad_enabled():
             return F.logsigmoid(t).sum(-1)
-        wrong = t.clamp(max=0).sum(-1)
-        together = max(n for n in range(1, 121) if t.shape[-1] % n == 0)
-        return wrong + t.abs_().sigmoid_().unflatten(-1, (-1, together)).prod(-1).log_().sum(-1)
+        negative_part = t.clamp(max=0).sum(-1)
+        group_size = max(n for n in range(1, 121) if t.shape[-1] % n == 0)
+        return negative_part + t.abs_().sigmoid_().unflatten(-1, (-1, group_size)).prod(-1).log_().sum(-1)
 
 
 def log_mass(x: Tensor, mean: Tensor, log_s: Tensor) -> Tensor:
-    """log of the mass that logistics put on the levels x; the end levels reach to -inf and +inf.
+    """Return the log-probability of the 8-bit levels x under rounded logistics. The end levels extend to infinity.
 
-    By sigmoid(b) - sigmoid(a) = sigmoid(b) sigmoid(-a) (1 - exp(a - b)), of which every factor keeps its digits.
+    Computed as sigmoid(b) - sigmoid(a) = sigmoid(b) sigmoid(-a) (1 - exp(a - b)), which is accurate in the tails.
     """
     precision, zero = (-log_s).exp(), torch.zeros((), device=x.device)
-    bottom, top = x < HALF, x > 1 - HALF
-    above = F.logsigmoid((x + HALF - mean) * precision).where(~top, zero)
-    below = F.logsigmoid((mean - x + HALF) * precision).where(~bottom, zero)
-    return above + below + (-torch.expm1(-2 * HALF * precision)).log().where(~(top | bottom), zero)
+    bottom, top = x < HALF_STEP, x > 1 - HALF_STEP
+    log_cdf = F.logsigmoid((x + HALF_STEP - mean) * precision).where(~top, zero)  # at the upper edge, log sigmoid(b)
+    log_sf = F.logsigmoid((mean - x + HALF_STEP) * precision).where(~bottom, zero)  # lower edge, log sigmoid(-a)
+    return log_cdf + log_sf + (-torch.expm1(-2 * HALF_STEP * precision)).log().where(~(top | bottom), zero)
 
 
 class LogisticLevels(D.Distribution):
-    """A logistic of this mean and scale s, rounded to the nearest of 256 levels of [0, 1]."""
+    """Logistic distributions with mean `loc` and scale exp(`log_s`), rounded to the 256 levels of 8-bit images."""
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
 
@@ -81,7 +81,7 @@ class LogisticLevels(D.Distribution):
 
     @property
     def mean(self) -> Tensor:
-        """That of a logistic cut off at 0 and 1, the integral of P(x > t); rounding to levels hardly changes it."""
+        """Mean of the logistic clamped to [0, 1], the integral of P(x > t). The effect of rounding is negligible."""
         s = self.log_s.exp()
         return s * (F.softplus(self.loc / s) - F.softplus((self.loc - 1) / s))
 
@@ -91,7 +91,7 @@ class LogisticLevels(D.Distribution):
 
 
 class CategoricalLevels(D.Distribution):
-    """Any distribution over the values of `levels`, n of them, by its logits, (..., n, C, H, W)."""
+    """Categorical distributions over the n values of `levels`, with logits (..., n, C, H, W)."""
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
 
@@ -100,7 +100,7 @@ class CategoricalLevels(D.Distribution):
         super().__init__(logits.shape[:-4] + logits.shape[-3:], validate_args=False)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        index = self.levels.level(value).unsqueeze(-4)
+        index = self.levels.index(value).unsqueeze(-4)
         batch = torch.broadcast_shapes(index.shape[:-4], self.log_p.shape[:-4])
         index = index.expand(*batch, 1, *self.log_p.shape[-3:])
         return self.log_p.expand(*batch, *self.log_p.shape[-4:]).gather(-4, index).squeeze(-4)
@@ -110,40 +110,42 @@ class CategoricalLevels(D.Distribution):
         return torch.einsum("...nchw,n->...chw", self.log_p.exp(), self.levels.values().to(self.log_p))
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        drawn = D.Categorical(logits=self.log_p.movedim(-4, -1), validate_args=False).sample(torch.Size(sample_shape))
-        return self.levels.values().to(self.log_p)[drawn]
+        index = D.Categorical(logits=self.log_p.movedim(-4, -1), validate_args=False).sample(torch.Size(sample_shape))
+        return self.levels.values().to(self.log_p)[index]
 
 
 class SpriteDistribution(D.Distribution):
-    """Each pixel is paper, or paint of one of K shades: a mixture over images (C, H, W).
+    """Distribution over images (C, H, W) in which each pixel is a mixture of the background and of K shades.
 
-    `log_pi`, (..., 1 + K, H, W), are the log-probabilities of paper and of each shade; `loc`, (..., K, C, H, W), the
-    colours of the shades, each a logistic of log-scale `log_s`, (K,), rounded to 256 levels; paper is exactly `paper`.
+    `log_pi`, (..., 1 + K, H, W), are the log mixture weights of the background and the shades. The background has
+    exactly the value `background`. Shade k is a `LogisticLevels` with mean `loc`, (..., K, C, H, W), and log-scale
+    `log_s`, (K,).
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
 
-    def __init__(self, log_pi: Tensor, loc: Tensor, log_s: Tensor, paper: float) -> None:
-        self.log_pi, self.loc, self.paper = log_pi, loc, paper
+    def __init__(self, log_pi: Tensor, loc: Tensor, log_s: Tensor, background: float) -> None:
+        self.log_pi, self.loc, self.background = log_pi, loc, background
         self.log_s = log_s[:, None, None, None]
         super().__init__(loc.shape[:-4], loc.shape[-3:], validate_args=False)
 
     def log_prob(self, value: Tensor) -> Tensor:
         shades = log_mass(value.unsqueeze(-4), self.loc, self.log_s).sum(-3)  # (..., K, H, W)
-        bare = (eight_bits.level(value) == round(self.paper * 255)).all(-3, keepdim=True).log()  # log 1 or log 0
-        bare = bare.expand_as(shades[..., :1, :, :])
-        return (self.log_pi + torch.cat([bare, shades], -3)).logsumexp(-3).sum((-2, -1))
+        is_background = (eight_bits.index(value) == round(self.background * 255)).all(-3, keepdim=True)
+        background = is_background.log().expand_as(shades[..., :1, :, :])  # log 1 or log 0
+        return (self.log_pi + torch.cat([background, shades], -3)).logsumexp(-3).sum((-2, -1))
 
     @property
     def mean(self) -> Tensor:
-        bare, painted = self.log_pi.exp().unsqueeze(-3).split([1, self.loc.shape[-4]], -4)
-        return self.paper * bare.squeeze(-4) + (painted * LogisticLevels(self.loc, self.log_s).mean).sum(-4)
+        pi_background, pi_shades = self.log_pi.exp().unsqueeze(-3).split([1, self.loc.shape[-4]], -4)
+        shades = (pi_shades * LogisticLevels(self.loc, self.log_s).mean).sum(-4)
+        return self.background * pi_background.squeeze(-4) + shades
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        which = D.Categorical(logits=self.log_pi.movedim(-3, -1), validate_args=False).sample(torch.Size(sample_shape))
-        return self.chosen(which, LogisticLevels(self.loc, self.log_s).sample(sample_shape))
+        k = D.Categorical(logits=self.log_pi.movedim(-3, -1), validate_args=False).sample(torch.Size(sample_shape))
+        return self.select(k, LogisticLevels(self.loc, self.log_s).sample(sample_shape))
 
-    def chosen(self, which: Tensor, shades: Tensor) -> Tensor:
-        """The image that is paper where `which`, (..., H, W), is 0, and elsewhere that one of `shades`."""
-        shade = (which - 1).clamp(min=0)[..., None, None, :, :].expand(*which.shape[:-2], 1, *self.event_shape)
-        return shades.gather(-4, shade).squeeze(-4).where(which.unsqueeze(-3) > 0, self.paper)
+    def select(self, k: Tensor, shades: Tensor) -> Tensor:
+        """Return the image of component `k` at each pixel, (..., H, W): 0 is the background, k > 0 is shades[k - 1]."""
+        shade = (k - 1).clamp(min=0)[..., None, None, :, :].expand(*k.shape[:-2], 1, *self.event_shape)
+        return shades.gather(-4, shade).squeeze(-4).where(k.unsqueeze(-3) > 0, self.background)

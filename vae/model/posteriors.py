@@ -1,7 +1,7 @@
-"""q(z|x): what the encoder's output says of the code.
+"""Approximate posteriors q(z|x), parameterised by the encoder's output.
 
-A posterior says how many numbers it needs of the encoder, its `outputs`. Called with them, (B, outputs), it returns a
-distribution over codes, a batch of B, with `rsample`, `log_prob` and `mean`.
+A posterior defines `outputs`, the number of outputs of the encoder. Called with these, (B, outputs), it returns a
+distribution over latents with batch shape (B,), and with `rsample`, `log_prob` and `mean`.
 """
 
 from collections.abc import Sequence
@@ -14,26 +14,26 @@ from torch.distributions import Distribution, Independent, Normal, TransformedDi
 from vae.errors import UserError
 from vae.model.flows import MADE, GatedAutoregressive
 
-LOG_VAR = 10.0  # log-variances within +-10 are what the encoder says; codes of standard deviation e^-5 to e^5
+MAX_LOG_VAR = 10.0  # standard deviations of e^-5 to e^5 are not changed by soft_clamp
 
 
-def softly_bounded(log_var: Tensor) -> Tensor:
-    """Unchanged within +-LOG_VAR, and beyond it growing as slowly as a logarithm: exp of it stays finite."""
-    inside = log_var.clamp(-LOG_VAR, LOG_VAR)
+def soft_clamp(log_var: Tensor) -> Tensor:
+    """Return log_var, compressed logarithmically outside +-MAX_LOG_VAR, so that its exponential stays finite."""
+    inside = log_var.clamp(-MAX_LOG_VAR, MAX_LOG_VAR)
     beyond = log_var - inside
     return inside + beyond.sign() * beyond.abs().log1p()
 
 
 class DiagonalNormal(Independent):
-    """N(mean, diag(exp(log_var))), both (..., D), with the log-variances softly bounded."""
+    """N(mean, diag(exp(soft_clamp(log_var)))); mean and log_var are (..., D)."""
 
     def __init__(self, mean: Tensor, log_var: Tensor) -> None:
-        self.log_var = softly_bounded(log_var)
+        self.log_var = soft_clamp(log_var)
         super().__init__(Normal(mean, (self.log_var / 2).exp(), validate_args=False), 1, validate_args=False)
 
 
 class DiagonalGaussian(nn.Module):
-    """N(mean, diag(sigma^2)) from the means, then the log-variances (Kingma & Welling 2013, app. C.2)."""
+    """N(mean, diag(sigma^2)); the encoder outputs mean and log sigma^2 (Kingma & Welling 2013, app. C.2)."""
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
@@ -44,22 +44,21 @@ class DiagonalGaussian(nn.Module):
 
 
 class FlowDistribution(TransformedDistribution):
-    """A distribution made by a flow; its mean has no closed form."""
+    """Distribution given by a normalizing flow. Its mean has no closed form."""
 
-    SAMPLES = 256
+    MEAN_SAMPLES = 256
 
     @property
     def mean(self) -> Tensor:
-        """From 256 samples: off by a sixteenth of a standard deviation, (B, D)."""
-        return self.rsample(torch.Size([self.SAMPLES])).mean(0)
+        """Mean of 256 samples, (B, D). Its standard error is 1/16 of the standard deviation."""
+        return self.rsample(torch.Size([self.MEAN_SAMPLES])).mean(0)
 
 
 class IAF(nn.Module):
-    """A diagonal Gaussian through `steps` inverse autoregressive transformations (Kingma et al. 2016).
+    """Inverse autoregressive flow: a diagonal Gaussian and `steps` transformations (Kingma et al. 2016).
 
-    Each is a network of one hidden layer of `hidden_size`, which is told z and a `context` of so many numbers from
-    the encoder; every other one takes z in the opposite order. Scoring a code it has not itself just drawn takes D
-    passes.
+    Each is a `MADE` with one hidden layer of `hidden_size`. Its inputs are z and `context` further outputs of the
+    encoder. Every second one orders z in reverse. `log_prob` of any z but the latest sample takes D passes per step.
     """
 
     def __init__(self, latent_dim: int, steps: int, hidden_size: int, context: int) -> None:
@@ -75,31 +74,29 @@ class IAF(nn.Module):
 
 
 class Delta(Distribution):
-    """All mass on one code, (..., D): it can be drawn, and has no density."""
+    """Point mass at z, (..., D). It can be sampled, but has no density."""
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
     support = constraints.real_vector
     has_rsample = True
 
-    def __init__(self, code: Tensor) -> None:
-        self.code = code
-        super().__init__(code.shape[:-1], code.shape[-1:], validate_args=False)
+    def __init__(self, z: Tensor) -> None:
+        self.z = z
+        super().__init__(z.shape[:-1], z.shape[-1:], validate_args=False)
 
     @property
     def mean(self) -> Tensor:
-        return self.code
+        return self.z
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        return self.code.expand(*sample_shape, *self.code.shape)
+        return self.z.expand(*sample_shape, *self.z.shape)
 
     def log_prob(self, _value: Tensor) -> Tensor:
-        raise UserError(
-            "posterior=point: a point has no density, so nothing has an ELBO; expected objective=autoencoder"
-        )
+        raise UserError("posterior=point: a point mass has no density and no ELBO; expected objective=autoencoder")
 
 
 class Point(nn.Module):
-    """The code itself, as in an autoencoder that is not variational."""
+    """Deterministic z, as in an autoencoder that is not variational."""
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__()

@@ -1,5 +1,8 @@
-"""p(z). A prior is called with q, the map from images to q(z|x), for those that are made of it, and returns a
-distribution over codes."""
+"""Priors p(z).
+
+A prior is called with q, the function from images to q(z|x), which `VampPrior` needs. It returns a distribution over
+latents.
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -11,15 +14,15 @@ from torch.distributions import Categorical, Distribution, Independent, Normal, 
 from torch.distributions.kl import register_kl
 
 from vae.errors import UserError
-from vae.model.flows import Affine, Coupling
-from vae.model.networks import mlp, widths
+from vae.model.flows import AffineCoupling, Coupling
+from vae.model.networks import layer_sizes, mlp
 from vae.model.posteriors import DiagonalNormal
 
 Q = Callable[[Tensor], Distribution]
 
 
 class Prior(nn.Module):
-    """What every prior is told: how many dimensions a code has, and the shape (C, H, W) of an image."""
+    """Base class, with the number of latent dimensions and the shape (C, H, W) of an image."""
 
     zero: Tensor
 
@@ -31,15 +34,15 @@ class Prior(nn.Module):
 
 
 class UnitNormal(Independent):
-    """N(0, I), in as many dimensions as the tensor of its means has."""
+    """N(0, I), with the mean `zero`, (D,)."""
 
     def __init__(self, zero: Tensor) -> None:
         super().__init__(Normal(zero, torch.ones_like(zero), validate_args=False), 1, validate_args=False)
 
 
 @register_kl(DiagonalNormal, UnitNormal)
-def kl_to_unit(q: DiagonalNormal, _p: UnitNormal) -> Tensor:
-    """-1/2 sum_d (1 + log sigma_d^2 - mu_d^2 - sigma_d^2) (Kingma & Welling 2013, app. B)."""
+def kl_to_unit_normal(q: DiagonalNormal, _p: UnitNormal) -> Tensor:
+    """Return -1/2 sum_d (1 + log sigma_d^2 - mu_d^2 - sigma_d^2) (Kingma & Welling 2013, app. B)."""
     return (q.mean.square() + q.log_var.exp() - 1 - q.log_var).sum(-1) / 2
 
 
@@ -51,11 +54,10 @@ class StandardNormal(Prior):
 
 
 class DiagonalMixture(Distribution):
-    """sum_k pi_k N(mean_k, diag(scale_k^2)): log_pi (K,), mean and scale (K, D).
+    """Mixture of Gaussians sum_k pi_k N(mean_k, diag(scale_k^2)); log_pi is (K,), mean and scale are (K, D).
 
-    The squares of (z - mean) / scale are multiplied out, so that K components cost two matrix products, and no tensor
-    has both K and D. In single precision this is right to 0.01 nats or so where scales are above 0.1, and to a nat
-    where they are e^-5.
+    `log_prob` expands ((z - mean) / scale)^2 into two matrix products, so that no tensor of shape (..., K, D) is
+    needed. In float32, its error is about 0.01 nats for scales above 0.1, and about 1 nat for scales of e^-5.
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
@@ -77,7 +79,7 @@ class DiagonalMixture(Distribution):
 
 
 class Mixture(Prior):
-    """A mixture of `components` diagonal Gaussians, all learned."""
+    """Mixture of `components` diagonal Gaussians, with learned weights, means and scales."""
 
     def __init__(self, latent_dim: int, shape: tuple[int, int, int], components: int) -> None:
         super().__init__(latent_dim, shape)
@@ -90,25 +92,28 @@ class Mixture(Prior):
 
 
 class VampPrior(Prior):
-    """1/K sum_k q(z|u_k), with K learned images u_k, the pseudo-inputs (Tomczak & Welling 2018)."""
+    """1/K sum_k q(z|u_k), with K learned images u_k, the pseudo-inputs (Tomczak & Welling 2018).
+
+    Their pixels are initialised from N(mean, 0.01^2).
+    """
 
     def __init__(self, latent_dim: int, shape: tuple[int, int, int], pseudo_inputs: int, mean: float) -> None:
         super().__init__(latent_dim, shape)
         self.u = nn.Parameter(torch.normal(mean, 0.01, (pseudo_inputs, *self.shape)))
 
     def forward(self, q: Q) -> Distribution:
-        parts: Any = q(self.u.clamp(0, 1))
-        if not isinstance(parts, Independent):
-            raise UserError("prior=vampprior: its parts must be Gaussians; expected posterior=diagonal_gaussian")
-        log_pi = torch.full(parts.batch_shape, -math.log(len(self.u)), device=self.u.device)
-        return DiagonalMixture(log_pi, parts.base_dist.loc, parts.base_dist.scale)
+        q_u: Any = q(self.u.clamp(0, 1))
+        if not isinstance(q_u, Independent):
+            raise UserError("prior=vampprior: its components must be Gaussian; expected posterior=diagonal_gaussian")
+        log_pi = torch.full(q_u.batch_shape, -math.log(len(self.u)), device=self.u.device)
+        return DiagonalMixture(log_pi, q_u.base_dist.loc, q_u.base_dist.scale)
 
 
 class HierarchicalPrior(Distribution):
-    """p(z1) = integral of p(z1|z2) p(z2) over z2, which `up` proposes as q(z2|z1) and of which `down` makes p(z1|z2).
+    """p(z1), the integral of p(z1|z2) p(z2) over z2. `up` parameterises q(z2|z1), and `down` parameterises p(z1|z2).
 
-    `log_prob` is that of one z2 ~ q(z2|z1), log p(z1, z2) - log q(z2|z1), drawn anew at each call: its exponential is
-    right in the mean, so that log w, the bounds and the estimate of log p(x) are those of a model of two layers.
+    `log_prob` returns log p(z1, z2) - log q(z2|z1) for one new sample z2 ~ q(z2|z1). Its exponential is an unbiased
+    estimate of p(z1), so that log w, the bounds and the estimate of log p(x) are those of the two-layer model.
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
@@ -130,7 +135,7 @@ class HierarchicalPrior(Distribution):
 
 
 class TwoLayers(Prior):
-    """A second stochastic layer, of `top_dim` units, above z (Burda et al. 2016)."""
+    """A second stochastic layer z2, with `top_dim` units, above z (Burda et al. 2016)."""
 
     def __init__(
         self,
@@ -141,8 +146,8 @@ class TwoLayers(Prior):
         activation: str,
     ) -> None:
         super().__init__(latent_dim, shape)
-        self.up = mlp([latent_dim, *widths(hidden_size), 2 * top_dim], activation)
-        self.down = mlp([top_dim, *reversed(widths(hidden_size)), 2 * latent_dim], activation)
+        self.up = mlp([latent_dim, *layer_sizes(hidden_size), 2 * top_dim], activation)
+        self.down = mlp([top_dim, *reversed(layer_sizes(hidden_size)), 2 * latent_dim], activation)
         self.top_dim = top_dim
 
     def forward(self, _q: Q) -> Distribution:
@@ -150,16 +155,16 @@ class TwoLayers(Prior):
 
 
 class Flow(Prior):
-    """N(0, I) through `steps` affine couplings (RealNVP, Dinh et al. 2017)."""
+    """Normalizing flow: N(0, I) and `steps` affine coupling layers (RealNVP, Dinh et al. 2017)."""
 
     def __init__(
         self, latent_dim: int, shape: tuple[int, int, int], steps: int, hidden_size: int | Sequence[int]
     ) -> None:
         super().__init__(latent_dim, shape)
         if latent_dim < 2:
-            raise UserError(f"prior=flow latent_dim={latent_dim}: expected a latent_dim of 2 or more, to be halved")
+            raise UserError(f"prior=flow latent_dim={latent_dim}: expected a latent_dim of at least 2")
         self.steps = nn.ModuleList(Coupling(latent_dim, hidden_size, i % 2 == 1) for i in range(steps))
 
     def forward(self, _q: Q) -> Distribution:
-        flow: list[Any] = [Affine(step) for step in self.steps]
+        flow: list[Any] = [AffineCoupling(step) for step in self.steps]
         return TransformedDistribution(UnitNormal(self.zero), flow, validate_args=False)

@@ -1,6 +1,6 @@
 """The variational autoencoder and its evidence lower bound (Kingma & Welling 2013).
 
-Shapes: K samples, B images, D latent dimensions, (C, H, W) one image. All densities are in nats.
+Shapes: K samples per image, B images, D latent dimensions, and (C, H, W) for one image. All log-densities are in nats.
 """
 
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ from vae.model.likelihoods import Likelihood
 
 @dataclass(frozen=True)
 class Terms:
-    """Everything the objectives and the estimators are made of, for K samples of each of B images."""
+    """The terms of the ELBO for B images, with K samples z per image. Objectives and estimators use them."""
 
     x: Tensor  # (B, C, H, W)
-    z: Tensor  # (K, B, D), drawn from q(z|x)
-    q_z: Distribution  # q(z|x), a batch of B
+    z: Tensor  # (K, B, D), samples of q(z|x)
+    q_z: Distribution  # q(z|x), batch shape (B,)
     p_z: Distribution  # p(z)
-    p_x: Distribution  # p(x|z), a batch of (K, B)
+    p_x: Distribution  # p(x|z), batch shape (K, B)
 
     @cached_property
     def log_px_z(self) -> Tensor:
@@ -39,19 +39,19 @@ class Terms:
 
     @property
     def log_w(self) -> Tensor:
-        """log w = log p(x|z) + log p(z) - log q(z|x), (K, B): its mean over z is the ELBO."""
+        """Log importance weight log w = log p(x|z) + log p(z) - log q(z|x), (K, B). Its expectation is the ELBO."""
         return self.log_px_z + self.log_pz - self.log_qz_x
 
     @cached_property
     def log_likelihood(self) -> Tensor:
-        """E_q[log p(x|z)] from the K samples, (B,)."""
+        """E_q[log p(x|z)], estimated by the mean over the K samples, (B,)."""
         return self.log_px_z.mean(0)
 
     @cached_property
     def kl(self) -> Tensor:
-        """KL(q(z|x) || p(z)), (B,): the closed form (app. B) where torch knows one, else the mean of K samples.
+        """KL(q(z|x) || p(z)), (B,): in closed form if torch has one (app. B), else the mean over the K samples.
 
-        A prior of two layers draws its own z2, so that this is KL(q(z, z2|x) || p(z, z2)).
+        `TwoLayers` samples z2 itself: with this prior, the value is KL(q(z, z2|x) || p(z, z2)).
         """
         try:
             return kl_divergence(self.q_z, self.p_z)
@@ -60,7 +60,7 @@ class Terms:
 
     @property
     def squared_error(self) -> Tensor:
-        """E_q of (x - E[x|z])^2, summed over pixels and channels, (B,)."""
+        """E_q[(x - E[x|z])^2], summed over pixels and channels, (B,)."""
         return (self.p_x.mean - self.x).square().sum((-3, -2, -1)).mean(0)
 
     @cached_property
@@ -70,7 +70,7 @@ class Terms:
 
 
 class VAE(nn.Module):
-    """p(z), p(x|z) and q(z|x): a prior, a decoder with its likelihood, an encoder with its posterior."""
+    """The prior p(z), the decoder and likelihood p(x|z), and the encoder and posterior q(z|x)."""
 
     def __init__(
         self, encoder: nn.Module, posterior: nn.Module, decoder: nn.Module, likelihood: Likelihood, prior: nn.Module
@@ -83,26 +83,26 @@ class VAE(nn.Module):
         self.prior = prior
 
     def q_z(self, x: Tensor) -> Distribution:
-        """q(z|x) for images x, (B, C, H, W)."""
+        """Return q(z|x) for images x, (B, C, H, W)."""
         return self.posterior(self.encoder(x))
 
     def p_z(self) -> Distribution:
-        """p(z)."""
+        """Return p(z)."""
         return self.prior(self.q_z)
 
     def p_x(self, z: Tensor) -> Distribution:
-        """p(x|z) for codes z, (..., D)."""
+        """Return p(x|z) for latents z, (..., D)."""
         return self.likelihood(self.decoder(z))
 
-    def picture(self, z: Tensor) -> Tensor:
-        """The images to show for codes z, (..., D): (..., C, H, W), in [0, 1]."""
-        return self.likelihood.picture(self.p_x(z))
+    def decode(self, z: Tensor) -> Tensor:
+        """Decode latents z, (..., D), to images for display, (..., C, H, W), in [0, 1]."""
+        return self.likelihood.display_image(self.p_x(z))
 
     def terms(self, x: Tensor, K: int = 1) -> Terms:
-        """Draw z_k ~ q(z|x), k = 1..K, each image with its own noise (sec. 2.4), and score them."""
+        """Sample z_k ~ q(z|x), k = 1..K, with separate noise for each image (sec. 2.4), and return their terms."""
         return self.sample_terms(x, self.q_z(x), self.p_z(), K)
 
     def sample_terms(self, x: Tensor, q_z: Distribution, p_z: Distribution, K: int) -> Terms:
-        """The `terms` of images x whose q(z|x), and p(z), are known."""
+        """Return the `terms` of images x, given their q(z|x) and p(z)."""
         z = q_z.rsample((K,))
         return Terms(x, z, q_z, p_z, self.p_x(z))

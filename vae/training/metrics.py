@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from vae.model.estimator import active_units, importance_sample, summary
+from vae.model.estimator import active_units, importance_sample, summarize
 from vae.model.vae import VAE
 
 
@@ -62,6 +62,6 @@ class TestMetrics:
             "test/squared_error_of_mean_image": baseline,
         }
         if self.log_px:
-            scored = summary(torch.cat(self.log_px), self.vae, self.mean_image.numel())
+            scored = summarize(torch.cat(self.log_px), self.vae, self.mean_image.numel())
             values |= {f"test/{name}": value for name, value in scored.items()}
         return values
