@@ -1,6 +1,6 @@
 """Steps a second on a GPU, by ways to take the same ones: python benchmarks/gpu.py [BATCH ...].
 
-The network of benchmarks/loops/work.py, trained on MNIST's digits, made binary anew at each use. train.py is run as
+The network of benchmarks/loops/common.py, trained on MNIST's digits, made binary anew at each use. train.py is run as
 users run it and its whole epochs are counted, with validation, records and checkpoints; of the others, steps alone.
 The table goes to outputs/bench/gpu.md.
 """
@@ -95,7 +95,7 @@ def raw(grey: Tensor, batch: int, graphed: bool) -> float:
         (kl - log_px_z).backward()
         optimizer.step()
 
-    with torch.cuda.stream(torch.cuda.RNGPurpose()):
+    with torch.cuda.stream(torch.cuda.Stream()):
         for _ in range(10):
             step()
         torch.cuda.synchronize()

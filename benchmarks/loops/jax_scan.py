@@ -2,10 +2,10 @@
 
 from functools import partial
 
+import common
 import jax
 import jax.numpy as jnp
 import optax
-import work
 
 Parameters = list[tuple[jax.Array, jax.Array]]
 
@@ -37,7 +37,7 @@ def mean_elbo(parameters: Parameters, x: jax.Array) -> jax.Array:
     return elbo(parameters, x, jax.random.key(1)).mean()
 
 
-optimizer = optax.adam(work.RATE)
+optimizer = optax.adam(common.RATE)
 
 
 @partial(jax.jit, donate_argnums=(0, 1))
@@ -46,25 +46,25 @@ def train(parameters: Parameters, state: optax.OptState, pixels: jax.Array, key:
         parameters, state = carried
         rows, key = batch
         noise, code = jax.random.split(key)
-        x = (jax.random.uniform(noise, (work.BATCH, work.PIXELS)) < pixels[rows] / 255).astype(jnp.float32)
+        x = (jax.random.uniform(noise, (common.BATCH, common.PIXELS)) < pixels[rows] / 255).astype(jnp.float32)
         updates, state = optimizer.update(jax.grad(loss)(parameters, x, code), state)
         return (optax.apply_updates(parameters, updates), state), None
 
     shuffle, steps = jax.random.split(key)
-    order = jax.random.permutation(shuffle, len(pixels)).reshape(-1, work.BATCH)
+    order = jax.random.permutation(shuffle, len(pixels)).reshape(-1, common.BATCH)
     return jax.lax.scan(step, (parameters, state), (order, jax.random.split(steps, len(order))))[0]
 
 
-pixels, val, test = jnp.asarray(work.train()), jnp.asarray(work.val()), jnp.asarray(work.test())
+pixels, val, test = jnp.asarray(common.train()), jnp.asarray(common.val()), jnp.asarray(common.test())
 sizes = [
-    (work.PIXELS, work.HIDDEN),
-    (work.HIDDEN, 2 * work.CODES),
-    (work.CODES, work.HIDDEN),
-    (work.HIDDEN, work.PIXELS),
+    (common.PIXELS, common.HIDDEN),
+    (common.HIDDEN, 2 * common.CODES),
+    (common.CODES, common.HIDDEN),
+    (common.HIDDEN, common.PIXELS),
 ]
 parameters = [dense(key, *size) for key, size in zip(jax.random.split(jax.random.key(0), 4), sizes, strict=True)]
 state = optimizer.init(parameters)
-for epoch in range(work.EPOCHS):
+for epoch in range(common.EPOCHS):
     parameters, state = train(parameters, state, pixels, jax.random.key(epoch))
-    work.passed(epoch + 1, float(mean_elbo(parameters, val)))
-work.finished(float(mean_elbo(parameters, test)))
+    common.passed(epoch + 1, float(mean_elbo(parameters, val)))
+common.finished(float(mean_elbo(parameters, test)))

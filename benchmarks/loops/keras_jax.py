@@ -4,9 +4,9 @@ import os
 
 os.environ["KERAS_BACKEND"] = "jax"
 
+import common
 import keras
 import numpy as np
-import work
 from keras import layers, ops
 from keras.random import SeedGenerator
 
@@ -39,8 +39,8 @@ class VAE(keras.Model):
     def __init__(self) -> None:
         super().__init__()
         self.binarise, self.sample = Binarise(), Sample()
-        self.encoder = keras.Sequential([layers.Dense(work.HIDDEN, "tanh"), layers.Dense(2 * work.CODES)])
-        self.decoder = keras.Sequential([layers.Dense(work.HIDDEN, "tanh"), layers.Dense(work.PIXELS)])
+        self.encoder = keras.Sequential([layers.Dense(common.HIDDEN, "tanh"), layers.Dense(2 * common.CODES)])
+        self.decoder = keras.Sequential([layers.Dense(common.HIDDEN, "tanh"), layers.Dense(common.PIXELS)])
 
     def call(self, x: keras.KerasTensor, training: bool = False) -> keras.KerasTensor:
         x = self.binarise(x, training=training)
@@ -54,15 +54,15 @@ class VAE(keras.Model):
 
 keras.utils.set_random_seed(0)
 vae = VAE()
-vae.compile(keras.optimizers.Adam(work.RATE))
+vae.compile(keras.optimizers.Adam(common.RATE))
 vae.fit(
-    work.train() / np.float32(255),
-    batch_size=work.BATCH,
-    epochs=work.EPOCHS,
+    common.train() / np.float32(255),
+    batch_size=common.BATCH,
+    epochs=common.EPOCHS,
     verbose=0,
     callbacks=[
-        keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: work.passed(epoch + 1, -logs["val_loss"]))
+        keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: common.passed(epoch + 1, -logs["val_loss"]))
     ],
-    validation_data=(work.val(),),
+    validation_data=(common.val(),),
 )
-work.finished(-vae.evaluate(work.test(), batch_size=work.BATCH, verbose=0))
+common.finished(-vae.evaluate(common.test(), batch_size=common.BATCH, verbose=0))

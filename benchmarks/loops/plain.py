@@ -1,8 +1,8 @@
 """A raw PyTorch loop: images in memory as floats, torch.bernoulli for each batch, fused Adam."""
 
+import common
 import torch
 import torch.nn.functional as F
-import work
 from torch import Tensor, nn
 
 
@@ -22,17 +22,17 @@ def mean_elbo(encoder: nn.Module, decoder: nn.Module, x: Tensor) -> float:
 
 
 torch.manual_seed(0)
-grey = torch.from_numpy(work.train()) / 255
-val, test = torch.from_numpy(work.val()), torch.from_numpy(work.test())
-encoder = nn.Sequential(nn.Linear(work.PIXELS, work.HIDDEN), nn.Tanh(), nn.Linear(work.HIDDEN, 2 * work.CODES))
-decoder = nn.Sequential(nn.Linear(work.CODES, work.HIDDEN), nn.Tanh(), nn.Linear(work.HIDDEN, work.PIXELS))
-optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=work.RATE, fused=True)
-for epoch in range(work.EPOCHS):
-    for rows in torch.randperm(len(grey)).split(work.BATCH):
+grey = torch.from_numpy(common.train()) / 255
+val, test = torch.from_numpy(common.val()), torch.from_numpy(common.test())
+encoder = nn.Sequential(nn.Linear(common.PIXELS, common.HIDDEN), nn.Tanh(), nn.Linear(common.HIDDEN, 2 * common.CODES))
+decoder = nn.Sequential(nn.Linear(common.CODES, common.HIDDEN), nn.Tanh(), nn.Linear(common.HIDDEN, common.PIXELS))
+optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=common.RATE, fused=True)
+for epoch in range(common.EPOCHS):
+    for rows in torch.randperm(len(grey)).split(common.BATCH):
         x = torch.bernoulli(grey[rows])
         loss = -elbo(encoder, decoder, x).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    work.passed(epoch + 1, mean_elbo(encoder, decoder, val))
-work.finished(mean_elbo(encoder, decoder, test))
+    common.passed(epoch + 1, mean_elbo(encoder, decoder, val))
+common.finished(mean_elbo(encoder, decoder, test))

@@ -2,8 +2,8 @@
 
 from tempfile import TemporaryDirectory
 
+import common
 import torch
-import work
 from pythae.data.datasets import BaseDataset, DatasetOutput
 from pythae.models import VAE, VAEConfig
 from pythae.models.base.base_utils import ModelOutput
@@ -18,7 +18,7 @@ class Encoder(BaseEncoder):
     def __init__(self) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Linear(work.PIXELS, work.HIDDEN), nn.Tanh(), nn.Linear(work.HIDDEN, 2 * work.CODES)
+            nn.Linear(common.PIXELS, common.HIDDEN), nn.Tanh(), nn.Linear(common.HIDDEN, 2 * common.CODES)
         )
 
     def forward(self, x: Tensor) -> ModelOutput:
@@ -30,7 +30,7 @@ class Decoder(BaseDecoder):
     def __init__(self) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Linear(work.CODES, work.HIDDEN), nn.Tanh(), nn.Linear(work.HIDDEN, work.PIXELS), nn.Sigmoid()
+            nn.Linear(common.CODES, common.HIDDEN), nn.Tanh(), nn.Linear(common.HIDDEN, common.PIXELS), nn.Sigmoid()
         )
 
     def forward(self, z: Tensor) -> ModelOutput:
@@ -47,7 +47,7 @@ class Passes(TrainingCallback):
         train_loader.dataset.data = torch.bernoulli(self.grey)
 
     def on_log(self, _config: BaseTrainerConfig, logs: dict[str, float], global_step: int, **_: object) -> None:
-        work.passed(global_step, -logs["eval_epoch_loss"])
+        common.passed(global_step, -logs["eval_epoch_loss"])
 
 
 def dataset(x: Tensor) -> BaseDataset:
@@ -56,18 +56,22 @@ def dataset(x: Tensor) -> BaseDataset:
 
 
 torch.manual_seed(0)
-grey, val, test = torch.from_numpy(work.train()) / 255, torch.from_numpy(work.val()), torch.from_numpy(work.test())
-config = VAEConfig(input_dim=(work.PIXELS,), latent_dim=work.CODES, reconstruction_loss="bce")
+grey, val, test = (
+    torch.from_numpy(common.train()) / 255,
+    torch.from_numpy(common.val()),
+    torch.from_numpy(common.test()),
+)
+config = VAEConfig(input_dim=(common.PIXELS,), latent_dim=common.CODES, reconstruction_loss="bce")
 vae = VAE(config, Encoder(), Decoder())
 with TemporaryDirectory() as folder:
     how = BaseTrainerConfig(
         output_dir=folder,
-        num_epochs=work.EPOCHS,
-        learning_rate=work.RATE,
-        per_device_train_batch_size=work.BATCH,
-        per_device_eval_batch_size=work.BATCH,
+        num_epochs=common.EPOCHS,
+        learning_rate=common.RATE,
+        per_device_train_batch_size=common.BATCH,
+        per_device_eval_batch_size=common.BATCH,
     )
     BaseTrainer(vae, dataset(grey), dataset(val), how, [Passes(grey)]).train()
 with torch.inference_mode():
     elbo = -vae(DatasetOutput(data=test)).loss.item()
-work.finished(elbo)
+common.finished(elbo)

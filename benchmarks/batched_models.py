@@ -1,4 +1,4 @@
-"""Many models at once: python benchmarks/many.py. An experiment; train.py does nothing of the kind.
+"""Many models at once: python benchmarks/batched_models.py. An experiment; train.py does nothing of the kind.
 
 M models, each with first weights of its own, take a step one after the other, and as one batched model
 (torch.func.stack_module_state, vmap). What counts is the ratio within a round; above 1, the batched model is the

@@ -1,4 +1,4 @@
-"""How the cost of training grows with hidden size, batch size and pixels: python benchmarks/growth.py.
+"""How the cost of training grows with hidden size, batch size and pixels: python benchmarks/scaling.py.
 
 Each point is a run of train.py whose steps are compiled, as those of a long training are, and right after it the matrix
 products of the same shapes alone. The figure goes to outputs/bench/growth.png.
