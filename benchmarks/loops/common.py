@@ -1,7 +1,9 @@
-"""The work of every loop: 55,000 digits a pass in batches of 200, made binary anew; 784-500-20-500-784, tanh.
+"""What all loops share: the data, the sizes and the output format.
 
-Adam, with a learning rate of 1e-3. After each pass the ELBO, one z an image, of 5,000 other digits; after the last, of
-the 10,000 test digits. All are the same for all, but that torchvision's loop splits the training digits in its own way.
+Each epoch trains a network 784-500-20-500-784 with tanh on 55,000 digits, binarised at each use, in batches of 200,
+with Adam and a learning rate of 1e-3. Then the ELBO is computed for 5,000 validation digits, with one z per image, and
+after the last epoch for the 10,000 test digits. The images are the same for all loops, except that the loop with
+torchvision splits the training digits differently.
 """
 
 import os
@@ -10,31 +12,31 @@ import sys
 import numpy as np
 
 EPOCHS = int(os.environ["EPOCHS"])
-BATCH, PIXELS, HIDDEN, CODES, RATE = 200, 784, 500, 20, 1e-3
-DIGITS = np.load(os.environ["DIGITS"])  # of datamodules/mnist.py: "train" grey, "val" and "test" made binary
+BATCH, PIXELS, HIDDEN, LATENT_DIM, LR = 200, 784, 500, 20, 1e-3
+DIGITS = np.load(os.environ["DIGITS"])  # "train": grey levels; "val" and "test": binarised by datamodules/mnist.py
 
 
 def train() -> np.ndarray:
-    """(55000, 784), uint8."""
+    """Return the training digits: (55000, 784), uint8."""
     return DIGITS["train"]
 
 
 def val() -> np.ndarray:
-    """(5000, 784), float32."""
+    """Return the validation digits: (5000, 784), float32, 0 or 1."""
     return DIGITS["val"].astype(np.float32)
 
 
 def test() -> np.ndarray:
-    """(10000, 784), float32."""
+    """Return the test digits: (10000, 784), float32, 0 or 1."""
     return DIGITS["test"].astype(np.float32)
 
 
-def passed(epoch: int, elbo: float) -> None:
-    """Say that a pass is over; what runs the loops side by side takes the time, and may hold this one here."""
+def report_epoch(epoch: int, elbo: float) -> None:
+    """Print the epoch and its validation ELBO for benchmarks/speed.py, which may pause the process here."""
     print(f"epoch {epoch} {elbo:.2f}", flush=True)
 
 
-def finished(elbo: float) -> None:
-    """Say what the test digits gave."""
+def report_test(elbo: float) -> None:
+    """Print the test ELBO and exit."""
     print(f"test {elbo:.2f}", flush=True)
     sys.exit()

@@ -1,4 +1,4 @@
-"""Lightning and torchvision, as tutorials have them: a dataset of PIL images, a transform that makes them binary."""
+"""Lightning and torchvision as in tutorials: a dataset of PIL images, binarised by a transform."""
 
 import os
 from pathlib import Path
@@ -19,14 +19,14 @@ class VAE(LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self.encoder = nn.Sequential(
-            nn.Linear(common.PIXELS, common.HIDDEN), nn.Tanh(), nn.Linear(common.HIDDEN, 2 * common.CODES)
+            nn.Linear(common.PIXELS, common.HIDDEN), nn.Tanh(), nn.Linear(common.HIDDEN, 2 * common.LATENT_DIM)
         )
         self.decoder = nn.Sequential(
-            nn.Linear(common.CODES, common.HIDDEN), nn.Tanh(), nn.Linear(common.HIDDEN, common.PIXELS)
+            nn.Linear(common.LATENT_DIM, common.HIDDEN), nn.Tanh(), nn.Linear(common.HIDDEN, common.PIXELS)
         )
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """log p(x|z) and the KL divergence, means over images (B, 784)."""
+        """Return log p(x|z) and the KL divergence for images (B, 784), as means over the images."""
         mean, log_var = self.encoder(x).chunk(2, -1)
         z = mean + (log_var / 2).exp() * torch.randn_like(mean)
         log_px_z = -F.binary_cross_entropy_with_logits(self.decoder(z), x, reduction="none").sum(-1)
@@ -45,11 +45,11 @@ class VAE(LightningModule):
         self.log("val/elbo", log_px_z - kl, prog_bar=True)
 
     def on_train_epoch_end(self) -> None:
-        """The validation of the epoch is over by then."""
-        common.passed(self.current_epoch + 1, self.trainer.callback_metrics["val/elbo"].item())
+        """Report the epoch; its validation has already run."""
+        common.report_epoch(self.current_epoch + 1, self.trainer.callback_metrics["val/elbo"].item())
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.parameters(), lr=common.RATE)
+        return torch.optim.Adam(self.parameters(), lr=common.LR)
 
 
 def loader(images: Subset, shuffle: bool) -> DataLoader:
@@ -67,4 +67,4 @@ with TemporaryDirectory() as folder:
 vae.eval()
 with torch.inference_mode():
     log_px_z, kl = vae(torch.from_numpy(common.test()))
-common.finished((log_px_z - kl).item())
+common.report_test((log_px_z - kl).item())
