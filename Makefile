@@ -30,8 +30,8 @@ results: .venv/ready
 
 bench: .venv/ready .venv-bench/ready
 	@$(BIN)/python benchmarks/speed.py "$(CURDIR)/.venv-bench/bin/python"
-	@$(BIN)/python benchmarks/many.py
-	@$(BIN)/python benchmarks/growth.py
+	@$(BIN)/python benchmarks/batched_models.py
+	@$(BIN)/python benchmarks/scaling.py
 	@$(BIN)/python benchmarks/costs.py
 
 # The peers of the benchmark, in a venv of their own.

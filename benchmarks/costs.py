@@ -1,7 +1,7 @@
-"""What each part of a model costs, in time an image of training, and what compiling it saves: benchmarks/costs.py.
+"""Measure the training time of each model part, with and without compilation: python benchmarks/costs.py.
 
-Of each group the first row is the network that the others are compared with. The median of 14 parts of 20 steps each;
-start, compilation and the first 20 steps are left out. The table goes to outputs/bench/costs.md.
+In each group, the first row is the network that the other rows are compared with. Each figure is the median of 14
+intervals of 20 steps; start-up, compilation and the first 20 steps are not counted. Writes docs/tables/costs.md.
 """
 
 import csv
@@ -10,6 +10,8 @@ import statistics
 import subprocess
 import sys
 from pathlib import Path
+
+from doc_tables import describe_machine, markdown_row, markdown_table, write_table
 
 ROOT = Path(__file__).parent.parent
 OUT = ROOT / "outputs" / "bench"
@@ -29,10 +31,17 @@ GROUPS = [
         "prior=two_layers latent_dim=100",
     ],
 ]
+HEADER = [
+    "`python train.py`",
+    "us per image, compile=false",
+    "relative to the group's first row",
+    "us per image, compile=true",
+    "relative to compile=false",
+]
 
 
-def seconds(*arguments: str) -> float:
-    """Of training, an image."""
+def seconds_per_image(*arguments: str) -> float:
+    """Run train.py with these arguments for 300 steps and return the training time per image."""
     run = OUT / "cost"
     shutil.rmtree(run, ignore_errors=True)
     short = ["trainer.max_steps=300", "log_every_n_steps=20", "test.K=1", "test.images=2", "logger=csv"]
@@ -45,19 +54,23 @@ def seconds(*arguments: str) -> float:
 
 def main() -> None:
     OUT.mkdir(parents=True, exist_ok=True)
-    lines = [
-        "| `python train.py` | us an image, compile=false | to its network | with compile=true | to compile=false |",
-        "|---|---|---|---|---|",
-    ]
-    for base, *others in GROUPS:
-        first = None
-        for line in (base, *(f"{base} {other}".strip() for other in others)):
-            plain, compiled = (seconds(*line.split(), f"compile={how}") for how in ("false", "true"))
-            first = first or plain
-            figures = [f"{1e6 * plain:.0f}", f"{plain / first:.1f}", f"{1e6 * compiled:.0f}", f"{compiled / plain:.2f}"]
-            lines.append(f"| `{line}` | {' | '.join(figures)} |".replace("``", "the default"))
-            print(lines[-1], flush=True)
-    (OUT / "costs.md").write_text("\n".join(lines) + "\n")
+    rows = []
+    for base, *changes in GROUPS:
+        reference = None
+        for line in (base, *(f"{base} {change}".strip() for change in changes)):
+            eager, compiled = (seconds_per_image(*line.split(), f"compile={value}") for value in ("false", "true"))
+            reference = reference or eager
+            rows.append(
+                [
+                    f"`{line}`" if line else "the default",
+                    f"{1e6 * eager:.0f}",
+                    f"{eager / reference:.1f}",
+                    f"{1e6 * compiled:.0f}",
+                    f"{compiled / eager:.2f}",
+                ]
+            )
+            print(markdown_row(rows[-1]), flush=True)
+    print(write_table("costs", markdown_table(HEADER, rows), describe_machine()))
 
 
 if __name__ == "__main__":

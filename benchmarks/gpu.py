@@ -1,8 +1,8 @@
-"""Steps a second on a GPU, by ways to take the same ones: python benchmarks/gpu.py [BATCH ...].
+"""Compare the steps per second of several training loops on a GPU: python benchmarks/gpu.py [BATCH_SIZE ...].
 
-The network of benchmarks/loops/work.py, trained on MNIST's digits, made binary anew at each use. train.py is run as
-users run it and its whole epochs are counted, with validation, records and checkpoints; of the others, steps alone.
-The table goes to outputs/bench/gpu.md.
+All loops train the network of benchmarks/loops/common.py on MNIST, binarised at each use. train.py runs as users run
+it: its whole epochs are timed, with validation, logging and checkpoints. Of the other loops only the steps are timed.
+Writes docs/tables/gpu.md.
 """
 
 import csv
@@ -13,14 +13,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from datetime import date
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import pytorch_lightning
 import torch
 import torch.nn.functional as F
+from doc_tables import describe_machine, markdown_table, write_table
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor, nn
@@ -29,16 +28,16 @@ from torch.utils.data import DataLoader, TensorDataset
 ROOT = Path(__file__).parent.parent
 OUT = ROOT / "outputs" / "bench"
 STEPS, EPOCHS = 500, 8
-RATE = ["optimizer.lr=1e-3", "optimizer/schedule=constant"]
+OPTIMIZER_KEYS = ["optimizer.lr=1e-3", "optimizer/schedule=constant"]
 
 
-def network() -> tuple[nn.Module, nn.Module]:
+def build_network() -> tuple[nn.Module, nn.Module]:
     encoder = nn.Sequential(nn.Linear(784, 500), nn.Tanh(), nn.Linear(500, 40))
     return encoder, nn.Sequential(nn.Linear(20, 500), nn.Tanh(), nn.Linear(500, 784))
 
 
 def terms(encoder: nn.Module, decoder: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
-    """log p(x|z) and the KL divergence, means over images (B, 784)."""
+    """Return log p(x|z) and the KL divergence for images (B, 784), as means over the images."""
     mean, log_var = encoder(x).chunk(2, -1)
     z = mean + (log_var / 2).exp() * torch.randn_like(mean)
     log_px_z = -F.binary_cross_entropy_with_logits(decoder(z), x, reduction="none").sum(-1)
@@ -46,12 +45,12 @@ def terms(encoder: nn.Module, decoder: nn.Module, x: Tensor) -> tuple[Tensor, Te
     return log_px_z.mean(), kl.mean()
 
 
-class Lit(LightningModule):
-    """As tutorials have it."""
+class TutorialVAE(LightningModule):
+    """A VAE as in tutorials."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.encoder, self.decoder = network()
+        self.encoder, self.decoder = build_network()
 
     def training_step(self, batch: list[Tensor]) -> Tensor:
         log_px_z, kl = terms(self.encoder, self.decoder, torch.bernoulli(batch[0]))
@@ -64,28 +63,30 @@ class Lit(LightningModule):
         return torch.optim.Adam(self.parameters(), lr=1e-3)
 
 
-class Clock(Callback):
-    """The seconds of the last STEPS steps."""
+class StepTimer(Callback):
+    """Store the times at the beginning and the end of the last STEPS steps."""
 
     def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
         if trainer.global_step in (STEPS, 2 * STEPS):
             torch.cuda.synchronize()
-            self.begun, self.before = time.perf_counter(), getattr(self, "begun", 0.0)
+            self.end, self.start = time.perf_counter(), getattr(self, "end", 0.0)
 
 
-def plain_lightning(grey: Tensor, batch: int) -> float:
-    """Steps a second; images in memory, a default DataLoader, the default bar, a CSV file."""
+def lightning_steps_per_second(grey: Tensor, batch: int) -> float:
+    """Time Lightning with images in memory, a default DataLoader, the default progress bar and a CSV logger."""
     loader = DataLoader(TensorDataset(grey.cpu()), batch, shuffle=True)
-    clock = Clock()
+    timer = StepTimer()
     with TemporaryDirectory() as folder:
         logger = CSVLogger(folder)
-        Trainer(accelerator="gpu", devices=1, max_steps=2 * STEPS, logger=logger, callbacks=[clock]).fit(Lit(), loader)
-    return STEPS / (clock.begun - clock.before)
+        Trainer(accelerator="gpu", devices=1, max_steps=2 * STEPS, logger=logger, callbacks=[timer]).fit(
+            TutorialVAE(), loader
+        )
+    return STEPS / (timer.end - timer.start)
 
 
-def raw(grey: Tensor, batch: int, graphed: bool) -> float:
-    """Steps a second of a loop around torch, whose steps are one CUDA graph if `graphed`."""
-    encoder, decoder = (part.cuda() for part in network())
+def torch_steps_per_second(grey: Tensor, batch: int, graphed: bool) -> float:
+    """Time a plain PyTorch loop; if `graphed`, each step is one CUDA graph."""
+    encoder, decoder = (part.cuda() for part in build_network())
     optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], 1e-3, fused=True, capturable=True)
 
     def step() -> None:
@@ -95,42 +96,41 @@ def raw(grey: Tensor, batch: int, graphed: bool) -> float:
         (kl - log_px_z).backward()
         optimizer.step()
 
-    with torch.cuda.stream(torch.cuda.RNGPurpose()):
+    with torch.cuda.stream(torch.cuda.Stream()):
         for _ in range(10):
             step()
         torch.cuda.synchronize()
-        take: Callable[[], None] = step
+        run_step: Callable[[], None] = step
         if graphed:
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):
                 step()
-            take = graph.replay
+            run_step = graph.replay
         rates = []
         for _ in range(6):
-            begun = time.perf_counter()
+            start = time.perf_counter()
             for _ in range(STEPS):
-                take()
+                run_step()
             torch.cuda.synchronize()
-            rates.append(STEPS / (time.perf_counter() - begun))
+            rates.append(STEPS / (time.perf_counter() - start))
     return statistics.median(rates[1:])
 
 
-def ours(batch: int, keys: list[str], data: Path) -> float:
-    """Steps a second of train.py: the median of its epochs but the first two."""
+def train_py_steps_per_second(batch: int, keys: list[str], data: Path) -> float:
+    """Time train.py: the median over its epochs, without the first two."""
     run = OUT / "gpu"
     shutil.rmtree(run, ignore_errors=True)
-    work = [f"batch_size={batch}", f"trainer.max_epochs={EPOCHS}", "test.K=1", f"data_dir={data}"]
-    command = [sys.executable, "train.py", "trainer=gpu", *keys, *RATE, *work, f"hydra.run.dir={run}"]
+    sizes = [f"batch_size={batch}", f"trainer.max_epochs={EPOCHS}", "test.K=1", f"data_dir={data}"]
+    command = [sys.executable, "train.py", "trainer=gpu", *keys, *OPTIMIZER_KEYS, *sizes, f"hydra.run.dir={run}"]
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     with (run / "metrics.csv").open(newline="") as file:
-        ends = [row for row in csv.DictReader(file) if row["epoch"]]
-    took = [float(b["seconds"]) - float(a["seconds"]) for a, b in pairwise(ends[1:])]
-    return int(ends[0]["step"]) / statistics.median(took)
+        epoch_ends = [row for row in csv.DictReader(file) if row["epoch"]]
+    epoch_seconds = [float(b["seconds"]) - float(a["seconds"]) for a, b in pairwise(epoch_ends[1:])]
+    return int(epoch_ends[0]["step"]) / statistics.median(epoch_seconds)
 
 
-def main(batches: list[int]) -> None:
-    OUT.mkdir(parents=True, exist_ok=True)
-    torch.set_float32_matmul_precision("high")  # as with trainer=gpu
+def training_loops() -> dict[str, Callable[[int], float]]:
+    """Load the digits and return the functions that measure steps per second for a batch size."""
     sys.path.insert(0, str(ROOT))
     from datamodules.mnist import MNIST
 
@@ -139,28 +139,28 @@ def main(batches: list[int]) -> None:
     digits.prepare_data()
     digits.setup()
     grey = digits.images["train"].pixels.flatten(1).cuda() / 255
-    ways: dict[str, Callable[[int], float]] = {
-        "`python train.py trainer=gpu compile=true`": lambda batch: ours(batch, ["compile=true"], data),
-        "`python train.py trainer=gpu`": lambda batch: ours(batch, [], data),
-        "torch alone, a step as a CUDA graph": lambda batch: raw(grey, batch, graphed=True),
-        "Lightning, a DataLoader of a tensor": lambda batch: plain_lightning(grey, batch),
-        "torch alone": lambda batch: raw(grey, batch, graphed=False),
+    return {
+        "`python train.py trainer=gpu compile=true`": lambda batch: train_py_steps_per_second(
+            batch, ["compile=true"], data
+        ),
+        "`python train.py trainer=gpu`": lambda batch: train_py_steps_per_second(batch, [], data),
+        "plain PyTorch, each step a CUDA graph": lambda batch: torch_steps_per_second(grey, batch, graphed=True),
+        "Lightning, DataLoader of a TensorDataset": lambda batch: lightning_steps_per_second(grey, batch),
+        "plain PyTorch": lambda batch: torch_steps_per_second(grey, batch, graphed=False),
     }
-    rates: dict[str, list[str]] = {name: [] for name in ways}
-    for batch in batches:
-        for name, way in ways.items():
-            rates[name].append(f"{way(batch):,.0f}")
-            print(f"batch {batch:>4}   {rates[name][-1]:>8} steps a second   {name}", flush=True)
-    lines = [
-        f"{date.today()}, {torch.cuda.get_device_name()}; torch {torch.__version__}, pytorch-lightning "
-        f"{pytorch_lightning.__version__}; steps a second.",
-        "",
-        "| | " + " | ".join(f"batch {batch}" for batch in batches) + " |",
-        "|---" * (1 + len(batches)) + "|",
-        *(f"| {name} | {' | '.join(found)} |" for name, found in rates.items()),
-    ]
-    (OUT / "gpu.md").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
+
+
+def main(batch_sizes: list[int]) -> None:
+    OUT.mkdir(parents=True, exist_ok=True)
+    torch.set_float32_matmul_precision("high")  # as with trainer=gpu
+    loops = training_loops()
+    rows = {name: [name] for name in loops}
+    for batch in batch_sizes:
+        for name, steps_per_second in loops.items():
+            rows[name].append(f"{steps_per_second(batch):,.0f}")
+            print(f"batch {batch:>4}   {rows[name][-1]:>8} steps per second   {name}", flush=True)
+    table = markdown_table(["steps per second", *(f"batch {batch}" for batch in batch_sizes)], rows.values())
+    print(f"\n{table}\n\n{write_table('gpu', table, describe_machine(torch.cuda.get_device_name()))}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Rerun the recipes and compare them with what was published: python benchmarks/results.py [BUDGET].
+"""Run the recipes and compare their results with the published ones: python benchmarks/results.py [BUDGET].
 
-The budgets are cpu, forty minutes on 2 CPU cores for all of them, and full, as published. Every run has its folder in
-outputs/results/<budget>/; what is finished there is not run again, what was cut off goes on. The table is written anew
-after each, to outputs/results/<budget>.md.
+BUDGET is cpu (forty minutes for all recipes on 2 CPU cores) or full (as published). Each run has a folder in
+outputs/results/<budget>/: finished runs are skipped, interrupted ones are resumed. After each run the table is written
+to docs/tables/results_<budget>.md; there, runs that are not finished are "open".
 """
 
 import csv
@@ -13,79 +13,87 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
 from pathlib import Path
 
 import yaml
+from doc_tables import describe_machine, markdown_table, write_table
 
 ROOT = Path(__file__).parent.parent
 BUDGETS = ("cpu", "full")
-COLUMNS = ("`python train.py`", "metric", "expected", "reached", "active units", "epochs", "time")
+HEADER = [
+    "`python train.py`",
+    "metric",
+    "expected",
+    "reached",
+    "expected - reached",
+    "active units",
+    "epochs",
+    "time",
+]
 
 
 def train(arguments: list[str], folder: Path) -> int:
-    """Begin or go on with a run; its exit code. The seconds it took, in all its parts, are kept in its folder."""
+    """Start or resume a run and return its exit code; add the seconds it took to the file `seconds` in its folder."""
     resumed = (folder / "checkpoints" / "last.ckpt").exists()
     if not resumed:
-        shutil.rmtree(folder, ignore_errors=True)  # what was stopped within its first epoch begins anew
-    what = [f"resume={folder}"] if resumed else [*arguments, f"hydra.run.dir={folder}"]
-    clock, since = folder / "seconds", time.monotonic()
-    before = float(clock.read_text()) if clock.exists() else 0.0
-    with subprocess.Popen([sys.executable, "train.py", *what], cwd=ROOT) as run:
+        shutil.rmtree(folder, ignore_errors=True)  # interrupted before its first checkpoint: start again
+    command = [f"resume={folder}"] if resumed else [*arguments, f"hydra.run.dir={folder}"]
+    seconds_file, start_time = folder / "seconds", time.monotonic()
+    previous_seconds = float(seconds_file.read_text()) if seconds_file.exists() else 0.0
+    with subprocess.Popen([sys.executable, "train.py", *command], cwd=ROOT) as run:
         try:
             return run.wait()
-        except KeyboardInterrupt:  # the run has it too, and stops after the step under way
+        except KeyboardInterrupt:  # the run receives it too, and stops after the current step
             run.wait()
             raise
         finally:
             if folder.exists():
-                clock.write_text(f"{before + time.monotonic() - since:.0f}")
+                seconds_file.write_text(f"{previous_seconds + time.monotonic() - start_time:.0f}")
 
 
-def line(cells: Iterable[str]) -> str:
-    """A line of a table in Markdown."""
-    return f"| {' | '.join(cells)} |\n"
-
-
-def row(recipe: dict[str, str], arguments: list[str], folder: Path) -> str:
-    """A line of the table; of a run that is not finished, open."""
-    metric = recipe["metric"]
-    known = [f"`{shlex.join(arguments)}`", metric.removeprefix("test/"), str(recipe.get("expected", ""))]
+def table_row(recipe: dict, arguments: list[str], folder: Path) -> list[str]:
+    """Return the row of a run; its results are "open" if it is not finished."""
+    metric, expected = recipe["metric"], recipe.get("expected")
+    cells = [f"`{shlex.join(arguments)}`", metric.removeprefix("test/"), "" if expected is None else f"{expected:.2f}"]
     if not (folder / "summary.json").exists():
-        return line([*known, "open", "", "", ""])
+        return [*cells, "open", "", "", "", ""]
     summary = json.loads((folder / "summary.json").read_text())
     error = f" +- {summary['test/log_px_se']:.2f}" if metric == "test/log_px" else ""
+    difference = "" if expected is None else f"{expected - summary[metric]:.2f}"
     with (folder / "metrics.csv").open() as file:
-        epochs = max(int(float(record["epoch"])) for record in csv.DictReader(file) if record["epoch"])
+        epochs = max(int(float(row["epoch"])) for row in csv.DictReader(file) if row["epoch"])
     minutes, seconds = divmod(int((folder / "seconds").read_text()), 60)
-    reached = [f"{summary[metric]:.2f}{error}", str(summary["test/active_units"]), str(epochs)]
-    return line([*known, *reached, f"{minutes} min {seconds:02} s"])
+    cells += [f"{summary[metric]:.2f}{error}", difference, str(summary["test/active_units"]), str(epochs)]
+    return [*cells, f"{minutes} min {seconds:02} s"]
+
+
+def planned_runs(budget: str) -> list[tuple[dict, list[str], Path]]:
+    """Return (recipe, arguments of train.py, run folder) of every recipe; other arguments get another folder."""
+    runs = []
+    for recipe in yaml.safe_load((ROOT / "benchmarks" / "results.yaml").read_text()):
+        arguments = shlex.split(recipe["run"]) + (shlex.split(recipe["cpu"]) if budget == "cpu" else [])
+        name = recipe["run"].removeprefix("experiment=").translate(str.maketrans(" =/", "_--"))
+        fingerprint = hashlib.sha256(shlex.join(arguments).encode()).hexdigest()[:8]
+        runs.append((recipe, arguments, ROOT / "outputs" / "results" / budget / f"{name}-{fingerprint}"))
+    return runs
 
 
 def main(budget: str) -> int:
     if budget not in BUDGETS:
         print(f"BUDGET={budget}: expected {' or '.join(BUDGETS)}", file=sys.stderr)
         return 2
-    recipes = yaml.safe_load((ROOT / "benchmarks" / "results.yaml").read_text())
-    results = ROOT / "outputs" / "results"
-    runs = []
-    for recipe in recipes:
-        arguments = shlex.split(recipe["run"]) + (shlex.split(recipe["cpu"]) if budget == "cpu" else [])
-        name = recipe["run"].removeprefix("experiment=").translate(str.maketrans(" =/", "_--"))
-        fingerprint = hashlib.sha256(shlex.join(arguments).encode()).hexdigest()[:8]
-        runs.append((recipe, arguments, results / budget / f"{name}-{fingerprint}"))
-    failed = 0
-    for i, (_, arguments, folder) in enumerate(runs):
-        print(f"\n[{i + 1}/{len(runs)}] python train.py {shlex.join(arguments)}", flush=True)
+    runs = planned_runs(budget)
+    failed = False
+    for i, (_, arguments, folder) in enumerate(runs, 1):
+        print(f"\n[{i}/{len(runs)}] python train.py {shlex.join(arguments)}", flush=True)
         if not (folder / "summary.json").exists():
             code = train(arguments, folder)
             if code >= 128:  # stopped by a signal
                 return code
-            failed += code != 0
-        table = results / f"{budget}.md"
-        table.parent.mkdir(parents=True, exist_ok=True)
-        table.write_text(line(COLUMNS) + line("---" for _ in COLUMNS) + "".join(row(*run) for run in runs))
-    print(f"\n{table.relative_to(ROOT)}")
+            failed |= code != 0
+        table = markdown_table(HEADER, (table_row(*run) for run in runs))
+        path = write_table(f"results_{budget}", table, describe_machine())
+    print(f"\n{path}")
     return 1 if failed else 0
 
 

@@ -1,15 +1,14 @@
-"""How long an epoch takes, side by side with other ways to do the same work: python benchmarks/speed.py PEERS [EPOCHS].
+"""Compare the speed of train.py with other ways to train the same model: python benchmarks/speed.py PEERS [EPOCHS].
 
-PEERS is a Python that has what benchmarks/requirements.txt names; EPOCHS, three or more. Every loop of
-benchmarks/loops, and train.py as users run it, is a process of its own; all are held but the one whose turn it is, for
-one epoch at a time. What counts is the ratio to the plain PyTorch loop in the same round, so that a machine which is
-slow for a while is slow for all. The first two epochs of each, with imports and compilations, are left out. The tables
-go to outputs/bench/speed.md.
+PEERS is a Python with the packages of benchmarks/requirements.txt; EPOCHS is at least 3. Each loop of benchmarks/loops,
+and train.py as users run it, is a process of its own. The processes take turns of one epoch; all others are paused.
+Compare the ratios to the plain PyTorch loop in the same round rather than seconds: a machine that is slow for a while
+slows down all loops. The first two epochs, with imports and compilation, are not counted. Writes loops.md, startup.md
+and estimator.md in docs/tables/.
 """
 
 import json
 import os
-import platform
 import pty
 import shutil
 import signal
@@ -20,33 +19,37 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+from doc_tables import describe_machine, markdown_table, write_table
 
 ROOT = Path(__file__).parent.parent
 OUT = ROOT / "outputs" / "bench"
 sys.path.insert(0, str(ROOT))
 
 LOOPS = {
-    "matmuls": "the matrix products alone",
-    "jax_scan": "JAX, one jitted scan an epoch",
-    "plain": "a plain PyTorch loop, fused Adam, torch.bernoulli a batch",
-    "train": "`python train.py`, with its bar, loggers and callbacks",
+    "matmuls": "only the matrix products",
+    "jax_scan": "JAX, one jitted scan per epoch",
+    "plain": "plain PyTorch loop, fused Adam, torch.bernoulli per batch",
+    "train": "`python train.py`, with progress bar, loggers and callbacks",
     "train_compiled": "`python train.py compile=true`, with the same",
     "train_uncompiled": "`python train.py compile=false`, with the same",
     "keras_jax": "Keras 3 on JAX, fit",
     "pythae_vae": "pythae, its own trainer",
     "lightning_torchvision": "Lightning with torchvision's MNIST, ToTensor, a DataLoader",
 }
-# loops that are train.py, with these keys; the default, which compiles a long training only, is given one and cut off
-OURS = {"train": [], "train_compiled": ["compile=true"], "train_uncompiled": ["compile=false"]}
+LOOPS_HEADER = ["loop", "s/epoch", "relative to plain PyTorch", "test ELBO", "peak memory, MB"]
+# The loops that run train.py, and their keys. The default only compiles long trainings: it gets no max_epochs, and is
+# killed before its end.
+TRAIN_KEYS = {"train": [], "train_compiled": ["compile=true"], "train_uncompiled": ["compile=false"]}
 
 
-def digits() -> dict[str, str]:
-    """What tells the loops of the folder of MNIST's files and of a file with its digits, split and made binary."""
+def prepare_digits() -> dict[str, str]:
+    """Write the digits, split and binarised, to a file; return the environment variables of the loops.
+
+    MNIST is the folder of the original files, DIGITS is the file.
+    """
     from datamodules.mnist import MNIST
 
     data = MNIST(os.environ.get("VAE_DATA_DIR", str(ROOT / "data")), 200, 0, 5000, 0, "dynamic")
@@ -58,67 +61,69 @@ def digits() -> dict[str, str]:
 
 
 class Loop:
-    """One of the ways, as a process that is held whenever it is not its turn."""
+    """A training loop in a process that is paused except while `run_epoch` or `finish` is called."""
 
-    def __init__(self, name: str, peers: str, told: dict[str, str], epochs: int) -> None:
+    def __init__(self, name: str, peers: str, environment: dict[str, str], epochs: int) -> None:
         self.summary: Path | None = None
-        self.whole = name != "train"
+        self.tested = name != "train"
         self.seconds: list[float] = []
         self.elbo, self.memory = float("nan"), 0
         command, cwd = [peers, f"{name}.py"], ROOT / "benchmarks" / "loops"
-        if name in OURS:
+        if name in TRAIN_KEYS:
             run, cwd = OUT / name, ROOT
             shutil.rmtree(run, ignore_errors=True)
             self.summary = run / "summary.json"
-            set_up = [
+            keys = [
                 "optimizer.lr=1e-3",
                 "optimizer/schedule=constant",
-                f"data_dir={Path(told['MNIST']).parent.parent}",
-                *([f"trainer.max_epochs={epochs}"] if self.whole else []),
+                f"data_dir={Path(environment['MNIST']).parent.parent}",
+                *([f"trainer.max_epochs={epochs}"] if self.tested else []),
             ]
-            command = [sys.executable, "train.py", *set_up, "test.K=1", *OURS[name], f"hydra.run.dir={run}"]
-        terminal, end = pty.openpty()  # so that bars are drawn
+            command = [sys.executable, "train.py", *keys, "test.K=1", *TRAIN_KEYS[name], f"hydra.run.dir={run}"]
+        terminal, stderr = pty.openpty()  # a terminal, so that progress bars are drawn
         self.process = subprocess.Popen(
             command,
             cwd=cwd,
-            env=os.environ | told | {"EPOCHS": str(epochs), "PYTHONUNBUFFERED": "1"},
+            env=os.environ | environment | {"EPOCHS": str(epochs), "PYTHONUNBUFFERED": "1"},
             stdout=subprocess.PIPE,
-            stderr=end,
+            stderr=stderr,
             text=True,
             start_new_session=True,
         )
-        os.close(end)
+        os.close(stderr)
         threading.Thread(target=drain, args=(terminal,), daemon=True).start()
-        self.lines = self.said()
-        self.hold()
+        self.lines = self.read_lines()
+        self.pause()
 
-    def said(self) -> Iterator[list[str]]:
+    def read_lines(self) -> Iterator[list[str]]:
+        """Yield the words of each line of output. Raises SystemExit when the process ends."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
             if words := line.split():
                 yield words
-        raise SystemExit(f"{' '.join(map(str, self.process.args))}: ended before its time")
+        raise SystemExit(f"{' '.join(map(str, self.process.args))}: ended too early")
 
-    def send(self, what: signal.Signals) -> None:
+    def send(self, signal_: signal.Signals) -> None:
+        """Send a signal to the process and its children."""
         with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, what)
+            os.killpg(self.process.pid, signal_)
 
-    def hold(self) -> None:
+    def pause(self) -> None:
         self.send(signal.SIGSTOP)
 
-    def epoch(self) -> None:
-        """Let it go on until it says that an epoch is over."""
-        begun = time.perf_counter()
+    def run_epoch(self) -> None:
+        """Continue the process until it reports the end of an epoch; measure time and peak memory."""
+        start = time.perf_counter()
         self.send(signal.SIGCONT)
         next(words for words in self.lines if words[0] == "epoch")
-        self.seconds.append(time.perf_counter() - begun)
-        self.hold()
+        self.seconds.append(time.perf_counter() - start)
+        self.pause()
         status = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
         self.memory = max(int(line.split()[1]) // 1024 for line in status if line.startswith("VmHWM"))
 
     def finish(self) -> None:
-        """Let it test what it has trained."""
-        if not self.whole:
+        """Continue the process until its end and read the test ELBO."""
+        if not self.tested:
             return
         self.send(signal.SIGCONT)
         if self.summary is None:
@@ -132,50 +137,50 @@ class Loop:
 
 
 def drain(terminal: int) -> None:
-    """Read what is drawn on a terminal, until its process ends, so that it never waits."""
+    """Discard the output on a terminal until its process ends; otherwise the process would block."""
     with suppress(OSError):
         while os.read(terminal, 4096):
             pass
 
 
-def side_by_side(peers: str, epochs: int) -> str:
-    """The table of epochs."""
-    told = digits()
-    loops = {name: Loop(name, peers, told, epochs) for name in LOOPS}
+def time_loops(peers: str, epochs: int) -> str:
+    """Run all loops, one epoch each in turn, and return the table."""
+    environment = prepare_digits()
+    loops = {name: Loop(name, peers, environment, epochs) for name in LOOPS}
     try:
         for i in range(epochs):
             for name, loop in loops.items():
-                loop.epoch()
+                loop.run_epoch()
                 print(f"epoch {i + 1} of {epochs}   {name:<22} {loop.seconds[-1]:6.2f} s", flush=True)
         for loop in loops.values():
             loop.finish()
     finally:
         for loop in loops.values():
             loop.send(signal.SIGKILL)
-    lines = ["| loop | s/epoch | to the plain loop | test ELBO | memory, MB |", "|---|---|---|---|---|"]
+    rows = []
     plain = loops["plain"].seconds[2:]
-    for name, what in LOOPS.items():
+    for name, description in LOOPS.items():
         loop, seconds = loops[name], loops[name].seconds[2:]
         ratio = statistics.median(a / b for a, b in zip(seconds, plain, strict=True))
         elbo = "" if loop.elbo != loop.elbo else f"{loop.elbo:.2f}"
-        lines.append(f"| {what} | {statistics.median(seconds):.2f} | {ratio:.2f} | {elbo} | {loop.memory} |")
-    return "\n".join(lines)
+        rows.append([description, f"{statistics.median(seconds):.2f}", f"{ratio:.2f}", elbo, str(loop.memory)])
+    return markdown_table(LOOPS_HEADER, rows)
 
 
-def timed(command: list[str], until: Path | None = None) -> float:
-    """Seconds that a command takes, or those until a file is there, when it is ended."""
-    begun = time.perf_counter()
+def time_command(command: list[str], until: Path | None = None) -> float:
+    """Return the seconds until a command ends or, if given, until the file `until` exists; then terminate it."""
+    start = time.perf_counter()
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while process.poll() is None and not (until and until.exists()):
         time.sleep(0.01)
-    seconds = time.perf_counter() - begun
+    seconds = time.perf_counter() - start
     process.terminate()
     process.wait()
     return seconds
 
 
-def start_up() -> str:
-    """The table of what happens before the first step; the median of five."""
+def time_startup() -> str:
+    """Time imports and the start of train.py, five times each, and return the table of medians."""
     run = OUT / "start"
     first_step = run / "metrics.csv"
     train = [sys.executable, "train.py", "log_every_n_steps=1", f"hydra.run.dir={run}"]
@@ -186,42 +191,48 @@ def start_up() -> str:
         "`import torch`": ([*python, "import torch"], None),
         "`import torch, pytorch_lightning`": ([*python, "import torch, pytorch_lightning"], None),
         "`import wandb`": ([*python, "import wandb"], None),
-        "`python train.py`, to the end of its first step": (train, first_step),
-        "the same with `logger=csv`": ([*train, "logger=csv"], first_step),
-        "with `logger=csv compile=true`": (compiled, first_step),
-        "the first time on a machine": (["env", f"TORCHINDUCTOR_CACHE_DIR={run}", *compiled], first_step),
+        "`python train.py`, to the end of the first step": (train, first_step),
+        "`python train.py logger=csv`, to the end of the first step": ([*train, "logger=csv"], first_step),
+        "`python train.py logger=csv compile=true`, to the end of the first step": (compiled, first_step),
+        "the same, with an empty compilation cache": (["env", f"TORCHINDUCTOR_CACHE_DIR={run}", *compiled], first_step),
     }
-    lines = ["| from typing it | s |", "|---|---|"]
-    for what, (command, until) in commands.items():
+    rows = []
+    for description, (command, until) in commands.items():
         seconds = []
         for _ in range(5):
             shutil.rmtree(run, ignore_errors=True)
-            seconds.append(timed(command, until))
-        lines.append(f"| {what} | {statistics.median(seconds):.1f} |")
-        print(lines[-1], flush=True)
-    return "\n".join(lines)
+            seconds.append(time_command(command, until))
+        rows.append([description, f"{statistics.median(seconds):.1f}"])
+        print(*rows[-1], flush=True)
+    return markdown_table(["command", "seconds"], rows)
 
 
-def machine(peers: str) -> str:
-    """Date, processor, versions."""
-    models = [line.split(":")[1] for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
-    named = "from importlib.metadata import version as v; print(', '.join(f'{n} {v(n)}' for n in "
-    asked = named + "('jax', 'keras', 'pythae')))"
-    theirs = subprocess.run([peers, "-c", asked], capture_output=True, text=True, check=True).stdout.strip()
-    ours = ", ".join(f"{name} {version(name)}" for name in ("torch", "pytorch-lightning"))
-    cores = f"{models[0].strip()}, {os.cpu_count()} cores"
-    return f"{date.today()}, {cores}; Python {platform.python_version()}, {ours}, {theirs}."
+def time_estimator() -> str:
+    """Run benchmarks/estimator.py and return its table."""
+    command = [sys.executable, "benchmarks/estimator.py"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def peer_versions(peers: str) -> str:
+    """Return the versions of the compared libraries, as installed for the Python `peers`."""
+    script = (
+        "from importlib.metadata import version; "
+        "print(', '.join(f'{name} {version(name)}' for name in ('jax', 'keras', 'pythae')))"
+    )
+    return subprocess.run([peers, "-c", script], capture_output=True, text=True, check=True).stdout.strip()
 
 
 def main(peers: str, epochs: int) -> None:
     OUT.mkdir(parents=True, exist_ok=True)
-    estimator = subprocess.run(
-        [sys.executable, "benchmarks/estimator.py"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.strip()
-    print(estimator, flush=True)
-    report = "\n\n".join([machine(peers), side_by_side(peers, epochs), start_up(), estimator])
-    (OUT / "speed.md").write_text(report + "\n")
-    print(f"\n{report}\n\n{OUT.relative_to(ROOT) / 'speed.md'}")
+    machine = describe_machine()
+    benchmarks = {
+        "estimator": (time_estimator, machine),
+        "loops": (lambda: time_loops(peers, epochs), f"{machine}, {peer_versions(peers)}"),
+        "startup": (time_startup, machine),
+    }
+    for name, (measure, about) in benchmarks.items():
+        table = measure()
+        print(f"\n{table}\n\n{write_table(name, table, about)}\n", flush=True)
 
 
 if __name__ == "__main__":

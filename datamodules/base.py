@@ -1,4 +1,4 @@
-"""Images in memory: one uint8 tensor for each split, on the training device, and batches that are slices of it."""
+"""Base class of the datasets. Each split is one uint8 tensor on the training device; batches are slices of it."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -14,90 +14,93 @@ from torch import Tensor
 
 from vae.errors import UserError
 
-EVAL_BATCH = 500  # images at a time where nothing is learned
-AT_ONCE = 10  # batches drawn together, and handed out together to be trained on one after the other
-AT_ONCE_ON_GPU = 100  # which takes a step in a hundredth of the time that Lightning takes around them
-PIXELS_ON_GPU = 2**25  # at most so many numbers at once
+EVAL_BATCH = 500  # batch size of validation and test
+BATCHES_PER_CHUNK = 10  # batches that are binarised together and passed to one training_step
+BATCHES_PER_CHUNK_ON_GPU = 100  # a GPU takes a step in a hundredth of the time of Lightning's overhead per call
+MAX_CHUNK_PIXELS_ON_GPU = 2**25  # limits the memory of a chunk
 
 
 class Images(NamedTuple):
-    """pixels (N, C, H, W), uint8, or bool if made binary; labels (N,) and names, or None where there are none."""
+    """pixels: (N, C, H, W), uint8, or bool after binarisation; labels: (N,) or None; names: N strings or None."""
 
     pixels: Tensor
     labels: Tensor | None = None
     names: Sequence[str] | None = None
 
-    def at(self, rows: Tensor) -> "Images":
-        """The images of these rows."""
+    def select(self, rows: Tensor) -> "Images":
+        """Return the images with these indices."""
         labels = None if self.labels is None else self.labels[rows]
         return Images(self.pixels[rows], labels, self.names and [self.names[i] for i in rows.tolist()])
 
 
-def at_once(batch: int, on_gpu: bool) -> int:
-    """How many batches to draw together, of so many numbers each."""
-    return max(1, min(AT_ONCE_ON_GPU, PIXELS_ON_GPU // batch)) if on_gpu else AT_ONCE
+def chunk_batches(batch_pixels: int, on_gpu: bool) -> int:
+    """Return the number of batches per chunk, for batches of `batch_pixels` numbers each."""
+    if not on_gpu:
+        return BATCHES_PER_CHUNK
+    return max(1, min(BATCHES_PER_CHUNK_ON_GPU, MAX_CHUNK_PIXELS_ON_GPU // batch_pixels))
 
 
-def pair(size: int | Sequence[int]) -> tuple[int, int]:
-    """(height, width) of a size that is one number or two."""
+def height_and_width(size: int | Sequence[int]) -> tuple[int, int]:
+    """Return (height, width) for a size given as one number (a square) or as two."""
     height, width = (size, size) if isinstance(size, int) else size
     return height, width
 
 
-def draw(pixels: Tensor, generator: torch.Generator, dtype: torch.dtype = torch.bool) -> Tensor:
-    """Each pixel is 1 with probability pixel/255, else 0; same shape (Salakhutdinov & Murray 2008).
+def bernoulli_binarize(pixels: Tensor, generator: torch.Generator, dtype: torch.dtype = torch.bool) -> Tensor:
+    """Set each pixel to 1 with probability pixel/255, else to 0 (Salakhutdinov & Murray 2008). Keeps the shape.
 
-    Sixteen random bits are compared with the pixel. 0 is never 1 and 255 always; the probability of every other value
-    is right to 2^-16.
+    Each pixel is compared with 16 random bits. A pixel of 0 never becomes 1, a pixel of 255 always does; the
+    probability of any other value is exact to 2^-16.
     """
     words = torch.empty(-(-pixels.numel() // 4), dtype=torch.int64, device=pixels.device)
     bits = words.random_(-(2**63), None, generator=generator).view(torch.int16)[: pixels.numel()].view_as(pixels)
-    levels = pixels.short().mul_(257).sub_(2**15)  # which wraps 0..255 to -2^15..2^15-1
+    levels = pixels.short().mul_(257).sub_(2**15)  # maps 0..255 to -2^15..2^15-1
     return torch.lt(bits.clamp_(max=2**15 - 2), levels, out=torch.empty_like(pixels, dtype=dtype))
 
 
 def threshold(pixels: Tensor, _generator: torch.Generator) -> Tensor:
-    """True where a pixel is above 127; bool."""
+    """Return a bool tensor: True for pixels above 127."""
     return pixels > 127
 
 
-def keep(pixels: Tensor, _generator: torch.Generator) -> Tensor:
-    """The grey levels themselves."""
+def identity(pixels: Tensor, _generator: torch.Generator) -> Tensor:
+    """Return the pixels unchanged."""
     return pixels
 
 
-def unit(pixels: Tensor) -> Tensor:
-    """Pixels of any type as the floats they stand for, in [0, 1]; what is float stays what it is."""
+def to_float(pixels: Tensor) -> Tensor:
+    """Convert pixels to float in [0, 1]: uint8 is divided by 255, bool becomes 0 or 1, float is unchanged."""
     return pixels.float().div_(255) if pixels.dtype is torch.uint8 else pixels.float()
 
 
-Binarize = Callable[[Tensor, torch.Generator], Tensor]  # of pixels (N, C, H, W)
+Binarize = Callable[[Tensor, torch.Generator], Tensor]  # maps pixels (N, C, H, W) to the same shape
 
-# dataset.binarize: to every batch that is trained on; to all training images, once; to all others, once.
+# For each value of dataset.binarize, the transforms of: every training batch; the training images, once at setup; the
+# validation and test images, once at setup.
 BINARIZE: dict[str, tuple[Binarize, Binarize, Binarize]] = {
-    "dynamic": (partial(draw, dtype=torch.float), keep, draw),
-    "static": (keep, draw, draw),
-    "threshold": (keep, threshold, threshold),
-    "none": (keep, keep, keep),
+    "dynamic": (partial(bernoulli_binarize, dtype=torch.float), identity, bernoulli_binarize),
+    "static": (identity, bernoulli_binarize, bernoulli_binarize),
+    "threshold": (identity, threshold, threshold),
+    "none": (identity, identity, identity),
 }
 
 
 class RNGPurpose(IntEnum):
-    """What random numbers are for: those of one use have nothing to do with those of another."""
+    """Purposes of random numbers. Each purpose has an independent random stream."""
 
     SPLIT = 1
-    ONCE = 2
+    FIXED_BINARIZATION = 2
     EPOCH = 3
     RANK = 4
 
 
-def generator(device: torch.device, stream: RNGPurpose, *seed: int) -> torch.Generator:
-    """Random numbers that depend on their use and these seeds, and on nothing else."""
-    return torch.Generator(device).manual_seed(int(np.random.SeedSequence([stream, *seed]).generate_state(1)[0]))
+def generator(device: torch.device, purpose: RNGPurpose, *seed: int) -> torch.Generator:
+    """Return a generator seeded by the purpose and these seeds only."""
+    return torch.Generator(device).manual_seed(int(np.random.SeedSequence([purpose, *seed]).generate_state(1)[0]))
 
 
 class Batches:
-    """The float images in [0, 1], (B, C, H, W), of one pass over pixels (N, C, H, W)."""
+    """Iterate once over pixels (N, C, H, W), in order, in batches of float images in [0, 1], (B, C, H, W)."""
 
     def __init__(self, pixels: Tensor, batch_size: int) -> None:
         self.pixels, self.batch_size = pixels, batch_size
@@ -106,14 +109,14 @@ class Batches:
         return -(-len(self.pixels) // self.batch_size)
 
     def __iter__(self) -> Iterator[Tensor]:
-        return map(unit, self.pixels.split(self.batch_size))
+        return map(to_float, self.pixels.split(self.batch_size))
 
 
-class Epoch:
-    """Pixels in a new order, and with new noise where `per_batch_transform` draws it, some batches at a time.
+class EpochLoader:
+    """Training data loader: shuffle and transform the pixels in each epoch, and yield chunks of several batches.
 
-    Order and noise are a function of `seed` and `epoch()` alone. An epoch that was cut off goes on with the batches it
-    had come to, through the two methods Lightning looks for.
+    The order and the random numbers of `per_batch_transform` depend on `seed` and `epoch()` only. `state_dict` and
+    `load_state_dict`, which Lightning calls, resume an interrupted epoch at its next chunk.
     """
 
     def __init__(
@@ -121,36 +124,36 @@ class Epoch:
     ) -> None:
         self.pixels, self.batch_size = pixels, batch_size
         self.per_batch_transform, self.seed, self.epoch = per_batch_transform, seed, epoch
-        self.at_once = batch_size * at_once(batch_size * pixels[0].numel(), pixels.is_cuda)  # images
-        self.taken = 0
+        self.chunk_size = batch_size * chunk_batches(batch_size * pixels[0].numel(), pixels.is_cuda)  # in images
+        self.chunks_taken = 0
 
     def __len__(self) -> int:
-        return -(-len(self.pixels) // self.at_once)
+        return -(-len(self.pixels) // self.chunk_size)
 
     def __iter__(self) -> Iterator[Batches]:
-        first, self.taken = self.taken % len(self), 0
+        first, self.chunks_taken = self.chunks_taken % len(self), 0
         rng = generator(self.pixels.device, RNGPurpose.EPOCH, self.seed, self.epoch())
         order = torch.randperm(len(self.pixels), generator=rng, device=self.pixels.device)
-        for rows in order.split(self.at_once):
+        for rows in order.split(self.chunk_size):
             batches = Batches(self.per_batch_transform(self.pixels.index_select(0, rows), rng), self.batch_size)
-            self.taken += 1
-            if self.taken > first:
+            self.chunks_taken += 1
+            if self.chunks_taken > first:  # else the chunk was trained on before the run was interrupted
                 yield batches
 
     def state_dict(self) -> dict[str, int]:
-        return {"taken": self.taken}
+        return {"taken": self.chunks_taken}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        self.taken = state["taken"]
+        self.chunks_taken = state["taken"]
 
 
 @dataclass(eq=False)
 class ImageDataModule(LightningDataModule, ABC):
-    """What every dataset shares. A dataset says how to get its files (`fetch_files`) and what is in them (`load`).
+    """Base class of all datasets. A subclass implements `load` and, if it needs files, `fetch_files`.
 
-    `seed` orders the batches of training; `split_seed` splits off the validation images and draws, once, the
-    binary images of validation and test, so that runs of any seed are measured on the same ones. Sizes of splits are
-    numbers of images or, below 1, parts of them.
+    `seed` shuffles and binarises the training images. `split_seed` selects the validation images and binarises the
+    validation and test images, once, so that runs with any `seed` are evaluated on the same images. Sizes of splits
+    are numbers of images or, below 1, fractions.
     """
 
     data_dir: str
@@ -165,55 +168,59 @@ class ImageDataModule(LightningDataModule, ABC):
         self.images: dict[str, Images] = {}
 
     def prepare_data(self) -> None:
-        if not self.images:  # Lightning asks again at every stage
+        if not self.images:  # Lightning calls this again in every stage
             self.fetch_files()
 
     def fetch_files(self) -> None:
-        """Make sure that the files are there and whole; UserError says why not. Here, there are none."""
+        """Download missing files and verify all. Raises UserError if this fails. The default has no files."""
 
     @abstractmethod
     def load(self) -> dict[str, Images]:
-        """The images of "train", "val" and "test"."""
+        """Return the images of the splits "train", "val" and "test"."""
 
     def augment(self, pixels: Tensor, _rng: torch.Generator) -> Tensor:
-        """What training images are turned into at each use, before they are binarised; here, nothing else."""
+        """Augment a batch of training images, before binarisation. The default returns it unchanged."""
         return pixels
 
     def split_off(
         self, images: Images, test_size: float = 0, groups: Tensor | None = None, in_order: bool = False
     ) -> dict[str, Images]:
-        """Split images off for validation, and for the test if it has a size: at random, or in_order from the end.
+        """Split off validation images, and test images if `test_size` > 0: at random or, if `in_order`, from the end.
 
-        With `groups`, (N,), the sizes count groups, and no group is in two splits. Raises UserError if none is left.
+        With `groups`, (N,), the sizes count groups, and no group is in two splits. Raises UserError if a size is
+        impossible or leaves no training images.
         """
-        everyone = torch.arange(len(images.pixels)) if groups is None else groups
-        unique, group = everyone.unique(return_inverse=True)
+        group_ids = torch.arange(len(images.pixels)) if groups is None else groups
+        unique, group = group_ids.unique(return_inverse=True)
         n = len(unique)
         val, test = (int(size) if size >= 1 else round(size * n) for size in (self.val_size, test_size))
         if not (0 < val < n - test and (test > 1 or not test_size)):
             sizes = f"dataset.val_size={self.val_size}" + (f" and dataset.test_size={test_size}" if test_size else "")
-            most = f"1 to {n - 1} images" if not test_size else f"1 or more and 2 or more, {n - 1} at most together"
-            raise UserError(f"{sizes}: expected {most}, of {n}")
+            available = f"of the {n} {'images' if groups is None else 'groups'}"
+            limits = f"1 to {n - 1} {available}"
+            if test_size:
+                limits = f"at least 1 and 2 {available}, and at most {n - 1} together"
+            raise UserError(f"{sizes}: expected {limits}")
         rng = generator(torch.device("cpu"), RNGPurpose.SPLIT, self.split_seed)
         order = torch.arange(n).flip(0) if in_order else torch.randperm(n, generator=rng)
-        drawn = order.argsort()[group]  # as which each image's group was drawn
-        rows = drawn.argsort(stable=True)
-        ends = torch.searchsorted(drawn[rows], torch.tensor([test, test + val]))
-        tested, validated, trained = (images.at(part) for part in rows.tensor_split(ends))
-        return {"train": trained, "val": validated} | ({"test": tested} if test else {})
+        rank = order.argsort()[group]  # position of each image's group in `order`
+        rows = rank.argsort(stable=True)
+        ends = torch.searchsorted(rank[rows], torch.tensor([test, test + val]))
+        test_images, val_images, train_images = (images.select(part) for part in rows.tensor_split(ends))
+        return {"train": train_images, "val": val_images} | ({"test": test_images} if test else {})
 
     def setup(self, stage: str | None = None) -> None:  # noqa: ARG002 - all splits are loaded at once
         if self.images:
             return
-        _, training, others = BINARIZE[self.binarize]
+        _, binarize_train, binarize_eval = BINARIZE[self.binarize]
         for i, (split, images) in enumerate(self.load().items()):
-            once = training if split == "train" else others
-            rng = generator(torch.device("cpu"), RNGPurpose.ONCE, self.split_seed, i)
-            self.images[split] = images._replace(pixels=once(images.pixels, rng))
+            binarize = binarize_train if split == "train" else binarize_eval
+            rng = generator(torch.device("cpu"), RNGPurpose.FIXED_BINARIZATION, self.split_seed, i)
+            self.images[split] = images._replace(pixels=binarize(images.pixels, rng))
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(C, H, W)."""
+        """(C, H, W) of an image."""
         channels, height, width = self.images["train"].pixels.shape[1:]
         return channels, height, width
 
@@ -222,25 +229,26 @@ class ImageDataModule(LightningDataModule, ABC):
         return -(-len(self.images["train"].pixels) // self.batch_size)
 
     def x(self, split: str, rows: slice | Tensor = slice(None)) -> Tensor:
-        """Images of a split as the model is fed them, but not mirrored or moved: float in [0, 1], (N, C, H, W)."""
+        """Return images of a split as model input without augmentation: float in [0, 1], (N, C, H, W)."""
         pixels = self.images[split].pixels[rows]
         if split == "train":
-            rng = generator(pixels.device, RNGPurpose.ONCE, self.split_seed)
+            rng = generator(pixels.device, RNGPurpose.FIXED_BINARIZATION, self.split_seed)
             pixels = BINARIZE[self.binarize][0](pixels, rng)
-        return unit(pixels)
+        return to_float(pixels)
 
     def mean_image(self) -> Tensor:
-        """The mean of the training images, (C, H, W), float in [0, 1]."""
+        """Return the mean training image, (C, H, W), float in [0, 1]."""
         pixels = self.images["train"].pixels
         return pixels.float().mean(0) / (1 if pixels.dtype is torch.bool else 255)
 
     def on_device(self, split: str) -> Tensor:
+        """Return the pixels of a split, (N, C, H, W), on the training device."""
         assert self.trainer is not None
         return self.images[split].pixels.to(self.trainer.strategy.root_device)
 
-    def train_dataloader(self) -> Epoch:
+    def train_dataloader(self) -> EpochLoader:
         trainer: Any = self.trainer
-        return Epoch(
+        return EpochLoader(
             self.on_device("train"),
             self.batch_size,
             lambda pixels, rng: BINARIZE[self.binarize][0](self.augment(pixels, rng), rng),

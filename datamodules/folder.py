@@ -1,4 +1,4 @@
-"""Any folder of pictures, read once and kept as one array of pixels."""
+"""A folder of image files, decoded once; the pixels are cached as one array."""
 
 import hashlib
 import logging
@@ -16,61 +16,64 @@ from filelock import FileLock
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from datamodules.base import ImageDataModule, Images, pair
-from datamodules.fetch import content
+from datamodules.base import ImageDataModule, Images, height_and_width
+from datamodules.fetch import npz_checksum
 from vae.errors import UserError
 
 log = logging.getLogger(__name__)
 
-MODES = {"grey": "L", "rgb": "RGB"}
-ENDINGS = {
+MODES = {"grey": "L", "rgb": "RGB"}  # dataset.colour: Pillow's mode
+SUFFIXES = {
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".gif", ".webp", ".avif"),
     *(".bmp", ".tif", ".tiff", ".tga", ".pgm", ".ppm", ".pbm", ".pnm"),
 }
 
 
-def eight_bits(picture: Image.Image) -> Image.Image:
-    """Sixteen bits a pixel as eight; ValueError for more."""
-    if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format == "PPM"):
-        return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-    if picture.mode in ("I", "F"):
-        raise ValueError("it has 32 bits a pixel")
-    return picture
+def to_eight_bits(image: Image.Image) -> Image.Image:
+    """Convert an image of 16 bits per pixel to 8. Raises ValueError for 32 bits per pixel."""
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError("32 bits per pixel are not supported")
+    return image
 
 
-def decode(picture: Path | BinaryIO, size: tuple[int, int], mode: str) -> np.ndarray | str:
-    """The middle of a picture at this size (H, W), as (H, W, C) uint8, on white; or why it cannot be read."""
+def decode_image(source: Path | BinaryIO, size: tuple[int, int], mode: str) -> np.ndarray | str:
+    """Return an image, centre-cropped and scaled to `size` (H, W), on white: (H, W, C), uint8.
+
+    If the file cannot be read, return the error message instead.
+    """
     try:
-        with Image.open(picture) as file:
-            upright = ImageOps.exif_transpose(eight_bits(file))
+        with Image.open(source) as file:
+            upright = ImageOps.exif_transpose(to_eight_bits(file))
             rgba = upright.convert("RGBA")
             on_white = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert(mode)
             fitted = ImageOps.fit(on_white, size[::-1], Image.Resampling.LANCZOS)
-    except Exception as error:  # noqa: BLE001 (Pillow raises nearly anything on a damaged file)
+    except Exception as error:  # noqa: BLE001 (Pillow raises many kinds of exceptions on a damaged file)
         return str(error) or type(error).__name__
     return np.asarray(fitted).reshape(*size, -1)
 
 
-def pictures(folder: Path) -> list[Path]:
-    """The files in it and below, through links too, whose names end as those of pictures do."""
-    found, seen = [], set()
-    for place, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(place)
-        if real in seen:
-            folders.clear()
+def find_images(folder: Path) -> list[Path]:
+    """Return the sorted paths of all image files in a folder and its subfolders, by suffix; links are followed."""
+    found, visited = [], set()
+    for directory, subfolders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(directory)
+        if real in visited:  # a link back to a parent folder
+            subfolders.clear()
             continue
-        seen.add(real)
-        found += [Path(place, name) for name in files if Path(name).suffix.lower() in ENDINGS]
+        visited.add(real)
+        found += [Path(directory, name) for name in files if Path(name).suffix.lower() in SUFFIXES]
     return sorted(path for path in found if path.is_file() or path.is_symlink())
 
 
 @dataclass(eq=False)
 class Folder(ImageDataModule):
-    """The pictures of a folder and of those in it, `val_size` and `test_size` of them held out.
+    """Images of a folder and its subfolders, `val_size` of them for validation and `test_size` for the test.
 
-    Each is cut about its middle to the shape of `size` (one number, or [height, width]), and scaled to it. `colour` is
-    "rgb" or "grey". Where there are folders in the folder, the one a picture is in is its label. What was read is kept
-    in `data_dir`/folder, and read anew when a picture changes. A file that is no picture is named and left out.
+    Each is centre-cropped to the aspect ratio of `size` (one number, or [height, width]) and scaled to it. `colour` is
+    "rgb" or "grey". If the folder has subfolders, the subfolder of an image is its label. The pixels are cached in
+    `data_dir`/folder until an image changes. A file that cannot be read is skipped with a warning.
     """
 
     test_size: float
@@ -80,60 +83,59 @@ class Folder(ImageDataModule):
 
     def fetch_files(self) -> None:
         if not Path(self.path).is_dir():
-            raise UserError(f"dataset.path={self.path}: expected a folder of images, and there is no such folder")
-        paths = pictures(Path(self.path))
+            raise UserError(f"dataset.path={self.path}: expected a folder of images; this folder does not exist")
+        paths = find_images(Path(self.path))
         if not paths:
-            raise UserError(f"dataset.path={self.path}: expected a folder of images, and there is none in it")
-        seen = hashlib.sha256(repr((pair(self.size), self.colour)).encode())
-        for path in tqdm(paths, "looking", leave=False, disable=None):
-            with suppress(OSError):  # decode will say why
-                seen.update(hashlib.sha256(os.fsencode(path.relative_to(self.path))).digest())
-                seen.update(hashlib.sha256(path.read_bytes()).digest())
-        self.cache = Path(self.data_dir) / "folder" / f"{seen.hexdigest()[:32]}.npz"
-        if content(self.cache) == "damaged":
+            raise UserError(f"dataset.path={self.path}: expected a folder of images; this folder contains no image")
+        key = hashlib.sha256(repr((height_and_width(self.size), self.colour)).encode())
+        for path in tqdm(paths, "hashing images", leave=False, disable=None):
+            with suppress(OSError):  # decode_image reports the error
+                key.update(hashlib.sha256(os.fsencode(path.relative_to(self.path))).digest())
+                key.update(hashlib.sha256(path.read_bytes()).digest())
+        self.cache = Path(self.data_dir) / "folder" / f"{key.hexdigest()[:32]}.npz"
+        if npz_checksum(self.cache) == "damaged":
             try:
                 self.cache.parent.mkdir(parents=True, exist_ok=True)
                 with FileLock(self.cache.with_suffix(".lock")):
-                    if content(self.cache) == "damaged":
-                        self.read(paths)
+                    if npz_checksum(self.cache) == "damaged":
+                        self.write_cache(paths)
             except OSError as error:
                 raise UserError(f"data_dir: cannot write to {self.cache.parent}: {error.strerror or error}") from None
         with np.load(self.cache) as arrays:
             for line in arrays["skipped"]:
-                log.warning(f"left out: {line}")
+                log.warning(f"skipped {line}")
             if not len(arrays["pixels"]):
-                raise UserError(f"dataset.path={self.path}: expected a folder of images, and none can be read")
+                raise UserError(f"dataset.path={self.path}: expected a folder of images; none of them can be read")
 
-    def read(self, paths: Sequence[Path]) -> None:
-        """Decode the pictures and write the cache, whole or not at all."""
-        size, mode = pair(self.size), MODES[self.colour]
+    def write_cache(self, paths: Sequence[Path]) -> None:
+        """Decode the images and write the cache atomically."""
+        size, mode = height_and_width(self.size), MODES[self.colour]
         with ThreadPoolExecutor() as pool:
-            decoded = pool.map(lambda path: decode(path, size, mode), paths)
-            found = list(zip(paths, tqdm(decoded, "reading", len(paths), leave=False, disable=None), strict=True))
-        pixels = [picture for _, picture in found if not isinstance(picture, str)]
+            decoded = pool.map(lambda path: decode_image(path, size, mode), paths)
+            progress = tqdm(decoded, "decoding images", len(paths), leave=False, disable=None)
+            results = list(zip(map(self.display_name, paths), progress, strict=True))
+        pixels = [result for _, result in results if not isinstance(result, str)]
         part = self.cache.with_suffix(".part.npz")
         try:
             np.savez(
                 part,
                 pixels=np.stack(pixels) if pixels else np.empty((0, *size, 1), np.uint8),
-                names=np.array([self.name_of(path) for path, it in found if not isinstance(it, str)], str),
-                skipped=np.array([f"{self.name_of(path)}: {it}" for path, it in found if isinstance(it, str)], str),
+                names=np.array([name for name, result in results if not isinstance(result, str)], str),
+                skipped=np.array([f"{name}: {result}" for name, result in results if isinstance(result, str)], str),
             )
             os.replace(part, self.cache)
         finally:
             part.unlink(missing_ok=True)
 
-    def name_of(self, path: Path) -> str:
-        """Its place in the folder, in letters that can be shown."""
+    def display_name(self, path: Path) -> str:
+        """Return the path relative to the folder; bytes that are not UTF-8 are replaced."""
         return os.fsencode(path.relative_to(self.path)).decode(errors="replace")
 
     def load(self) -> dict[str, Images]:
         with np.load(self.cache) as arrays:
-            pixels, names = (
-                torch.from_numpy(arrays["pixels"]).permute(0, 3, 1, 2).contiguous(),
-                arrays["names"].tolist(),
-            )
-        folders = [Path(name).parts[0] if len(Path(name).parts) > 1 else "" for name in names]
-        kinds = sorted(set(folders))
-        labels = torch.tensor([kinds.index(folder) for folder in folders]) if len(kinds) > 1 else None
+            pixels = torch.from_numpy(arrays["pixels"]).permute(0, 3, 1, 2).contiguous()
+            names = arrays["names"].tolist()
+        subfolders = [Path(name).parts[0] if len(Path(name).parts) > 1 else "" for name in names]
+        classes = sorted(set(subfolders))
+        labels = torch.tensor([classes.index(name) for name in subfolders]) if len(classes) > 1 else None
         return self.split_off(Images(pixels, labels, names), self.test_size)

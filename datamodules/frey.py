@@ -1,4 +1,4 @@
-"""Frey faces: 1965 frames of 28 x 20 of a video of Brendan Frey's face (Roweis & Ghahramani)."""
+"""Frey faces: 1965 frames, 28 x 20, of a video of Brendan Frey's face (Roweis & Ghahramani)."""
 
 import pickle
 from collections.abc import Callable
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from datamodules.base import ImageDataModule, Images
-from datamodules.fetch import content, download, fetch, set_aside
+from datamodules.fetch import download, fetch, npz_checksum, rename_damaged
 
 SHA256 = "2438ba4f0d2a6bd8bac43de756141eaa33c8d248dd613d464bdb1210d9b7af78"  # of the (1965, 560) bytes
 
@@ -24,8 +24,8 @@ URLS = {
 }
 
 
-class Pickled:
-    """What stands for an array while its pickle is read: it keeps the array's shape and bytes, and does no more."""
+class PickledArray:
+    """Stand-in for an array while it is unpickled: it only stores the array's state (shape and bytes)."""
 
     def __init__(self, *_args: Any) -> None:
         self.state: Any = ()
@@ -34,66 +34,78 @@ class Pickled:
         self.state = state
 
 
-class ArraysOnly(pickle.Unpickler):
-    """Refuses every name a pickle could ask for but the three a pickled array has, and stands in for these."""
+class ArrayUnpickler(pickle.Unpickler):
+    """Unpickle arrays without running code: allow only the three globals of a pickled array, and replace them.
+
+    Raises UnpicklingError for any other global.
+    """
 
     def find_class(self, module: str, name: str) -> Any:
         if f"{module}.{name}" not in {"numpy.core.multiarray._reconstruct", "numpy.ndarray", "numpy.dtype"}:
-            raise pickle.UnpicklingError(f"it wants {module}.{name}")
-        return Pickled
+            raise pickle.UnpicklingError(f"global {module}.{name} is forbidden")
+        return PickledArray
 
 
-def from_pickle(path: Path) -> np.ndarray:
+def read_pickle(path: Path) -> np.ndarray:
+    """Read the faces, (1965, 560), uint8, from a pickle of Python 2."""
     with path.open("rb") as file:
-        (faces,) = ArraysOnly(file, encoding="latin1").load()
+        (faces,) = ArrayUnpickler(file, encoding="latin1").load()
     _version, shape, _dtype, _fortran, pixels = faces.state
     return np.frombuffer(pixels.encode("latin1"), np.uint8).reshape(shape)
 
 
-def from_mat(path: Path) -> np.ndarray:
+def read_mat(path: Path) -> np.ndarray:
+    """Read the faces, (1965, 560), uint8, from a MATLAB file."""
     from scipy.io import loadmat
 
     return loadmat(path)["ff"].T
 
 
-READERS: dict[str, Callable[[Path], np.ndarray]] = {"freyfaces.pkl": from_pickle, "frey_rawface.mat": from_mat}
+READERS: dict[str, Callable[[Path], np.ndarray]] = {"freyfaces.pkl": read_pickle, "frey_rawface.mat": read_mat}
 
 
-def decode(path: Path, folder: Path) -> None:
-    """Make frey.npz of one of the two files the faces are handed round in; RuntimeError if it is not whole."""
+def convert(path: Path, folder: Path) -> None:
+    """Convert a file in one of the two published formats to frey.npz in `folder`.
+
+    Raises RuntimeError if the file is damaged.
+    """
     try:
         faces = READERS[path.name](path)
     except Exception as error:
         if isinstance(error, ImportError | MemoryError) or getattr(error, "errno", None):
-            raise  # it may well be whole
-        raise RuntimeError(f"{path.name} cannot be read: {error}") from None
+            raise  # not a sign of a damaged file
+        raise RuntimeError(f"cannot read {path.name}: {error}") from None
     np.savez_compressed(folder / "frey.npz", faces=np.ascontiguousarray(faces))
 
 
-def remote(url: str, folder: Path) -> None:
+def download_faces(url: str, folder: Path) -> None:
+    """Download a file of faces and convert it to frey.npz in `folder`."""
     path = folder / Path(url).name
     download(url, path)
-    decode(path, folder)
+    convert(path, folder)
 
 
-def by_hand(places: list[Path], folder: Path) -> None:
-    """A file that somebody put there; a damaged one is set aside."""
-    found = [place / name for place in places for name in READERS if (place / name).is_file()]
+def convert_manual_file(directories: list[Path], folder: Path) -> None:
+    """Convert a file that the user put into one of the directories to frey.npz in `folder`.
+
+    Renames damaged files. Raises RuntimeError if no valid file is found.
+    """
+    found = [directory / name for directory in directories for name in READERS if (directory / name).is_file()]
     for path in found:
         with suppress(RuntimeError):
-            decode(path, folder)
-        if content(folder / "frey.npz") == SHA256:
+            convert(path, folder)
+        if npz_checksum(folder / "frey.npz") == SHA256:
             return
-        set_aside(path)
-    raise RuntimeError(f"{' and '.join(map(str, found))} damaged" if found else "none")
+        rename_damaged(path)
+    raise RuntimeError(f"{' and '.join(map(str, found))} damaged" if found else "none found")
 
 
 @dataclass(eq=False)
 class Frey(ImageDataModule):
-    """1965 faces, `val_size` and `test_size` of them held out; kept in `data_dir`/frey.
+    """1965 faces, `val_size` of them for validation and `test_size` for the test, stored in `data_dir`/frey.
 
-    `split` is "random", as in the literature, where most test faces have a neighbour in time among the training ones;
-    or "sequential": training, validation and test faces in the order of the video.
+    `split` is "random", as in the literature, so that most test faces are neighbours in time of a training face; or
+    "sequential": training, validation and test faces follow each other in the video.
     """
 
     test_size: float
@@ -104,14 +116,13 @@ class Frey(ImageDataModule):
         return Path(self.data_dir) / "frey"
 
     def fetch_files(self) -> None:
-        places = [self.folder, self.folder.parent]
         fetch(
             self.folder,
             {"frey.npz": SHA256},
-            {"files put there by hand": partial(by_hand, places)}
-            | {name: partial(remote, url) for name, url in URLS.items()},
-            content,
-            by_hand=[" or ".join(str(self.folder / name) for name in READERS)],
+            {"manually added files": partial(convert_manual_file, [self.folder, self.folder.parent])}
+            | {name: partial(download_faces, url) for name, url in URLS.items()},
+            npz_checksum,
+            manual_files=[" or ".join(str(self.folder / name) for name in READERS)],
         )
 
     def load(self) -> dict[str, Images]:

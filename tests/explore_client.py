@@ -33,7 +33,7 @@ class Named(ImageDataModule):
         pixels[:, :, 2:12, 2:8] = torch.randint(256, (60, 1, 10, 6), generator=torch.manual_seed(0)).byte()
         names = [*NAMES, *(f"other-{i}" for i in range(52))]
         every = Images(pixels, torch.arange(60) % 3, names)
-        return self.split_off(every.at(torch.arange(8, 60))) | {"test": every.at(torch.arange(8))}
+        return self.split_off(every.select(torch.arange(8, 60))) | {"test": every.select(torch.arange(8))}
 
 
 class Linear(nn.Module):

@@ -1,18 +1,18 @@
-"""Keras 3 on JAX: a subclass of keras.Model with its loss by add_loss, and fit()."""
+"""Keras 3 on JAX: a subclass of keras.Model that uses add_loss, and fit()."""
 
 import os
 
 os.environ["KERAS_BACKEND"] = "jax"
 
+import common
 import keras
 import numpy as np
-import work
 from keras import layers, ops
 from keras.random import SeedGenerator
 
 
 class Binarise(layers.Layer):
-    """Each pixel is 1 with the probability of its grey; only in training."""
+    """Set each pixel to 1 with the probability of its grey level; training only."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -23,7 +23,7 @@ class Binarise(layers.Layer):
 
 
 class Sample(layers.Layer):
-    """z, from its mean and log-variance."""
+    """Draw z, given its mean and log-variance."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,13 +34,13 @@ class Sample(layers.Layer):
 
 
 class VAE(keras.Model):
-    """The loss is minus the ELBO."""
+    """VAE whose loss is minus the ELBO."""
 
     def __init__(self) -> None:
         super().__init__()
         self.binarise, self.sample = Binarise(), Sample()
-        self.encoder = keras.Sequential([layers.Dense(work.HIDDEN, "tanh"), layers.Dense(2 * work.CODES)])
-        self.decoder = keras.Sequential([layers.Dense(work.HIDDEN, "tanh"), layers.Dense(work.PIXELS)])
+        self.encoder = keras.Sequential([layers.Dense(common.HIDDEN, "tanh"), layers.Dense(2 * common.LATENT_DIM)])
+        self.decoder = keras.Sequential([layers.Dense(common.HIDDEN, "tanh"), layers.Dense(common.PIXELS)])
 
     def call(self, x: keras.KerasTensor, training: bool = False) -> keras.KerasTensor:
         x = self.binarise(x, training=training)
@@ -54,15 +54,17 @@ class VAE(keras.Model):
 
 keras.utils.set_random_seed(0)
 vae = VAE()
-vae.compile(keras.optimizers.Adam(work.RATE))
+vae.compile(keras.optimizers.Adam(common.LR))
 vae.fit(
-    work.train() / np.float32(255),
-    batch_size=work.BATCH,
-    epochs=work.EPOCHS,
+    common.train() / np.float32(255),
+    batch_size=common.BATCH,
+    epochs=common.EPOCHS,
     verbose=0,
     callbacks=[
-        keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: work.passed(epoch + 1, -logs["val_loss"]))
+        keras.callbacks.LambdaCallback(
+            on_epoch_end=lambda epoch, logs: common.report_epoch(epoch + 1, -logs["val_loss"])
+        )
     ],
-    validation_data=(work.val(),),
+    validation_data=(common.val(),),
 )
-work.finished(-vae.evaluate(work.test(), batch_size=work.BATCH, verbose=0))
+common.report_test(-vae.evaluate(common.test(), batch_size=common.BATCH, verbose=0))

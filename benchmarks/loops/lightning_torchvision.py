@@ -1,12 +1,12 @@
-"""Lightning and torchvision, as tutorials have them: a dataset of PIL images, a transform that makes them binary."""
+"""Lightning and torchvision as in tutorials: a dataset of PIL images, binarised by a transform."""
 
 import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import common
 import torch
 import torch.nn.functional as F
-import work
 from pytorch_lightning import LightningModule, Trainer, seed_everything
 from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor, nn
@@ -19,12 +19,14 @@ class VAE(LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self.encoder = nn.Sequential(
-            nn.Linear(work.PIXELS, work.HIDDEN), nn.Tanh(), nn.Linear(work.HIDDEN, 2 * work.CODES)
+            nn.Linear(common.PIXELS, common.HIDDEN), nn.Tanh(), nn.Linear(common.HIDDEN, 2 * common.LATENT_DIM)
         )
-        self.decoder = nn.Sequential(nn.Linear(work.CODES, work.HIDDEN), nn.Tanh(), nn.Linear(work.HIDDEN, work.PIXELS))
+        self.decoder = nn.Sequential(
+            nn.Linear(common.LATENT_DIM, common.HIDDEN), nn.Tanh(), nn.Linear(common.HIDDEN, common.PIXELS)
+        )
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """log p(x|z) and the KL divergence, means over images (B, 784)."""
+        """Return log p(x|z) and the KL divergence for images (B, 784), as means over the images."""
         mean, log_var = self.encoder(x).chunk(2, -1)
         z = mean + (log_var / 2).exp() * torch.randn_like(mean)
         log_px_z = -F.binary_cross_entropy_with_logits(self.decoder(z), x, reduction="none").sum(-1)
@@ -43,15 +45,15 @@ class VAE(LightningModule):
         self.log("val/elbo", log_px_z - kl, prog_bar=True)
 
     def on_train_epoch_end(self) -> None:
-        """The validation of the epoch is over by then."""
-        work.passed(self.current_epoch + 1, self.trainer.callback_metrics["val/elbo"].item())
+        """Report the epoch; its validation has already run."""
+        common.report_epoch(self.current_epoch + 1, self.trainer.callback_metrics["val/elbo"].item())
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.parameters(), lr=work.RATE)
+        return torch.optim.Adam(self.parameters(), lr=common.LR)
 
 
 def loader(images: Subset, shuffle: bool) -> DataLoader:
-    return DataLoader(images, work.BATCH, shuffle, num_workers=int(os.environ.get("WORKERS", "0")))
+    return DataLoader(images, common.BATCH, shuffle, num_workers=int(os.environ.get("WORKERS", "0")))
 
 
 seed_everything(0)
@@ -60,9 +62,9 @@ images = MNIST(Path(os.environ["MNIST"]).parent.parent, transform=transform)
 train, val = Subset(images, range(55000)), Subset(images, range(55000, 60000))
 vae = VAE()
 with TemporaryDirectory() as folder:
-    trainer = Trainer(max_epochs=work.EPOCHS, logger=CSVLogger(folder), default_root_dir=folder)
+    trainer = Trainer(max_epochs=common.EPOCHS, logger=CSVLogger(folder), default_root_dir=folder)
     trainer.fit(vae, loader(train, True), loader(val, False))
 vae.eval()
 with torch.inference_mode():
-    log_px_z, kl = vae(torch.from_numpy(work.test()))
-work.finished((log_px_z - kl).item())
+    log_px_z, kl = vae(torch.from_numpy(common.test()))
+common.report_test((log_px_z - kl).item())

@@ -1,13 +1,13 @@
-"""A raw PyTorch loop: images in memory as floats, torch.bernoulli for each batch, fused Adam."""
+"""Plain PyTorch loop: float images in memory, torch.bernoulli per batch, fused Adam."""
 
+import common
 import torch
 import torch.nn.functional as F
-import work
 from torch import Tensor, nn
 
 
 def elbo(encoder: nn.Module, decoder: nn.Module, x: Tensor) -> Tensor:
-    """(B,), for x (B, 784)."""
+    """Return the ELBO of each image, (B,), for x (B, 784)."""
     mean, log_var = encoder(x).chunk(2, -1)
     z = mean + (log_var / 2).exp() * torch.randn_like(mean)
     log_px_z = -F.binary_cross_entropy_with_logits(decoder(z), x, reduction="none").sum(-1)
@@ -16,23 +16,25 @@ def elbo(encoder: nn.Module, decoder: nn.Module, x: Tensor) -> Tensor:
 
 
 def mean_elbo(encoder: nn.Module, decoder: nn.Module, x: Tensor) -> float:
-    """In nats, of images (N, 784)."""
+    """Return the mean ELBO, in nats, of images (N, 784)."""
     with torch.inference_mode():
         return torch.cat([elbo(encoder, decoder, batch) for batch in x.split(500)]).mean().item()
 
 
 torch.manual_seed(0)
-grey = torch.from_numpy(work.train()) / 255
-val, test = torch.from_numpy(work.val()), torch.from_numpy(work.test())
-encoder = nn.Sequential(nn.Linear(work.PIXELS, work.HIDDEN), nn.Tanh(), nn.Linear(work.HIDDEN, 2 * work.CODES))
-decoder = nn.Sequential(nn.Linear(work.CODES, work.HIDDEN), nn.Tanh(), nn.Linear(work.HIDDEN, work.PIXELS))
-optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=work.RATE, fused=True)
-for epoch in range(work.EPOCHS):
-    for rows in torch.randperm(len(grey)).split(work.BATCH):
+grey = torch.from_numpy(common.train()) / 255
+val, test = torch.from_numpy(common.val()), torch.from_numpy(common.test())
+encoder = nn.Sequential(
+    nn.Linear(common.PIXELS, common.HIDDEN), nn.Tanh(), nn.Linear(common.HIDDEN, 2 * common.LATENT_DIM)
+)
+decoder = nn.Sequential(nn.Linear(common.LATENT_DIM, common.HIDDEN), nn.Tanh(), nn.Linear(common.HIDDEN, common.PIXELS))
+optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=common.LR, fused=True)
+for epoch in range(common.EPOCHS):
+    for rows in torch.randperm(len(grey)).split(common.BATCH):
         x = torch.bernoulli(grey[rows])
         loss = -elbo(encoder, decoder, x).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    work.passed(epoch + 1, mean_elbo(encoder, decoder, val))
-work.finished(mean_elbo(encoder, decoder, test))
+    common.report_epoch(epoch + 1, mean_elbo(encoder, decoder, val))
+common.report_test(mean_elbo(encoder, decoder, test))

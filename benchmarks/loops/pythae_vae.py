@@ -1,9 +1,9 @@
-"""pythae: its VAE and its trainer; the training digits are drawn anew by a callback before each epoch."""
+"""pythae: its VAE and its trainer; a callback binarises the training digits again before each epoch."""
 
 from tempfile import TemporaryDirectory
 
+import common
 import torch
-import work
 from pythae.data.datasets import BaseDataset, DatasetOutput
 from pythae.models import VAE, VAEConfig
 from pythae.models.base.base_utils import ModelOutput
@@ -18,7 +18,7 @@ class Encoder(BaseEncoder):
     def __init__(self) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Linear(work.PIXELS, work.HIDDEN), nn.Tanh(), nn.Linear(work.HIDDEN, 2 * work.CODES)
+            nn.Linear(common.PIXELS, common.HIDDEN), nn.Tanh(), nn.Linear(common.HIDDEN, 2 * common.LATENT_DIM)
         )
 
     def forward(self, x: Tensor) -> ModelOutput:
@@ -30,15 +30,18 @@ class Decoder(BaseDecoder):
     def __init__(self) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Linear(work.CODES, work.HIDDEN), nn.Tanh(), nn.Linear(work.HIDDEN, work.PIXELS), nn.Sigmoid()
+            nn.Linear(common.LATENT_DIM, common.HIDDEN),
+            nn.Tanh(),
+            nn.Linear(common.HIDDEN, common.PIXELS),
+            nn.Sigmoid(),
         )
 
     def forward(self, z: Tensor) -> ModelOutput:
         return ModelOutput(reconstruction=self.layers(z))
 
 
-class Passes(TrainingCallback):
-    """Draws the training digits before each epoch, and tells of the ELBO after it."""
+class EpochCallback(TrainingCallback):
+    """Binarise the training digits before each epoch and report the ELBO after it."""
 
     def __init__(self, grey: Tensor) -> None:
         self.grey = grey
@@ -47,27 +50,31 @@ class Passes(TrainingCallback):
         train_loader.dataset.data = torch.bernoulli(self.grey)
 
     def on_log(self, _config: BaseTrainerConfig, logs: dict[str, float], global_step: int, **_: object) -> None:
-        work.passed(global_step, -logs["eval_epoch_loss"])
+        common.report_epoch(global_step, -logs["eval_epoch_loss"])
 
 
 def dataset(x: Tensor) -> BaseDataset:
-    """Labels are asked for, and not used."""
+    """Return a dataset of x; pythae requires labels, but does not use them."""
     return BaseDataset(x, torch.zeros(len(x)))
 
 
 torch.manual_seed(0)
-grey, val, test = torch.from_numpy(work.train()) / 255, torch.from_numpy(work.val()), torch.from_numpy(work.test())
-config = VAEConfig(input_dim=(work.PIXELS,), latent_dim=work.CODES, reconstruction_loss="bce")
+grey, val, test = (
+    torch.from_numpy(common.train()) / 255,
+    torch.from_numpy(common.val()),
+    torch.from_numpy(common.test()),
+)
+config = VAEConfig(input_dim=(common.PIXELS,), latent_dim=common.LATENT_DIM, reconstruction_loss="bce")
 vae = VAE(config, Encoder(), Decoder())
 with TemporaryDirectory() as folder:
-    how = BaseTrainerConfig(
+    trainer_config = BaseTrainerConfig(
         output_dir=folder,
-        num_epochs=work.EPOCHS,
-        learning_rate=work.RATE,
-        per_device_train_batch_size=work.BATCH,
-        per_device_eval_batch_size=work.BATCH,
+        num_epochs=common.EPOCHS,
+        learning_rate=common.LR,
+        per_device_train_batch_size=common.BATCH,
+        per_device_eval_batch_size=common.BATCH,
     )
-    BaseTrainer(vae, dataset(grey), dataset(val), how, [Passes(grey)]).train()
+    BaseTrainer(vae, dataset(grey), dataset(val), trainer_config, [EpochCallback(grey)]).train()
 with torch.inference_mode():
     elbo = -vae(DatasetOutput(data=test)).loss.item()
-work.finished(elbo)
+common.report_test(elbo)

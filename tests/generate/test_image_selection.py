@@ -7,7 +7,7 @@ from fakes import Four, Named, ready
 from PIL import Image
 from toy_dataset import Bars
 
-from datamodules.folder import decode
+from datamodules.folder import decode_image
 from vae.errors import UserError
 from vae.generate import chosen
 
@@ -23,7 +23,7 @@ def test_images_are_found_by_name_number_and_file(tmp_path):
     picture = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
     Image.fromarray(picture).save(tmp_path / "mine.png")
     (x,), (name,) = chosen.one(data, "images", str(tmp_path / "mine.png"))
-    expected = decode(tmp_path / "mine.png", (6, 5), "RGB").transpose(2, 0, 1)
+    expected = decode_image(tmp_path / "mine.png", (6, 5), "RGB").transpose(2, 0, 1)
     np.testing.assert_allclose(x, expected / 255, atol=1e-6)
     assert name == "mine"
 

@@ -74,7 +74,7 @@ def test_the_images_are_loaded_once(cli, monkeypatch):
 
 def test_a_sweep_that_was_killed_goes_on_where_it_was(tmp_path, monkeypatch):
     """Its second job is killed in its second epoch, the third never began."""
-    line = ["-m", "latent_dim=2,3,4", "trainer.max_epochs=3", "optimizer.schedule._target_=toy_dataset.Kill"]
+    line = ["-m", "latent_dim=2,3,4", "trainer.max_epochs=3", "optimizer.schedule._target_=toy_dataset.KillSecondJob"]
     monkeypatch.chdir(tmp_path)
     (tmp_path / "killed").touch()  # so that nothing is
     assert process(tmp_path, *line, "hydra.sweep.dir=whole").returncode == 0
@@ -172,7 +172,7 @@ def test_two_jobs_at_a_time_share_the_threads(tmp_path):
         "latent_dim=2,3",
         "hydra/launcher=joblib",
         "hydra.launcher.n_jobs=2",
-        "optimizer.schedule._target_=toy_dataset.Threads",
+        "optimizer.schedule._target_=toy_dataset.WriteThreadCount",
     )
     assert done.returncode == 0, done.stderr
     used = [int(path.read_text()) for path in tmp_path.glob("threads-*")]

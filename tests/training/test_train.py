@@ -254,7 +254,7 @@ def test_a_run_stopped_and_resumed_ends_in_the_same_weights(stop_after, by, code
 
 
 def test_a_run_whose_epochs_are_one_batch_of_batches_stops_after_one(cli, runs, monkeypatch):
-    monkeypatch.setattr("datamodules.base.AT_ONCE", 100)
+    monkeypatch.setattr("datamodules.base.BATCHES_PER_CHUNK", 100)
     assert cli(*EPOCHS)[0] == 0
     (whole,) = runs()
     step = VAEModule.step
@@ -290,7 +290,7 @@ def test_what_is_left_at_the_end_is_recorded_too(cli, runs):
 
 def test_many_steps_at_a_time_are_the_steps_one_at_a_time(cli, runs, monkeypatch):
     cli("trainer.max_epochs=4", "trainer.max_steps=31", "log_every_n_steps=2")
-    monkeypatch.setattr("datamodules.base.AT_ONCE", 1)
+    monkeypatch.setattr("datamodules.base.BATCHES_PER_CHUNK", 1)
     cli("trainer.max_epochs=4", "trainer.max_steps=31", "log_every_n_steps=2")
     many, one = runs()
     assert same(weights(many), weights(one))

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from datamodules.base import at_once
+from datamodules.base import chunk_batches
 from vae.errors import UserError
 
 
@@ -48,7 +48,7 @@ class CUDAGraphStepper:
                     group["fused"] = False  # which would stay the one kernel it is
             torch._dynamo.reset()  # or it would compile no more than eight optimisers in one process
             self.move = torch.compile(self.move)
-        self.most = at_once(x.numel(), on_gpu=True)
+        self.most = chunk_batches(x.numel(), on_gpu=True)
         self.images = x.new_zeros(self.most, *x.shape)
         self.told = x.new_ones(self.most, 2)  # a step's weight and learning rate
         self.sums = x.new_zeros(self.most, len(module.names))

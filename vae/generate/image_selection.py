@@ -8,8 +8,8 @@ from typing import BinaryIO, NamedTuple
 import torch
 from torch import Tensor
 
-from datamodules.base import BINARIZE, ImageDataModule, Images, RNGPurpose, generator, unit
-from datamodules.folder import MODES, decode
+from datamodules.base import BINARIZE, ImageDataModule, Images, RNGPurpose, generator, to_float
+from datamodules.folder import MODES, decode_image
 from vae.errors import UserError
 
 SPLITS = ("test", "val", "train")  # in which a name is looked for
@@ -44,12 +44,12 @@ def some(data: ImageDataModule, split: str, n: int, each: int = 1) -> SelectedIm
 def of_picture(data: ImageDataModule, key: str, file: Path | BinaryIO, name: str) -> SelectedImages:
     """A picture, cut and scaled as dataset=folder does, and made binary as test images are; UserError if it is none."""
     channels, height, width = data.shape
-    picture = decode(file, (height, width), [*MODES.values()][channels > 1])
+    picture = decode_image(file, (height, width), [*MODES.values()][channels > 1])
     if isinstance(picture, str):
         raise UserError(f"{key}={name}: expected a picture; {' '.join(picture.split())}")
     pixels = torch.tensor(picture).permute(2, 0, 1)[None]
-    rng = generator(pixels.device, RNGPurpose.ONCE, data.split_seed)
-    return SelectedImages(unit(BINARIZE[data.binarize][2](pixels, rng)), [Path(name).stem])
+    rng = generator(pixels.device, RNGPurpose.FIXED_BINARIZATION, data.split_seed)
+    return SelectedImages(to_float(BINARIZE[data.binarize][2](pixels, rng)), [Path(name).stem])
 
 
 def one(data: ImageDataModule, key: str, meant: str | int) -> SelectedImages:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from datamodules.base import EVAL_BATCH, unit
+from datamodules.base import EVAL_BATCH, to_float
 from vae import figures
 from vae.errors import UserError
 from vae.generate.image_grid import Row, moving, png, sheet
@@ -105,7 +105,7 @@ def manifold(studio: Session) -> Made:
 
 def distances(pictures: Tensor, pixels: Tensor) -> Tensor:
     """Root mean squares of the differences of pictures (n, C, H, W) and pixels (N, C, H, W), (n, N)."""
-    parts = [torch.cdist(pictures.flatten(1), unit(part).flatten(1).cpu()) for part in pixels.split(EVAL_BATCH)]
+    parts = [torch.cdist(pictures.flatten(1), to_float(part).flatten(1).cpu()) for part in pixels.split(EVAL_BATCH)]
     return torch.cat(parts, 1) / pictures[0].numel() ** 0.5
 
 
@@ -120,7 +120,7 @@ def nearest(studio: Session) -> Made:
         called = [
             f"{names[i]}  {d:.2f}" if names else f"{d:.2f}" for d, i in zip(far.tolist(), row.tolist(), strict=True)
         ]
-        rows.append(Row(torch.cat([picture[None], unit(pixels[row]).cpu()]), ["sample", *called], side=144))
+        rows.append(Row(torch.cat([picture[None], to_float(pixels[row]).cpu()]), ["sample", *called], side=144))
     return {"nearest.png": png(sheet(rows))}
 
 

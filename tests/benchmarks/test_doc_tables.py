@@ -1,0 +1,157 @@
+"""The tables and figures that the benchmarks write into docs/."""
+
+import csv
+import subprocess
+import sys
+from datetime import date
+
+import matplotlib.image
+import pytest
+import torch
+
+from vae.config.schema import CONF
+
+sys.path.append(str(CONF.parent / "benchmarks"))
+import batched_models
+import costs
+import doc_tables
+import estimator
+import gpu
+import results
+import scaling
+import speed
+
+HEADERS = {
+    "results_cpu": results.HEADER,
+    "results_full": results.HEADER,
+    "loops": speed.LOOPS_HEADER,
+    "costs": costs.HEADER,
+    "batched_models": batched_models.HEADER,
+}
+
+
+@pytest.fixture
+def tables(tmp_path, monkeypatch):
+    """Return the folder that the benchmarks write to instead of docs/tables."""
+    monkeypatch.setattr(doc_tables, "TABLES", tmp_path / "docs" / "tables")
+    for module in (costs, scaling, gpu, speed):
+        monkeypatch.setattr(module, "OUT", tmp_path / "outputs")
+    return tmp_path / "docs" / "tables"
+
+
+def parse(text):
+    """Return the cells of all rows of a Markdown table but the separator, and the last line of the file."""
+    table, machine = text.rstrip("\n").split("\n\n")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
+    assert rows[1] == ["---"] * len(rows[0])
+    assert {len(row) for row in rows} == {len(rows[0])}
+    return [rows[0], *rows[2:]], machine
+
+
+def test_write_table(tables):
+    table = doc_tables.markdown_table(["a", "b"], [["1", ""], ["2", "x"]])
+    doc_tables.write_table("new", table, "a machine")
+    assert (tables / "new.md").read_text() == "| a | b |\n|---|---|\n| 1 |  |\n| 2 | x |\n\na machine.\n"
+
+
+def test_describe_machine_names_date_device_and_versions():
+    text = doc_tables.describe_machine()
+    assert text.startswith(f"{date.today()}, ")
+    assert " cores; Python 3." in text
+    assert f"torch {torch.__version__.partition('+')[0]}" in text
+    assert "a GPU; Python" in doc_tables.describe_machine("a GPU")
+
+
+@pytest.mark.parametrize("path", sorted(doc_tables.TABLES.glob("*.md")), ids=lambda path: path.stem)
+def test_the_tables_of_the_documentation_have_the_columns_of_their_benchmark(path):
+    (header, *rows), machine = parse(path.read_text())
+    assert header == HEADERS.get(path.stem, header)
+    assert rows
+    assert machine
+
+
+def test_costs(tables, monkeypatch):
+    monkeypatch.setattr(costs, "GROUPS", [["", "architecture=conv"], ["experiment=a", "prior=b"]])
+    calls = []
+
+    def seconds_per_image(*arguments):
+        calls.append(arguments)
+        return len(calls) * 1e-5
+
+    monkeypatch.setattr(costs, "seconds_per_image", seconds_per_image)
+    costs.main()
+    assert calls[6:] == [("experiment=a", "prior=b", f"compile={value}") for value in ("false", "true")]
+    rows, machine = parse((tables / "costs.md").read_text())
+    assert rows == [
+        costs.HEADER,
+        ["the default", "10", "1.0", "20", "2.00"],
+        ["`architecture=conv`", "30", "3.0", "40", "1.33"],
+        ["`experiment=a`", "50", "1.0", "60", "1.20"],
+        ["`experiment=a prior=b`", "70", "1.4", "80", "1.14"],
+    ]
+    assert machine == f"{doc_tables.describe_machine()}."
+
+
+def test_seconds_per_image_is_the_median_without_the_first_interval(tables, monkeypatch):
+    def run(_command, **_):
+        (tables.parent.parent / "outputs" / "cost").mkdir(parents=True)
+        with (costs.OUT / "cost" / "metrics.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([["images_per_second"], *([speed] for speed in (1, 200, "", 100, 400))])
+
+    monkeypatch.setattr(subprocess, "run", run)
+    assert costs.seconds_per_image() == 1 / 200
+
+
+def test_batched_models(tables, monkeypatch):
+    monkeypatch.setattr(batched_models, "SIZES", [(8, 3)])
+    times = iter([9.0, 9.0] + [0.002, 0.003] * 5 + [1.0] * 24)
+    monkeypatch.setattr(batched_models, "seconds_per_step", lambda _step: next(times))
+    batched_models.main()
+    rows, _ = parse((tables / "batched_models.md").read_text())
+    assert rows[:2] == [batched_models.HEADER, ["8", "3", "2", "2.0", "3.0", "1.50"]]
+    assert [row[2] for row in rows[1:]] == ["2", "4", "8"]
+
+
+def test_scaling_writes_its_figure(tmp_path, tables, monkeypatch):
+    assert not tables.exists()
+    monkeypatch.setattr(scaling, "FIGURE", tmp_path / "docs" / "images" / "scaling.png")
+    monkeypatch.setattr(scaling, "train_seconds", lambda _keys, sizes: 1e-6 * sum(sizes.values()))
+    monkeypatch.setattr(scaling, "product_seconds", lambda **sizes: 5e-7 * sum(sizes.values()))
+    scaling.main()
+    height, width, _ = matplotlib.image.imread(tmp_path / "docs" / "images" / "scaling.png").shape
+    assert width > 2 * height
+
+
+def test_estimator_prints_a_table(monkeypatch, capsys):
+    monkeypatch.setattr(estimator, "prepare", lambda: None)
+    monkeypatch.setattr(estimator, "compiled_draws", lambda *_: None)
+    monkeypatch.setattr(estimator, "ROUNDS", 2)
+    times = iter([9.0, 9.0, 9.0, 2.0, 3.0, 2.5])
+    monkeypatch.setattr(estimator, "seconds", lambda _function: next(times))
+    estimator.main("cpu")
+    rows, _ = parse(capsys.readouterr().out + "\nmachine")
+    assert rows[0][0] == "log p(x), K = 5000"
+    assert rows[1:] == [["`compile=false`", "30", "1.50"], ["`compile=true`", "25", "1.25"]]
+
+
+def test_gpu(tables, monkeypatch):
+    monkeypatch.setattr(gpu, "training_loops", lambda: {"a": lambda batch: 1e5 / batch, "b": lambda batch: 10 * batch})
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", lambda _: None)
+    gpu.main([20, 100])
+    rows, machine = parse((tables / "gpu.md").read_text())
+    assert rows == [["steps per second", "batch 20", "batch 100"], ["a", "5,000", "1,000"], ["b", "200", "1,000"]]
+    assert ", a GPU; Python" in machine
+
+
+def test_speed_writes_three_tables(tables, monkeypatch):
+    table = doc_tables.markdown_table(["a"], [["1"]])
+    monkeypatch.setattr(speed, "time_estimator", lambda: table)
+    monkeypatch.setattr(speed, "time_loops", lambda peers, epochs: table.replace("1", f"{peers} {epochs}"))
+    monkeypatch.setattr(speed, "time_startup", lambda: table)
+    monkeypatch.setattr(speed, "peer_versions", lambda _peers: "jax 1")
+    speed.main("python", 3)
+    assert sorted(path.name for path in tables.iterdir()) == ["estimator.md", "loops.md", "startup.md"]
+    rows, machine = parse((tables / "loops.md").read_text())
+    assert rows == [["a"], ["python 3"]]
+    assert machine.endswith(", jax 1.")
