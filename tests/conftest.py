@@ -54,7 +54,7 @@ def runs(tmp_path):
 
 
 @pytest.fixture
-def isolated(tmp_path, monkeypatch):
+def isolated_wandb(tmp_path, monkeypatch):
     """Nothing of W&B from whoever runs the tests, nor from the test before."""
     import wandb
 
@@ -72,13 +72,13 @@ def isolated(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def start(tmp_path, isolated):
+def start(tmp_path, isolated_wandb):
     """start(env, run) -> the logger of the run in tmp_path/<run>."""
     from vae.tracking.loggers import wandb_logger
 
     def start(env, run="run", **about):
         for name, value in env.items():
-            isolated.setenv(name, value)
+            isolated_wandb.setenv(name, value)
         (tmp_path / run).mkdir(exist_ok=True)
         about = {"project": "vae", "name": run, "group": "sweep", "tags": ["a", "b"], "notes": None} | about
         about = {"job_type": "train", "log_model": False} | about
@@ -105,8 +105,8 @@ def browser():
 
 
 @pytest.fixture
-def command_of(monkeypatch, capsys):
-    """command_of(module)(*arguments) runs what python -m does; (exit code, stdout, stderr)."""
+def module_cli(monkeypatch, capsys):
+    """module_cli(module)(*arguments) runs what python -m does; (exit code, stdout, stderr)."""
 
     def command(module):
         def run(*arguments):

@@ -24,8 +24,8 @@ ROOT = CONF.parent
 
 
 @pytest.fixture
-def score(command_of):
-    return command_of(evaluate)
+def score(module_cli):
+    return module_cli(evaluate)
 
 
 def test_the_test_images_are_scored_with_the_best_weights_and_each_is_kept(cli, runs, score):

@@ -30,9 +30,9 @@ ROOT = CONF.parent
         ("MULTIRUN", ["logger.group=mine"], "mine", "sweep"),
     ],
 )
-def test_the_runs_of_a_sweep_are_a_group(mode, typed, group, job_type, isolated, tmp_path):
+def test_the_runs_of_a_sweep_are_a_group(mode, typed, group, job_type, isolated_wandb, tmp_path):
     """What is read is what the run's folder says of how it began, as it is when the run is resumed, moved or not."""
-    isolated.setenv("WANDB_MODE", "offline")
+    isolated_wandb.setenv("WANDB_MODE", "offline")
     about = {"mode": mode, "runtime": {"output_dir": "/somewhere/2026-11-25/latent_dim=2"}}
     (tmp_path / ".hydra").mkdir()
     OmegaConf.save({"hydra": about}, tmp_path / ".hydra" / "hydra.yaml")
@@ -146,14 +146,14 @@ def agent_s_command(search: dict[str, Any], values: dict[str, Any], monkeypatch:
 
 
 @pytest.mark.parametrize("end", [0, -1])
-def test_what_wandb_s_agent_starts_is_a_run_with_these_values(end, isolated):
+def test_what_wandb_s_agent_starts_is_a_run_with_these_values(end, isolated_wandb):
     search = yaml.safe_load(SEARCH.read_text())
     values = {
         key: sorted(given["values"], key=str)[end] if "values" in given else (given["min"], given["max"])[end]
         for key, given in search["parameters"].items()
     }
     assert set(values) == {"latent_dim", "hidden_size", "activation", "optimizer.lr"}
-    command = [*agent_s_command(search, values, isolated), "--cfg", "job"]
+    command = [*agent_s_command(search, values, isolated_wandb), "--cfg", "job"]
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     done = subprocess.run(
         command, cwd=ROOT, env=os.environ | {"PATH": path}, capture_output=True, text=True, timeout=60

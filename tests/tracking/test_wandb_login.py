@@ -19,7 +19,7 @@ from vae.tracking.loggers import finish
 
 
 @pytest.fixture
-def command(isolated):  # noqa: ARG001 (nothing of whoever runs the tests)
+def command(isolated_wandb):  # noqa: ARG001 (nothing of whoever runs the tests)
     """command(module, *arguments, **env) -> the exit code of python -m vae.<module> and what it printed."""
 
     def command(module: str, *arguments: str, **env: str) -> tuple[int, str, str]:
