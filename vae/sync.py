@@ -81,10 +81,10 @@ def sync(outputs: Path, timeout: float) -> int:
     ids = [run.name.rpartition("-")[2] for run in pending]  # the parts of a resumed run have the same id
     blocked: set[str] = set()
     for i, (run, run_id) in enumerate(zip(pending, ids, strict=True), 1):
-        skip = (
-            "skipped: an earlier part is not uploaded" if run_id in blocked else reason_to_skip(run, run_id in ids[i:])
-        )
-        status = skip or upload(run, timeout)
+        if run_id in blocked:
+            status = "skipped: an earlier part is not uploaded"
+        else:
+            status = reason_to_skip(run, resumed=run_id in ids[i:]) or upload(run, timeout)
         if status != "uploaded":
             blocked.add(run_id)
         counts[status.partition(":")[0]] += 1

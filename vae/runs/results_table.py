@@ -13,12 +13,8 @@ from typing import Any
 from vae.runs.run_folder import Run, differing_keys
 
 DATASET_KEYS = ("path", "generation", "size", "colour", "binarize", "split", "split_seed", "test_size")
-TEST_KEYS = (
-    "dataset",
-    *(f"dataset.{key}" for key in DATASET_KEYS),
-    "test.K",
-    "test.images",
-)  # the test set and how it is scored
+# The keys that determine the test set and how it is scored.
+TEST_KEYS = ("dataset", *(f"dataset.{key}" for key in DATASET_KEYS), "test.K", "test.images")
 RANKS = ("failed", "unfinished", "finished", "test/elbo", "test/log_px")  # worst first; the last two have a score
 
 
@@ -46,9 +42,8 @@ def comparison_key(run: Run) -> dict[str, str]:
     That is the test set, the way it is scored, and whether pixels have probabilities or a density.
     """
     density = "test/log_px" in run.summary and "test/bits_per_dim" not in run.summary
-    return {key: format_value(run.value(key)) for key in TEST_KEYS} | {
-        "values": "density" if density else "probability"
-    }
+    keys = {key: format_value(run.value(key)) for key in TEST_KEYS}
+    return keys | {"values": "density" if density else "probability"}
 
 
 def format_value(value: Any) -> str:

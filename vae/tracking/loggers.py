@@ -121,7 +121,7 @@ class _FaultTolerantWandbLogger(WandbLogger):
                 self.log_model = False  # upload once: finalize is called again after the test
                 best = self.run_dir / "checkpoints" / "best.ckpt"
                 self.experiment.log_artifact(best, f"model-{self.version}", "model", ["best"])
-        except Exception as error:  # noqa: BLE001 (the server or wandb's process may be gone; the run goes on)
+        except Exception as error:  # noqa: BLE001 (the server or wandb's process may be gone; the run continues)
             log.warning("W&B did not receive all data of this run (%r)", error)
 
 
