@@ -5,8 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
 
 import train
+from vae.config.schema import CONF
 
 BARS = [
     "dataset._target_=toy_dataset.Bars",
@@ -15,13 +17,19 @@ BARS = [
     "hidden_size=16",
     "latent_dim=3",
 ]
-SECONDS = 2.0  # how long the tests let W&B wait
+WANDB_TIMEOUT = 2.0  # seconds
 SHORT = ["trainer.max_epochs=2", "test.K=4", "log_every_n_steps=5"]
 
 
+def compose_config(*overrides):
+    """Return the config of train.py with these overrides."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("config", list(overrides))
+
+
 @pytest.fixture(autouse=True)
-def _nobody_s_own_settings(monkeypatch):
-    """No test reads or writes the images, or uses the W&B settings, of whoever runs it."""
+def _clean_environment(monkeypatch):
+    """Remove the data folder and the W&B settings of the user from the environment, and empty the dataset cache."""
     for name in [name for name in os.environ if name == "VAE_DATA_DIR" or name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
     monkeypatch.setattr("vae.training.experiment.DATASET_CACHE", {})
@@ -29,7 +37,7 @@ def _nobody_s_own_settings(monkeypatch):
 
 @pytest.fixture
 def cli(tmp_path, monkeypatch, capsys):
-    """Run train.py's command line in an empty folder, on bars, without a tracker; (exit code, stdout, stderr)."""
+    """cli(*arguments) runs train.py in an empty folder on the bars dataset without W&B: (exit code, stdout, stderr)."""
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments, defaults=(*BARS, *SHORT, "logger=csv")):
@@ -40,7 +48,9 @@ def cli(tmp_path, monkeypatch, capsys):
         except SystemExit as stop:
             code = stop.code
         for handler in set(logging.root.handlers) - before:
-            logging.root.removeHandler(handler)  # Hydra's, which would write to this test's console from the next
+            logging.root.removeHandler(
+                handler
+            )  # added by Hydra; it would write to this test's console in the next test
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 
@@ -49,16 +59,16 @@ def cli(tmp_path, monkeypatch, capsys):
 
 @pytest.fixture
 def runs(tmp_path):
-    """The folders of finished runs, oldest first."""
+    """runs() returns the folders of finished runs, oldest first."""
     return lambda: sorted(path.parent for path in Path(tmp_path, "outputs").rglob("summary.json"))
 
 
 @pytest.fixture
-def isolated(tmp_path, monkeypatch):
-    """Nothing of W&B from whoever runs the tests, nor from the test before."""
+def isolated_wandb(tmp_path, monkeypatch):
+    """Isolate W&B from the user's settings and from earlier tests; yields the monkeypatch."""
     import wandb
 
-    from vae.tracking.loggers import finish
+    from vae.tracking.loggers import finish_wandb
 
     wandb.teardown()
     home = tmp_path / "home"
@@ -67,48 +77,48 @@ def isolated(tmp_path, monkeypatch):
     monkeypatch.setenv("NETRC", str(home / "netrc"))
     monkeypatch.chdir(tmp_path)
     yield monkeypatch
-    finish(0)
+    finish_wandb(0)
     wandb.teardown()
 
 
 @pytest.fixture
-def start(tmp_path, isolated):
-    """start(env, run) -> the logger of the run in tmp_path/<run>."""
+def start_wandb(tmp_path, isolated_wandb):
+    """start_wandb(env, run) starts a W&B run for the folder tmp_path/<run> and returns its logger."""
     from vae.tracking.loggers import wandb_logger
 
-    def start(env, run="run", **about):
+    def start(env, run="run", **options):
         for name, value in env.items():
-            isolated.setenv(name, value)
+            isolated_wandb.setenv(name, value)
         (tmp_path / run).mkdir(exist_ok=True)
-        about = {"project": "vae", "name": run, "group": "sweep", "tags": ["a", "b"], "notes": None} | about
-        about = {"job_type": "train", "log_model": False} | about
-        return wandb_logger(tmp_path / run, tmp_path, **about, timeout=SECONDS, finish_timeout=SECONDS)
+        defaults = {"project": "vae", "name": run, "group": "sweep", "tags": ["a", "b"], "notes": None}
+        options = defaults | {"job_type": "train", "log_model": False} | options
+        return wandb_logger(tmp_path / run, tmp_path, **options, timeout=WANDB_TIMEOUT, finish_timeout=WANDB_TIMEOUT)
 
     return start
 
 
 @pytest.fixture(scope="session")
 def browser():
-    """A real one, without a screen; what needs it is skipped where there is none."""
+    """A headless browser. Tests that need it are skipped if chromium is not installed."""
     from playwright.sync_api import sync_playwright
 
     chromium = shutil.which("chromium")
     if not chromium:
-        pytest.skip("chromium, in which the page would be opened, is not on the PATH")
+        pytest.skip("chromium is not on the PATH")
     flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
     with sync_playwright() as playwright:
-        found = playwright.chromium.launch(
+        browser = playwright.chromium.launch(
             executable_path=chromium, args=[*flags, "--disable-component-update", "--disable-sync"]
         )
-        yield found
-        found.close()
+        yield browser
+        browser.close()
 
 
 @pytest.fixture
-def command_of(monkeypatch, capsys):
-    """command_of(module)(*arguments) runs what python -m does; (exit code, stdout, stderr)."""
+def module_cli(monkeypatch, capsys):
+    """module_cli(module)(*arguments) runs the command line of a module: (exit code, stdout, stderr)."""
 
-    def command(module):
+    def cli_of(module):
         def run(*arguments):
             monkeypatch.setattr(sys, "argv", [module.__name__, *arguments])
             code = module.cli()
@@ -117,4 +127,4 @@ def command_of(monkeypatch, capsys):
 
         return run
 
-    return command
+    return cli_of

@@ -1,4 +1,4 @@
-"""A stand-in for the W&B server, on this machine: it keeps what `wandb` sends, for a test to look at."""
+"""A local fake of the W&B server that stores what `wandb` sends, for tests."""
 
 import json
 import re
@@ -12,18 +12,18 @@ from typing import Any, Self
 
 @dataclass
 class Run:
-    """What has arrived of one run."""
+    """The data received for one run."""
 
     about: dict[str, Any] = field(default_factory=dict)  # project, displayName, groupName, tags, notes, ...
     config: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
-    files: dict[str, bytes] = field(default_factory=dict)  # a picture under its path in the history, as PNG
+    files: dict[str, bytes] = field(default_factory=dict)  # by path; a picture is a PNG, under its path in the history
     exit_code: int | None = None  # None: not finished
 
     @property
     def definitions(self) -> dict[str, dict[str, Any]]:
-        """Of each metric its axis, its summary and whether it is hidden; wandb sends numbers for these."""
+        """The x-axis, the summary and the visibility of each metric, decoded from the numbers that wandb sends."""
         metrics = self.config["_wandb"]["m"]
         names = [metric.get("1") or metric["2"] for metric in metrics]
         return {
@@ -40,7 +40,7 @@ class Run:
 
 @dataclass
 class Artifact:
-    """What has arrived of one artifact."""
+    """The data received for one artifact."""
 
     about: dict[str, Any]  # artifactCollectionName, artifactTypeName, runName, aliases, ...
     files: dict[str, bytes] = field(default_factory=dict)
@@ -48,10 +48,10 @@ class Artifact:
 
 
 class WandbServer:
-    """with WandbServer() as server: a process with `server.env` in its environment sends its runs here.
+    """with WandbServer() as server: a process with `server.env` in its environment logs to this server.
 
-    `server.runs[id]` is complete when the run's `wandb.finish()` has returned. With a `status` other than 200
-    every request is refused.
+    `server.runs[id]` is complete when the run's `wandb.finish()` has returned. With a `status` other than 200, every
+    request is rejected.
     """
 
     def __init__(self, status: int = 200) -> None:
@@ -71,7 +71,7 @@ class WandbServer:
         self.close()
 
     def close(self) -> None:
-        """From here on the port is closed."""
+        """Stop the server and close its port."""
         self.http.shutdown()
         self.http.server_close()
 
@@ -125,7 +125,7 @@ class WandbServer:
         return {"storagePath": name, "uploadUrl": url, "uploadHeaders": [], "artifact": {"id": artifactID}}
 
     def resume_status(self, name: str) -> dict[str, Any] | None:
-        """What the server knows of a run that asks to go on; None for a new one."""
+        """Return the stored state of a run that is resumed; None for a new run."""
         if name not in self.runs:
             return None
         run = self.runs[name]
@@ -170,7 +170,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wandb.artifacts[name].files["/".join(file)] = body
             case ["put", name, *file]:
                 self.wandb.runs[name].files["/".join(file)] = body
-        with suppress(BrokenPipeError):  # who asked is gone
+        with suppress(BrokenPipeError):  # the client has disconnected
             self.send_response(self.wandb.status)
             self.end_headers()
             self.wfile.write(json.dumps(reply).encode())
@@ -178,4 +178,4 @@ class _Handler(BaseHTTPRequestHandler):
     do_PUT = do_POST
 
     def log_message(self, *_args: object) -> None:
-        """Nothing on the console."""
+        """Do not log requests."""

@@ -1,7 +1,7 @@
 """Compare the runs of a W&B project: python -m vae.dashboard project=vae [entity=...].
 
-Makes a saved view of the project's workspace and prints its address: the curves of all runs, over steps and over images
-seen, how latent_dim, hidden_size and activation go with log p(x), pictures, and in what runs differ.
+Creates a saved view in the project's workspace and prints its URL. The view shows the curves of all runs over steps and
+over images seen, log p(x) against latent_dim, hidden_size and activation, pictures, and the differences between runs.
 """
 
 import os
@@ -10,14 +10,14 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from vae.config.command_line import arguments, command
+from vae.config.command_line import parse_arguments, run_command
 from vae.errors import UserError
-from vae.tracking.wandb_login import leave, wandb_api
+from vae.tracking.wandb_login import exit_now, wandb_api
 
 CURVES = {"ELBO": "elbo", "KL": "kl", "log likelihood": "log_likelihood"}
 SHAPE = ("latent_dim", "hidden_size", "activation")
 PICTURES = ("samples", "mixture_samples", "reconstructions", "val_reconstructions", "fusions", "latents")
-RUNS = 100  # drawn in one panel
+MAX_RUNS = 100  # in one panel
 
 
 class Arguments(BaseModel, strict=True, extra="forbid"):
@@ -26,7 +26,7 @@ class Arguments(BaseModel, strict=True, extra="forbid"):
 
 
 def sections() -> list[Any]:
-    """What the view shows, from top to bottom."""
+    """Return the sections of the view, from top to bottom."""
     import wandb_workspaces.reports.v2 as wr
     import wandb_workspaces.workspaces as ws
 
@@ -36,7 +36,7 @@ def sections() -> list[Any]:
 
     def curves(axis: str) -> list[Any]:
         return [
-            wr.LinePlot(title=title, x=axis, y=[f"train/{curve}", f"val/{curve}"], max_runs_to_show=RUNS)
+            wr.LinePlot(title=title, x=axis, y=[f"train/{curve}", f"val/{curve}"], max_runs_to_show=MAX_RUNS)
             for title, curve in CURVES.items()
         ]
 
@@ -52,27 +52,27 @@ def sections() -> list[Any]:
 
 
 def dashboard(project: str, entity: str) -> str:
-    """Save the view; its address. UserError where it cannot be."""
+    """Save the view and return its URL. Raises UserError without wandb-workspaces or if the server cannot be used."""
     try:
         import wandb_workspaces.workspaces as ws
     except ImportError:
         raise UserError("vae.dashboard needs wandb-workspaces: pip install wandb-workspaces") from None
-    panels, settings = sections(), ws.WorkspaceSettings(max_runs=RUNS)
+    panels, settings = sections(), ws.WorkspaceSettings(max_runs=MAX_RUNS)
     with wandb_api() as api:
         owner = entity or os.environ.get("WANDB_ENTITY") or api.default_entity
         if not owner:
-            raise UserError("entity=: expected the W&B user or team whose project it is")
+            raise UserError("entity=: expected the W&B user or team that owns the project")
         return ws.Workspace(owner, project, "VAE", panels, settings).save().url
 
 
-def main(typed: Sequence[str]) -> None:
-    given = arguments(Arguments, typed)
+def main(argv: Sequence[str]) -> None:
+    given = parse_arguments(Arguments, argv)
     print(dashboard(given.project, given.entity))
 
 
 def cli() -> int:
-    return command(main, __doc__, "stopped")
+    return run_command(main, __doc__, "stopped")
 
 
 if __name__ == "__main__":
-    leave(cli())
+    exit_now(cli())

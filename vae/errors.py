@@ -15,11 +15,11 @@ USER_ERRORS = (UserError, HydraException, OmegaConfBaseException)
 
 
 def one_line(error: Exception) -> str:
-    """The message of an error on one line."""
+    """Return the message of an error as one line."""
     return str(error) if isinstance(error, UserError) else " ".join(str(error).split())
 
 
 def did_you_mean(given: str, allowed: Iterable[str]) -> str:
-    """The end of an error message that suggests the closest allowed value, or an empty string."""
+    """Return "; did you mean VALUE?" with the closest allowed value, or an empty string if none is close."""
     close = get_close_matches(given, list(allowed), n=1)
     return f"; did you mean {close[0]}?" if close else ""

@@ -1,7 +1,7 @@
-"""Send W&B the runs that were kept offline: python -m vae.sync [outputs] [timeout=600].
+"""Upload offline runs to W&B: python -m vae.sync [outputs] [timeout=600].
 
-Each once, the parts of a resumed run one after the other: what has been sent is marked, by wandb, and not sent again. A
-run without an end that was not resumed, or damaged, is named and left. `timeout` is for each run, in seconds.
+Uploads each run in outputs/wandb/ once, and the parts of a resumed run in order; wandb marks uploaded runs. Runs that
+are damaged, still running or interrupted are listed and skipped. `timeout` is the limit per run, in seconds.
 """
 
 import os
@@ -13,22 +13,22 @@ from pathlib import Path
 
 from pydantic import BaseModel, Field
 
-from vae.config.command_line import arguments, command
-from vae.config.schema import Positive
+from vae.config.command_line import parse_arguments, run_command
+from vae.config.schema import PositiveFloat
 from vae.errors import UserError
-from vae.tracking.wandb_login import leave, wandb_api
+from vae.tracking.wandb_login import exit_now, wandb_api
 
 
 class Arguments(BaseModel, strict=True, extra="forbid"):
-    outputs: str = Field("outputs", description="the folder that holds wandb/")
-    timeout: Positive = 600
+    outputs: str = Field("outputs", description="the folder that contains wandb/")
+    timeout: PositiveFloat = 600
 
 
-def wandb(*typed: str, run: Path, timeout: float | None = None) -> tuple[str, str]:
-    """What its command printed and what it complained of; its exit code is 0 whatever happens."""
+def run_wandb(*arguments: str, run: Path, timeout: float | None = None) -> tuple[str, str]:
+    """Run a `wandb` command on a run and return its stdout and stderr. Its exit code is always 0."""
     done = subprocess.run(
-        [sys.executable, "-m", "wandb", *typed, str(run)],
-        env=os.environ | {"WANDB_DIR": str(run.parent.parent)},  # for its own log
+        [sys.executable, "-m", "wandb", *arguments, str(run)],
+        env=os.environ | {"WANDB_DIR": str(run.parent.parent)},  # for wandb's own log
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -37,65 +37,71 @@ def wandb(*typed: str, run: Path, timeout: float | None = None) -> tuple[str, st
     return done.stdout, done.stderr
 
 
-def sent_before(run: Path) -> bool:
+def is_uploaded(run: Path) -> bool:
+    """Return whether wandb has marked the run as uploaded."""
     return any(run.glob("*.wandb.synced"))
 
 
-def incomplete(run: Path, resumed: bool) -> str | None:
-    """Why it should not be sent, or nothing; what was resumed is not under way."""
-    records, complaint = wandb("leet", "inspect", "--json", run=run)  # a line each
-    if "bad header" in complaint or "corrupt" in complaint:
-        return "left: damaged"
+def reason_to_skip(run: Path, resumed: bool) -> str | None:
+    """Return why a run should not be uploaded, or None. A part that was resumed later cannot still be running."""
+    records, errors = run_wandb("leet", "inspect", "--json", run=run)  # one record per line
+    if "bad header" in errors or "corrupt" in errors:
+        return "skipped: damaged"
     if not resumed and '"type":"exit"' not in records:
-        return f"left: under way, or cut off; to send what there is: wandb sync {run}"
+        return f"skipped: still running or interrupted; to upload it anyway: wandb sync {run}"
     return None
 
 
-def send(run: Path, timeout: float) -> str:
-    """What came of it."""
+def upload(run: Path, timeout: float) -> str:
+    """Upload one run and return its status."""
     try:
-        _, said = wandb("sync", run=run, timeout=timeout)
+        _, errors = run_wandb("sync", run=run, timeout=timeout)
     except subprocess.TimeoutExpired:
-        return f"failed: not sent within {timeout:g} s"
-    if "incomplete record" in said:  # it was cut off, and this is all there is
+        return f"failed: not uploaded within {timeout:g} s"
+    if "incomplete record" in errors:  # the run was interrupted; all of its data is uploaded
         next(run.glob("*.wandb")).with_suffix(".wandb.synced").touch()
-    if sent_before(run):
-        return "sent"
-    return f"failed: {next((line for line in said.splitlines() if 'ERROR' in line), 'wandb did not say why')}"
+    if is_uploaded(run):
+        return "uploaded"
+    return f"failed: {next((line for line in errors.splitlines() if 'ERROR' in line), 'wandb gave no reason')}"
 
 
 def sync(outputs: Path, timeout: float) -> int:
-    """Send the runs of a folder, a line each; how many could not be sent. UserError where nothing can be."""
+    """Upload the offline runs in a folder, print one line per run, and return the number of failures.
+
+    Raises UserError if there is no wandb/ in the folder, or if the server cannot be used.
+    """
     if not (outputs / "wandb").is_dir():
-        raise UserError(f"outputs={outputs}: expected a folder with runs kept offline; there is no wandb/ in it")
+        raise UserError(f"outputs={outputs}: expected a folder with offline runs; it has no wandb/")
     runs = sorted((outputs / "wandb").glob("offline-run-*"))
-    fresh = [run for run in runs if not sent_before(run)]
-    if fresh:
-        with wandb_api():
+    pending = [run for run in runs if not is_uploaded(run)]
+    if pending:
+        with wandb_api():  # fail early if the server cannot be used
             pass
-    outcomes: Counter[str] = Counter()
-    ids = [run.name.rpartition("-")[2] for run in fresh]  # the same of a run and of what goes on from it
-    stuck: set[str] = set()
-    for i, (run, name) in enumerate(zip(fresh, ids, strict=True), 1):
-        reason = "left: it goes on from one that was not sent" if name in stuck else incomplete(run, name in ids[i:])
-        outcome = reason or send(run, timeout)
-        if outcome != "sent":
-            stuck.add(name)
-        outcomes[outcome.partition(":")[0]] += 1
-        print(f"{i}/{len(fresh)} {run.name} {outcome}", flush=True)
-    before = len(runs) - len(fresh)
-    print(f"{outcomes['sent']} sent, {before} sent before, {outcomes['left']} left, {outcomes['failed']} failed")
-    return outcomes["failed"]
+    counts: Counter[str] = Counter()
+    ids = [run.name.rpartition("-")[2] for run in pending]  # the parts of a resumed run have the same id
+    blocked: set[str] = set()
+    for i, (run, run_id) in enumerate(zip(pending, ids, strict=True), 1):
+        if run_id in blocked:
+            status = "skipped: an earlier part is not uploaded"
+        else:
+            status = reason_to_skip(run, resumed=run_id in ids[i:]) or upload(run, timeout)
+        if status != "uploaded":
+            blocked.add(run_id)
+        counts[status.partition(":")[0]] += 1
+        print(f"{i}/{len(pending)} {run.name} {status}", flush=True)
+    counts["uploaded before"] = len(runs) - len(pending)
+    print(", ".join(f"{counts[status]} {status}" for status in ("uploaded", "uploaded before", "skipped", "failed")))
+    return counts["failed"]
 
 
-def main(typed: Sequence[str]) -> int:
-    given = arguments(Arguments, [text if "=" in text else f"outputs={text}" for text in typed])
+def main(argv: Sequence[str]) -> int:
+    given = parse_arguments(Arguments, [arg if "=" in arg else f"outputs={arg}" for arg in argv])
     return int(sync(Path(given.outputs), given.timeout) > 0)
 
 
 def cli() -> int:
-    return command(main, __doc__, "stopped; the same command goes on")
+    return run_command(main, __doc__, "stopped; run the same command again to continue")
 
 
 if __name__ == "__main__":
-    leave(cli())
+    exit_now(cli())

@@ -1,44 +1,44 @@
-"""The page of vae.compare in a real browser without a network, with the runs of folders made by hand."""
+"""compare.html in a real browser without a network, for run folders make_run without training."""
 
 import re
 import time
 
 import pytest
-from made_up_runs import NASTY, made, mixed, scored, trained
+from made_up_runs import HOSTILE_TEXT, make_history, make_mixed_runs, make_run, make_scores
 
-from vae.compare.page import html
-from vae.runs import results_table as table
-from vae.runs import run_folder as runs
+from vae.compare.page import render_html
+from vae.runs.results_table import build_rows
+from vae.runs.run_folder import find_runs
 
 
 @pytest.fixture
-def opened(browser, tmp_path):
-    """Open the page of a folder's runs, with no network; the test fails on any error in it."""
+def open_page(browser, tmp_path):
+    """open_page(folder) opens compare.html of the runs, offline. The test fails on any error in the page."""
     errors = []
     context = browser.new_context(viewport={"width": 1366, "height": 768}, offline=True)
 
-    def open_page(folder):
-        (tmp_path / "page.html").write_text(html(table.rows(runs.find([folder]))), "utf-8")
+    def open_in_browser(folder):
+        (tmp_path / "page.html").write_text(render_html(build_rows(find_runs([folder]))), "utf-8")
         page = context.new_page()
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-        page.on("request", lambda request: errors.append(request.url) if not offline(request.url) else None)
+        page.on("request", lambda request: errors.append(request.url) if not is_local(request.url) else None)
         page.on("dialog", lambda dialog: (errors.append(dialog.message), dialog.dismiss()))
         page.goto((tmp_path / "page.html").as_uri())
         page.wait_for_selector("body[data-ready]")
         return page
 
-    yield open_page
+    yield open_in_browser
     context.close()
     assert errors == []
 
 
-def offline(url):
+def is_local(url):
     return url.startswith(("file:", "data:", "blob:"))
 
 
-def drawn(page):
-    """The runs that have a visible curve, by term: as (place in the table at first, points)."""
+def visible_curves(page):
+    """Return the visible curves by term, each as (index of its run, number of points)."""
     return page.evaluate("""() => {
         const found = {};
         for (const trace of document.getElementById("curves-plot").data)
@@ -52,10 +52,10 @@ def column(page, n):
     return [text.strip() for text in page.locator(f"tbody tr:visible td:nth-child({n})").all_inner_texts()]
 
 
-def test_every_run_is_drawn_and_can_be_hidden(tmp_path, opened):
-    page = opened(mixed(tmp_path / "sweep"))
-    # c has an ELBO alone, d (4th or 5th) squares, e no records, f and g did not end, h has not begun
-    shown = drawn(page)
+def test_every_run_has_curves_and_can_be_hidden(tmp_path, open_page):
+    page = open_page(make_mixed_runs(tmp_path / "sweep"))
+    # c has only an ELBO, d (4th or 5th) only squared errors, e no metrics; f and g are not finished, h has not started
+    shown = visible_curves(page)
     places = {run["folder"][-1]: i for i, run in enumerate(page.evaluate("runs"))}
     with_elbo = sorted(places[name] for name in "abcfg")
     assert sorted(shown["elbo"]) == sorted(
@@ -65,42 +65,42 @@ def test_every_run_is_drawn_and_can_be_hidden(tmp_path, opened):
     assert shown["squared_error"] == [[places["d"], 1]]
     assert page.locator("#curves-plot .legendtext").count() == 6
     assert page.locator("#curves-plot .scatterlayer .js-line").count() == 15
-    assert any(NASTY[:20] in text for text in page.locator("#curves-plot .legendtext").all_text_contents())
+    assert any(HOSTILE_TEXT[:20] in text for text in page.locator("#curves-plot .legendtext").all_text_contents())
 
     page.select_option("#split", "train")
-    assert [points for place, points in drawn(page)["elbo"] if place < 3] == [100, 100, 100]
+    assert [points for place, points in visible_curves(page)["elbo"] if place < 3] == [100, 100, 100]
     page.select_option("#axis", "seconds")
-    assert [place for place, _ in drawn(page)["elbo"]] == sorted(places[name] for name in "abfg")
+    assert [place for place, _ in visible_curves(page)["elbo"]] == sorted(places[name] for name in "abfg")
     first = page.evaluate("document.getElementById('curves-plot').data[0].x.slice(0, 2)")
     assert first == [0.5, 1.0]
     page.select_option("#axis", "images_seen")
     assert page.evaluate("document.getElementById('curves-plot').data[0].x[0]") == 10_000
     page.select_option("#split", "both")
-    assert [place for place, _ in drawn(page)["kl"]].count(0) == 2
+    assert [place for place, _ in visible_curves(page)["kl"]].count(0) == 2
     page.select_option("#axis", "step")
     page.select_option("#split", "val")
 
     page.get_by_label(re.compile("^show latent_dim=2 ")).uncheck()
-    assert 1 not in [place for place, _ in drawn(page)["elbo"]]
+    assert 1 not in [place for place, _ in visible_curves(page)["elbo"]]
     assert page.evaluate("document.getElementById('parallel-plot').data[0].dimensions[0].values") == [10]
     assert page.locator("article:visible").count() == 7
     page.locator("#curves-plot .legendtoggle").first.click()
     page.wait_for_function("document.getElementById('curves-plot').data[0].visible === 'legendonly'")
     assert not page.locator("tbody tr input").first.is_checked()
-    assert 0 not in [place for place, _ in drawn(page)["log_likelihood"]]
-    # two clicks are a double click only when they are quick
+    assert 0 not in [place for place, _ in visible_curves(page)["log_likelihood"]]
+    # two clicks of playwright may be too slow for a double click
     page.evaluate(
         "(plot => plot.emit('plotly_legenddoubleclick', { curveNumber: 1, data: plot.data }))($('curves-plot'))"
     )
-    assert [place for place, _ in drawn(page)["kl"]] == [1]
-    page.get_by_label("show all rows or none").uncheck()
-    assert drawn(page) == {}
-    page.get_by_label("show all rows or none").check()
-    assert drawn(page) == shown
+    assert [place for place, _ in visible_curves(page)["kl"]] == [1]
+    page.get_by_label("show all runs or none").uncheck()
+    assert visible_curves(page) == {}
+    page.get_by_label("show all runs or none").check()
+    assert visible_curves(page) == shown
 
 
-def test_the_table_sorts_and_filters(tmp_path, opened):
-    page = opened(mixed(tmp_path / "sweep"))
+def test_the_table_sorts_and_filters(tmp_path, open_page):
+    page = open_page(make_mixed_runs(tmp_path / "sweep"))
     assert column(page, 2)[:3] == ["10", "2", "5"]
     page.get_by_role("button", name="latent_dim").click()
     assert column(page, 2) == ["2", "5", "10", "20", "20", "30", "31", "50"]
@@ -109,7 +109,7 @@ def test_the_table_sorts_and_filters(tmp_path, opened):
     assert page.locator("th[aria-sort=descending]").inner_text() == "latent_dim"
     page.get_by_role("button", name="log_px").click()
     assert column(page, 6)[:3] == ["-140.25 ± 0.25", "-94.50 ± 0.25", "\u2013"]
-    assert NASTY in column(page, 3)
+    assert HOSTILE_TEXT in column(page, 3)
     assert page.locator("tr.best").count() == 1
     page.fill("#filter", "INF 50")
     assert column(page, 2) == ["50"]
@@ -117,7 +117,7 @@ def test_the_table_sorts_and_filters(tmp_path, opened):
     assert page.locator("#count").inner_text() == "1 of 8"
     assert page.locator("article:visible").count() == 1
     assert page.locator("article:visible").inner_text().count("is missing") == 2
-    page.get_by_label("show all rows or none").uncheck()
+    page.get_by_label("show all runs or none").uncheck()
     assert page.evaluate("[...hidden].map(i => runs[i].values.latent_dim)") == [50]
     page.fill("#filter", "")
     assert page.locator("article img").count() == 3
@@ -126,23 +126,23 @@ def test_the_table_sorts_and_filters(tmp_path, opened):
     page.wait_for_function("document.querySelector('article img').naturalWidth === 400")
 
 
-def test_the_heat_map_has_the_means_of_the_chosen_keys(tmp_path, opened):
+def test_the_heat_map_shows_the_means_for_the_selected_keys(tmp_path, open_page):
     for i, (dim, seed, log_px) in enumerate([(10, 0, -90.0), (10, 1, -94.0), (2, 0, -140.0), (2, 1, -150.0)]):
-        typed = {"latent_dim": dim, "seed": seed, "activation": NASTY if dim == 2 else "relu"}
-        typed["prior.components"] = None if i == 1 else 30 - i
-        made(tmp_path / "sweep" / str(i), typed, scored(log_px, kl=float(i)))
-    page = opened(tmp_path / "sweep")
+        overrides = {"latent_dim": dim, "seed": seed, "activation": HOSTILE_TEXT if dim == 2 else "relu"}
+        overrides["prior.components"] = None if i == 1 else 30 - i
+        make_run(tmp_path / "sweep" / str(i), overrides, make_scores(log_px, kl=float(i)))
+    page = open_page(tmp_path / "sweep")
     heat = "(({ x, y, z }, { xaxis, yaxis }) => [xaxis.ticktext, yaxis.ticktext, z])"
     plot = "document.getElementById('heat-plot')"
     read = f"{heat}({plot}.data[0], {plot}.layout)"
     assert page.evaluate(read) == [["2", "10"], ["0", "1"], [[-140, -90], [-150, -94]]]
-    page.select_option("#down", label="(nothing)")
+    page.select_option("#down", label="(none)")
     assert page.evaluate(read) == [["2", "10"], [""], [[-145, -92]]]
     page.select_option("#across", "seed")
     page.select_option("#metric", "test/kl")
     assert page.evaluate(read) == [["0", "1"], [""], [[1, 2]]]
     page.select_option("#down", "latent_dim")
-    page.get_by_label("show all rows or none").uncheck()
+    page.get_by_label("show all runs or none").uncheck()
     page.get_by_label(re.compile("^show latent_dim=10 seed=1")).check()
     assert page.evaluate(read) == [["1"], ["10"], [[1]]]
     assert page.locator("#parallel-plot .axis-title").all_text_contents() == [
@@ -155,30 +155,55 @@ def test_the_heat_map_has_the_means_of_the_chosen_keys(tmp_path, opened):
     for order in (["27", "28", "30", "-"], ["30", "28", "27", "-"]):
         page.get_by_role("button", name="prior.components").click()
         assert column(page, 5) == order
-    page.get_by_label("show all rows or none").check()
+    page.get_by_label("show all runs or none").check()
     ticks = page.locator("#parallel-plot").evaluate("node => node.textContent")
-    assert NASTY[:17] in ticks
+    assert HOSTILE_TEXT[:17] in ticks
     assert "&#" not in ticks
     assert page.locator("[data-title^=Share]").count() == 0
 
 
-def test_no_finished_run_or_no_difference_is_a_page_too(tmp_path, opened):
-    made(tmp_path / "sweep" / "a", {"latent_dim": 2}, failed="no memory")
-    page = opened(tmp_path / "sweep")
+def test_a_page_without_finished_runs_or_differences(tmp_path, open_page):
+    make_run(tmp_path / "sweep" / "a", {"latent_dim": 2}, failure="no memory")
+    page = open_page(tmp_path / "sweep")
     assert column(page, 2) == ["failed\nno memory"]
-    assert "differ in nothing" in page.locator("#parameters-note").inner_text()
+    assert "no key differs" in page.locator("#parameters-note").inner_text()
     assert not page.locator("#heat-plot").is_visible()
 
 
-def test_a_hundred_runs_open_within_seconds_in_a_file_of_some_megabytes(tmp_path, opened):
+def test_plots_do_not_overlap_when_the_window_is_resized(tmp_path, open_page):
+    page = open_page(make_mixed_runs(tmp_path / "sweep"))
+    for width in (700, 1366, 500):
+        page.set_viewport_size({"width": width, "height": 768})
+        for plot, below in (("curves-plot", "runs"), ("parallel-plot", "pictures"), ("heat-plot", "pictures")):
+            page.wait_for_function(
+                """([plot, below]) => {
+                    const svg = $(plot).querySelector(".main-svg").getBoundingClientRect();
+                    const box = $(plot).getBoundingClientRect();
+                    const fits = Math.abs(svg.width - box.width) <= 1 && Math.abs(svg.height - box.height) <= 1;
+                    return fits && svg.bottom <= $(below).getBoundingClientRect().top + 1;
+                }""",
+                arg=[plot, below],
+                timeout=10_000,
+            )
+    titles = page.locator("#curves-plot .annotation-text").all()
+    assert len({title.bounding_box()["x"] for title in titles}) == 1  # one column of curves
+
+
+def test_a_page_with_a_hundred_runs_opens_quickly_and_is_not_too_large(tmp_path, open_page):
     for i in range(100):
-        typed = {"latent_dim": 2 + i % 10, "seed": i // 10}
-        made(tmp_path / "sweep" / str(i), typed, scored(-90.0 - i), records=trained(-100 - i, 60), pictures=["samples"])
-    begun = time.monotonic()
-    page = opened(tmp_path / "sweep")
-    assert len(drawn(page)["elbo"]) == 100
+        overrides = {"latent_dim": 2 + i % 10, "seed": i // 10}
+        make_run(
+            tmp_path / "sweep" / str(i),
+            overrides,
+            make_scores(-90.0 - i),
+            history=make_history(-100 - i, 60),
+            pictures=["samples"],
+        )
+    start = time.monotonic()
+    page = open_page(tmp_path / "sweep")
+    assert len(visible_curves(page)["elbo"]) == 100
     assert page.locator("tbody tr").count() == 100
-    assert time.monotonic() - begun < 20  # made and opened
+    assert time.monotonic() - start < 20  # rendered and opened
     assert page.evaluate("performance.now()") < 10_000
     assert (tmp_path / "page.html").stat().st_size < 20e6
     colours = page.evaluate("new Set(document.getElementById('curves-plot').data.map(trace => trace.line.color)).size")

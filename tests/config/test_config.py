@@ -1,4 +1,4 @@
-"""The command line: what it offers, what it refuses and how."""
+"""The command line: keys, choices, help and error messages."""
 
 import re
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from hydra import compose, initialize_config_dir
+from conftest import compose_config
 from omegaconf import OmegaConf
 
 from vae.config.command_line import choices, folder_name, run_name
@@ -76,25 +76,20 @@ GROUPS = {
 FILES = [(group, choice) for group in GROUPS for choice in choices(group)]
 
 
-def composed(*overrides):
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("config", list(overrides))
-
-
-def test_root_keys_and_choices_are_these():
+def test_root_keys_and_choices():
     groups = {group.split("/")[0] for group in GROUPS} - {"experiment", "search"}
-    assert set(composed()) == set(Config.model_fields) == {*ROOT_KEYS, *groups}
+    assert set(compose_config()) == set(Config.model_fields) == {*ROOT_KEYS, *groups}
     found = {str(path.parent.relative_to(CONF)) for path in CONF.rglob("*.yaml")} - {
         ".",
         "hydra/help",
         "hydra/hydra_logging",
         "hydra/job_logging",
-        "sweep",  # of `wandb sweep`
+        "sweep",  # for `wandb sweep`
     }
     assert {group: choices(group) for group in found} == GROUPS
 
 
-NEEDED = {
+REQUIRED_OVERRIDES = {
     "dataset=folder": ["dataset.path=pictures"],
     "objective/schedule": ["objective=beta"],
     "posterior=point": ["objective=autoencoder"],
@@ -102,14 +97,18 @@ NEEDED = {
 
 
 @pytest.mark.parametrize(("group", "choice"), FILES)
-def test_every_choice_composes_validates_and_takes_a_step(group, choice):
-    cfg = composed(*NEEDED.get(f"{group}={choice}", NEEDED.get(group, [])), f"{group}={choice}", "hidden_size=8")
+def test_every_choice_is_valid_and_trains_a_step(group, choice):
+    cfg = compose_config(
+        *REQUIRED_OVERRIDES.get(f"{group}={choice}", REQUIRED_OVERRIDES.get(group, [])),
+        f"{group}={choice}",
+        "hidden_size=8",
+    )
     validate(cfg)
     module = build(cfg, (3, 6, 4))
     x = torch.tensor([0.0, 1.0])[torch.randint(2, (5, 3, 6, 4))]
     before = [p.clone() for p in module.parameters()]
     optimizer = module.optimizer(module.parameters())
-    for _ in range(2):  # of a residual block's layers, the first moves after the last
+    for _ in range(2):  # the first layer of a residual block has a gradient only after the last has changed
         optimizer.zero_grad()
         loss = -module.values(x, module.objective.weight(0.5))[-1].mean()
         loss.backward()
@@ -118,21 +117,21 @@ def test_every_choice_composes_validates_and_takes_a_step(group, choice):
     assert all(not torch.equal(p, q) for p, q in zip(before, module.parameters(), strict=True) if q.requires_grad)
 
 
-def test_the_defaults_are_the_lesson_s():
-    cfg = composed()
+def test_defaults_and_the_lesson_experiment():
+    cfg = compose_config()
     assert (cfg.latent_dim, cfg.hidden_size, cfg.activation, cfg.batch_size) == (20, 500, "tanh", 200)
-    lesson = composed("experiment=lesson")
+    lesson = compose_config("experiment=lesson")
     assert lesson.dataset.binarize == "threshold"
     assert lesson.optimizer._target_ == "torch.optim.Adadelta"
     assert (lesson.batch_size, lesson.trainer.max_steps, lesson.log_every_n_steps) == (200, 100_000, 1000)
 
 
-def test_the_command_line_wins_over_a_recipe_and_a_dataset():
-    assert composed("likelihood=continuous_bernoulli").likelihood._target_.endswith("ContinuousBernoulli")
+def test_the_command_line_overrides_the_dataset():
+    assert compose_config("likelihood=continuous_bernoulli").likelihood._target_.endswith("ContinuousBernoulli")
 
 
 @pytest.mark.parametrize("path", sorted((CONF / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
-def test_a_recipe_says_what_it_reached(path):
+def test_an_experiment_file_states_its_result(path):
     comment = " ".join(path.read_text().split("\n\n")[0].replace("\n#", "").split())
     assert re.search("[Rr]eached test/(elbo|log_px|squared_error|minus_cross_entropy)", comment)
 
@@ -201,7 +200,7 @@ USER_ERRORS = {
 
 
 @pytest.mark.parametrize("argument", USER_ERRORS)
-def test_what_cannot_be_is_one_line_exit_code_2_and_no_folder(argument, cli, tmp_path, monkeypatch):
+def test_a_user_error_is_one_line_exit_code_2_and_no_folder(argument, cli, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     code, out, err = cli(*argument.split(), "logger=wandb")
     assert code == 2
@@ -212,14 +211,14 @@ def test_what_cannot_be_is_one_line_exit_code_2_and_no_folder(argument, cli, tmp
     assert not (tmp_path / "outputs").exists()
 
 
-def test_a_refused_run_takes_nothing_with_it(cli, tmp_path):
+def test_a_rejected_run_leaves_existing_files_alone(cli, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "file").write_text("precious")
     assert cli("latent_dim=0", "hydra.run.dir=mine")[0] == 2
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["file"]
 
 
-def test_a_folder_that_cannot_be_written_is_one_line(cli, tmp_path):
+def test_a_folder_that_cannot_be_written_is_a_one_line_error(cli, tmp_path):
     (tmp_path / "outputs").write_text("a file")
     code, _, err = cli()
     assert (code, err.count("\n")) == (2, 1)
@@ -227,14 +226,14 @@ def test_a_folder_that_cannot_be_written_is_one_line(cli, tmp_path):
 
 
 @pytest.mark.parametrize("argument", ["latnt_dim=2,3", "dataset=mnist,foo", "data_dir=a,b", "logger.save_dir=a,b"])
-def test_a_sweep_with_a_misspelling_does_not_begin(argument, cli, tmp_path):
+def test_a_sweep_with_an_invalid_argument_does_not_start(argument, cli, tmp_path):
     code, _, err = cli("-m", argument)
     assert code == 2
     assert err.count("\n") == 1
     assert not (tmp_path / "outputs").exists()
 
 
-def test_help_is_the_project_s_own_page(cli):
+def test_help_shows_the_keys_and_choices_of_the_project(cli):
     code, out, _ = cli("--help", defaults=())
     assert code == 0
     for word in [
@@ -249,22 +248,22 @@ def test_help_is_the_project_s_own_page(cli):
     assert "Powered by Hydra" not in out
 
 
-def test_the_shell_completes_choices_and_keys(cli, monkeypatch):
-    for typed, offered in (
+def test_shell_completion_of_choices_and_keys(cli, monkeypatch):
+    for typed, expected in (
         ("optimizer=", ["optimizer=adadelta", "optimizer=adagrad", "optimizer=adam", "optimizer=rmsprop"]),
         ("latent_d", ["latent_dim="]),
     ):
         monkeypatch.setenv("COMP_LINE", f"python train.py {typed}")
         code, out, _ = cli("-sc", "query=bash", defaults=())
         assert code == 0
-        assert out.split() == offered
+        assert out.split() == expected
 
 
 FLAGS = [["--help"], ["--cfg", "job"], ["-sc", "query=bash"], ["latent_dim=0"]]
 
 
 @pytest.mark.parametrize("flags", FLAGS, ids=" ".join)
-def test_what_trains_nothing_does_not_import_torch(flags, tmp_path):
+def test_commands_without_training_do_not_import_torch(flags, tmp_path):
     script = f"""
 import runpy, sys
 sys.argv = ["train.py", *{flags!r}]
@@ -277,8 +276,8 @@ sys.exit("torch" in sys.modules)
     assert done.returncode == 0
 
 
-def test_run_is_named_by_what_differs_from_the_defaults():
-    typed = [
+def test_run_name_contains_the_overrides_that_change_the_config():
+    overrides = [
         "latent_dim=2",
         "seed=0",
         "dataset=mnist",
@@ -287,11 +286,11 @@ def test_run_is_named_by_what_differs_from_the_defaults():
         "logger=csv",
         "data_dir=x",
     ]
-    assert run_name(typed) == "latent_dim=2 optimizer=adadelta optimizer.rho=0.9"
+    assert run_name(overrides) == "latent_dim=2 optimizer=adadelta optimizer.rho=0.9"
     assert run_name([]) == run_name(["latent_dim=20"]) == "defaults"
 
 
-def test_a_sweep_s_folder_is_one_name_of_bounded_length():
+def test_folder_name_is_unique_and_of_bounded_length():
     assert folder_name("latent_dim=2,optimizer/schedule=constant") == "latent_dim=2,optimizer.schedule=constant"
     long = [folder_name(f"{'a=1,' * 100}b={b}") for b in range(2)]
     assert len(set(long)) == 2
@@ -300,7 +299,7 @@ def test_a_sweep_s_folder_is_one_name_of_bounded_length():
     assert max(map(len, long)) < 200
 
 
-def test_yaml_files_are_valid_and_end_with_a_line_break():
+def test_yaml_files_are_valid_and_end_with_a_newline():
     for path in [*CONF.rglob("*.yaml"), *Path(ROOT).glob(".*.yaml")]:
         assert path.read_text().endswith("\n")
         yaml.safe_load(path.read_text())

@@ -1,4 +1,4 @@
-"""python -m vae.evaluate, on runs of train.py on bars."""
+"""python -m vae.evaluate, on runs of train.py with the bars dataset."""
 
 import json
 import math
@@ -18,26 +18,26 @@ from wandb_server import WandbServer
 from vae.acceleration.compilation import CompiledDraws
 from vae.config.schema import CONF
 from vae.evaluate import __main__ as evaluate
-from vae.evaluate import scores as estimator
+from vae.evaluate import scores as scores_module
 
 ROOT = CONF.parent
 
 
 @pytest.fixture
-def score(command_of):
-    return command_of(evaluate)
+def evaluate_cli(module_cli):
+    return module_cli(evaluate)
 
 
-def test_the_test_images_are_scored_with_the_best_weights_and_each_is_kept(cli, runs, score):
-    turning = ["optimizer/schedule=constant", "optimizer.schedule._target_=toy_dataset.WorseAtTheEnd"]
-    cli("prior=vampprior", "prior.pseudo_inputs=5", "trainer.max_epochs=5", *turning)
+def test_scores_equal_their_definitions_with_the_best_weights(cli, runs, evaluate_cli):
+    worse_at_the_end = ["optimizer/schedule=constant", "optimizer.schedule._target_=toy_dataset.WorseAtTheEnd"]
+    cli("prior=vampprior", "prior.pseudo_inputs=5", "trainer.max_epochs=5", *worse_at_the_end)
     (folder,) = runs()
     before = json.loads((folder / "summary.json").read_text())
-    code, out, err = score(f"run={folder}", "K=2000")
+    code, out, err = evaluate_cli(f"run={folder}", "K=2000")
     assert code == 0, err
     with np.load(folder / "scores_K2000.npz") as saved:
         scores = {name: saved[name] for name in saved}
-    # by the definitions, from the weights alone
+    # computed from the definitions and the weights
     data = Bars("data", 20, 0, 60, 0, "dynamic")
     data.setup()
     x = data.x("test").double().flatten(1)
@@ -72,28 +72,28 @@ def test_the_test_images_are_scored_with_the_best_weights_and_each_is_kept(cli, 
     assert data.images["train"].pixels.shape[0] != 120
 
 
-def test_what_was_scored_is_not_scored_again(cli, runs, score, monkeypatch):
+def test_cached_scores_are_not_computed_again(cli, runs, evaluate_cli, monkeypatch):
     cli()
     (folder,) = runs()
     drawn = []
-    sample = estimator.importance_sample
+    sample = scores_module.importance_sample
     monkeypatch.setattr(
-        estimator,
+        scores_module,
         "importance_sample",
         lambda vae, x, *how, **more: drawn.append(len(x)) or sample(vae, x, *how, **more),
     )
-    first = score(f"run={folder}", "K=9", "images=100")
-    assert score(f"run={folder}", "K=9", "images=100") == first
+    first = evaluate_cli(f"run={folder}", "K=9", "images=100")
+    assert evaluate_cli(f"run={folder}", "K=9", "images=100") == first
     assert drawn == [100]
     assert first[0] == 0
-    assert "120" in score(f"run={folder}", "K=9")[1]
+    assert "120" in evaluate_cli(f"run={folder}", "K=9")[1]
     assert drawn == [100, 20]
     assert json.loads((folder / "summary.json").read_text())["test/images_K9"] == 120
 
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """For how many images the compiled function of draws was called, each time."""
+    """The number of images in each call of the compiled sampler."""
     drawn = []
 
     class Counted(CompiledDraws):
@@ -101,24 +101,24 @@ def drawn(monkeypatch):
             drawn.append(len(x))
             return super().bind(x)
 
-    monkeypatch.setattr(estimator, "CompiledDraws", Counted)
+    monkeypatch.setattr(scores_module, "CompiledDraws", Counted)
     return drawn
 
 
-def test_compiled_draws_score_the_same(cli, runs, score, drawn):
+def test_the_compiled_sampler_gives_the_same_scores(cli, runs, evaluate_cli, drawn):
     cli()
     (folder,) = runs()
     with inductor.patch("cpp.cxx", ("no-such-compiler",)):
-        code, _, err = score(f"run={folder}", "K=30", "compile=true")
+        code, _, err = evaluate_cli(f"run={folder}", "K=30", "compile=true")
     assert (code, err.count("\n"), "compile=true: no C++ compiler" in err) == (2, 1, True)
     kept = folder / "scores_K30.npz"
     assert not kept.exists()
-    assert score(f"run={folder}", "K=30")[0] == 0
+    assert evaluate_cli(f"run={folder}", "K=30")[0] == 0
     with np.load(kept) as saved:
         expected = {name: saved[name] for name in saved}
     kept.unlink()
-    for images in (100, 100, 120):  # the second time nothing is left; the third, a batch of 20
-        assert score(f"run={folder}", "K=30", f"images={images}", "compile=true")[0] == 0
+    for images in (100, 100, 120):  # the second time no image is left; the third time, a batch of 20
+        assert evaluate_cli(f"run={folder}", "K=30", f"images={images}", "compile=true")[0] == 0
     assert drawn == [100, 20]
     with np.load(kept) as saved:
         for name in ("log_px", "rate", "distortion"):
@@ -126,36 +126,38 @@ def test_compiled_draws_score_the_same(cli, runs, score, drawn):
 
 
 @pytest.mark.parametrize(("least", "expected"), [(600, [100, 20]), (601, [100]), (3001, [])])
-def test_draws_are_compiled_if_so_many_are_left(least, expected, cli, runs, score, drawn, monkeypatch):
-    """Thirty for each of 100 images, and then for 20 more."""
+def test_the_sampler_is_compiled_if_enough_samples_are_left(
+    least, expected, cli, runs, evaluate_cli, drawn, monkeypatch
+):
+    """30 samples for each of 100 images, and then for 20 more images."""
     cli()
-    monkeypatch.setattr(estimator, "DRAWS", least)
+    monkeypatch.setattr(scores_module, "DRAWS", least)
     for images in (100, 120):
-        assert score(f"run={runs()[0]}", "K=30", f"images={images}")[0] == 0
+        assert evaluate_cli(f"run={runs()[0]}", "K=30", f"images={images}")[0] == 0
     assert drawn == expected
 
 
-def test_where_nothing_can_be_compiled_the_draws_go_on(cli, runs, score, drawn, monkeypatch):
-    said = []
+def test_scores_are_computed_without_a_compiler(cli, runs, evaluate_cli, drawn, monkeypatch):
+    messages = []
     cli()
-    monkeypatch.setattr("vae.acceleration.compilation.log.info", said.append)
-    monkeypatch.setattr(estimator, "DRAWS", 1)
+    monkeypatch.setattr("vae.acceleration.compilation.log.info", messages.append)
+    monkeypatch.setattr(scores_module, "DRAWS", 1)
     with inductor.patch("cpp.cxx", ("no-such-compiler",)):
-        assert score(f"run={runs()[0]}", "K=30")[0] == 0
+        assert evaluate_cli(f"run={runs()[0]}", "K=30")[0] == 0
     assert drawn == []
-    assert [line.partition(";")[0] for line in said] == ["compile=auto: no C++ compiler was found"]
+    assert [line.partition(";")[0] for line in messages] == ["compile=auto: no C++ compiler was found"]
 
 
-def test_ctrl_c_is_one_line_and_130(cli, runs, score, monkeypatch):
+def test_ctrl_c_is_one_line_and_exit_code_130(cli, runs, evaluate_cli, monkeypatch):
     cli()
     (folder,) = runs()
 
-    def stopped(*_, **__):
+    def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(estimator, "importance_sample", stopped)
+    monkeypatch.setattr(scores_module, "importance_sample", interrupt)
     before = (folder / "summary.json").read_text()
-    code, _, err = score(f"run={folder}", "K=9")
+    code, _, err = evaluate_cli(f"run={folder}", "K=9")
     assert (code, err.count("\n")) == (130, 1)
     assert (folder / "summary.json").read_text() == before
 
@@ -174,41 +176,41 @@ USER_ERRORS = {
 
 
 @pytest.mark.parametrize("argument", USER_ERRORS)
-def test_what_cannot_be_is_one_line_and_exit_code_2(argument, cli, runs, score):
+def test_a_user_error_is_one_line_and_exit_code_2(argument, cli, runs, evaluate_cli):
     cli()
     (folder,) = runs()
-    code, out, err = score(*([] if argument.startswith("run") else [f"run={folder}"]), argument)
+    code, out, err = evaluate_cli(*([] if argument.startswith("run") else [f"run={folder}"]), argument)
     assert (code, out, err.count("\n")) == (2, "", 1)
     for words in USER_ERRORS[argument]:
         assert words in err
 
 
-def test_a_run_that_bounds_nothing_or_is_damaged_is_refused(cli, runs, score):
+def test_a_run_without_a_bound_or_with_a_damaged_checkpoint_is_rejected(cli, runs, evaluate_cli):
     cli("objective=autoencoder")
     (folder,) = runs()
-    assert score(f"run={folder}")[0] == 2
-    assert "expected the folder of a finished run" in score("K=3")[2]
+    assert evaluate_cli(f"run={folder}")[0] == 2
+    assert "expected the folder of a finished run" in evaluate_cli("K=3")[2]
     for wrong in (folder.parent, folder.with_name(f"{folder.name}0")):
-        assert score(f"run={wrong}")[2].endswith(f"no summary.json in it; did you mean {folder}?\n")
+        assert evaluate_cli(f"run={wrong}")[2].endswith(f"it has no summary.json; did you mean {folder}?\n")
     cli("latent_dim=2", "hydra.run.dir=outputs/other")
     (other,) = set(runs()) - {folder}
     (other / "checkpoints" / "best.ckpt").write_bytes((folder / "checkpoints" / "best.ckpt").read_bytes())
-    code, _, err = score(f"run={other}")
+    code, _, err = evaluate_cli(f"run={other}")
     assert (code, err.count("\n")) == (2, 1)
     assert "best.ckpt" in err
     (other / "checkpoints" / "best.ckpt").unlink()
-    assert score(f"run={other}")[2].endswith("there is no checkpoints/best.ckpt in it\n")
+    assert evaluate_cli(f"run={other}")[2].endswith("it has no checkpoints/best.ckpt\n")
 
 
-def test_a_run_of_a_sweep_can_be_scored(cli, runs, score):
+def test_a_run_of_a_sweep_can_be_scored(cli, runs, evaluate_cli):
     cli("-m", "latent_dim=2,3", "trainer.max_epochs=1")
     for folder in runs():
         assert "=" in folder.name
-        assert score(f"run={folder}", "K=3")[0] == 0
+        assert evaluate_cli(f"run={folder}", "K=3")[0] == 0
 
 
-def test_the_help_says_how(score):
-    code, out, _ = score("--help")
+def test_help(evaluate_cli):
+    code, out, _ = evaluate_cli("--help")
     assert code == 0
     assert "run=outputs/... [K=5000] [images=10000]" in out
 
@@ -222,29 +224,29 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize("name", DAMAGED)
-def test_what_is_damaged_is_one_line(name, cli, runs, score):
+def test_a_damaged_file_is_a_one_line_error(name, cli, runs, evaluate_cli):
     cli()
     (folder,) = runs()
     (folder / name).write_text(DAMAGED[name])
-    code, out, err = score(f"run={folder}", "K=4")
+    code, out, err = evaluate_cli(f"run={folder}", "K=4")
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert name.split("/")[-1] in err
     assert "damaged" in err
 
 
-def test_a_run_of_before_is_one_line(cli, runs, score):
+def test_a_config_with_a_missing_key_is_a_one_line_error(cli, runs, evaluate_cli):
     cli()
     (folder,) = runs()
     config = folder / ".hydra" / "config.yaml"
     cfg = OmegaConf.load(config)
     del cfg["posterior"]
     OmegaConf.save(cfg, config)
-    code, _, err = score(f"run={folder}", "K=4")
-    said = f"run={folder}: its config.yaml is damaged, or of other keys: posterior: missing; expected its keys\n"
-    assert (code, err) == (2, said)
+    code, _, err = evaluate_cli(f"run={folder}", "K=4")
+    reason = "its config.yaml is damaged or not supported: posterior: missing; expected a group of keys"
+    assert (code, err) == (2, f"run={folder}: {reason}\n")
 
 
-def test_the_scores_arrive_in_the_run_s_wandb(tmp_path):
+def test_the_scores_are_sent_to_the_wandb_run(tmp_path):
     with WandbServer() as server:
         env = os.environ | server.env | {"PYTHONPATH": str(ROOT / "tests"), "HOME": str(tmp_path)}
         train = [sys.executable, str(ROOT / "train.py"), *BARS, *SHORT]

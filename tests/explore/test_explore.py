@@ -323,8 +323,8 @@ def test_a_drawing_that_cannot_be_read_is_refused(ask):
 
 
 @pytest.fixture
-def command(command_of):
-    return command_of(explore)
+def command(module_cli):
+    return module_cli(explore)
 
 
 def test_bad_arguments_are_one_line(command, cli):

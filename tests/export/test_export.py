@@ -14,7 +14,7 @@ from vae.errors import UserError
 from vae.export import __main__ as export
 from vae.export import portable
 from vae.model.likelihoods import ContinuousBernoulli
-from vae.runs.run_folder import finished
+from vae.runs.run_folder import read_finished_run
 from vae.training.experiment import build, load, load_trained
 
 SMALL = ["latent_dim=3", "hidden_size=8"]
@@ -40,10 +40,10 @@ def model():
     """The model of these overrides for images of a shape, with other weights than before training."""
     from hydra import compose
 
-    from vae.config.command_line import composing
+    from vae.config.command_line import initialize_conf
 
     def made(shape, *overrides):
-        with composing():
+        with initialize_conf():
             cfg = compose("config", [*SMALL, *overrides])
         torch.manual_seed(0)
         vae = build(cfg, shape).vae.eval()
@@ -56,8 +56,8 @@ def model():
 
 
 @pytest.fixture
-def exported(command_of):
-    return command_of(export)
+def exported(module_cli):
+    return module_cli(export)
 
 
 def outputs(file, **inputs):
@@ -133,9 +133,9 @@ def test_an_export_is_used_without_torch(cli, runs, exported):
     (folder,) = runs()
     code, out, err = exported()  # the newest, and the only one
     assert (code, err, out.count("\n")) == (0, "", 4)
-    cfg, summary = finished(folder)
-    data = load(cfg)
-    vae = load_trained(cfg, data.shape, folder).vae
+    run = read_finished_run(folder)
+    data = load(run.config)
+    vae = load_trained(run.config, data.shape, folder).vae
     done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     with torch.inference_mode():
@@ -151,7 +151,7 @@ def test_an_export_is_used_without_torch(cli, runs, exported):
     assert about["shape"] == list(data.shape)
     assert about["latent_dim"] == 3
     assert (about["likelihood"], about["posterior"]) == ("bernoulli", "diagonal_gaussian")
-    assert about["test"] == summary
+    assert about["test"] == run.summary
     assert about["encoder"]["largest_difference_from_torch"] < 1e-4
     assert sorted(path.name for path in folder.iterdir() if path.name.startswith("export")) == ["export"]
 

@@ -11,7 +11,7 @@ from hydra import compose
 from omegaconf import OmegaConf
 from PIL import Image
 
-from vae.config.command_line import composing
+from vae.config.command_line import initialize_conf
 from vae.generate import __main__ as generate
 from vae.generate import creations
 from vae.training.experiment import build
@@ -23,13 +23,14 @@ def run_of(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def make(name, *overrides):
-        with composing():
+        with initialize_conf():
             cfg = compose("config", overrides=[*BARS, "logger=none", *overrides])
         folder = Path("outputs") / name
         (folder / ".hydra").mkdir(parents=True)
         (folder / "checkpoints").mkdir()
         OmegaConf.save(cfg, folder / ".hydra" / "config.yaml")
         (folder / ".hydra" / "overrides.yaml").write_text("[]")
+        (folder / ".hydra" / "hydra.yaml").write_text("hydra: {runtime: {choices: {}}}")
         (folder / "summary.json").write_text('{"test/elbo": -1.0}')
         torch.manual_seed(0)
         shape = (3, 6, 5) if "Named" in str(overrides) else (1, 8, 8)
@@ -40,8 +41,8 @@ def run_of(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def cli(command_of):
-    return command_of(generate)
+def cli(module_cli):
+    return module_cli(generate)
 
 
 def contents(folder):

@@ -18,13 +18,13 @@ from vae import figures
 from vae.config.schema import CONF
 from vae.latent import __main__ as latent
 from vae.latent import probes
-from vae.runs.run_folder import finished
+from vae.runs.run_folder import read_finished_run
 from vae.training.experiment import load, load_trained
 
 
 @pytest.fixture
-def look(command_of):
-    return command_of(latent)
+def look(module_cli):
+    return module_cli(latent)
 
 
 def blobs(n, far, seed=0):
@@ -127,7 +127,7 @@ def test_labels_are_kinds_where_each_has_several_images():
 
 
 def of_run(folder):
-    cfg, _ = finished(folder)
+    cfg = read_finished_run(folder).config
     data = load(cfg)
     return data, load_trained(cfg, data.shape, folder).vae
 
@@ -326,16 +326,16 @@ def test_what_cannot_be_is_one_line_and_exit_code_2(cli, runs, look, monkeypatch
     assert "none in outputs/" in refused()
 
 
-def test_the_codes_arrive_in_the_run_s_wandb_as_a_table(cli, runs, look, isolated):
+def test_the_codes_arrive_in_the_run_s_wandb_as_a_table(cli, runs, look, isolated_wandb):
     cli("trainer.max_epochs=1")
     (folder,) = runs()
-    cfg, _ = finished(folder)
+    cfg = read_finished_run(folder).config
     cfg.logger = OmegaConf.load(CONF / "logger/wandb.yaml")
     OmegaConf.save(cfg, folder / ".hydra/config.yaml")
     (folder / "wandb_id").write_text("0badcafe")
     with WandbServer() as server:
         for name, value in server.env.items():
-            isolated.setenv(name, value)
+            isolated_wandb.setenv(name, value)
         assert look("wandb=true")[0] == 0
     sent = server.runs["0badcafe"].summary["codes"]
     assert (sent["_type"], sent["nrows"], sent["ncols"]) == ("table-file", 120, 4)

@@ -1,4 +1,4 @@
-"""What a run is in W&B: its group, its best values, its axes, its model; and what W&B's own sweeps start."""
+"""The group, best values, x-axes and model of a run in W&B, and the sweeps of W&B."""
 
 import os
 import subprocess
@@ -9,20 +9,20 @@ from typing import Any
 
 import pytest
 import yaml
+from conftest import compose_config
 from omegaconf import OmegaConf
-from test_config import composed
 from wandb import wandb_agent
 from wandb_server import WandbServer
 
 from vae.config.schema import CONF, validate
-from vae.tracking.loggers import BEST, MetricsCSV, finish
+from vae.tracking.loggers import BEST, MetricsCSV, finish_wandb
 from vae.training.experiment import build_logger
 
 ROOT = CONF.parent
 
 
 @pytest.mark.parametrize(
-    ("mode", "typed", "group", "job_type"),
+    ("mode", "overrides", "group", "job_type"),
     [
         ("RUN", [], None, "train"),
         ("RUN", ["logger.group=mine"], "mine", "train"),
@@ -30,14 +30,14 @@ ROOT = CONF.parent
         ("MULTIRUN", ["logger.group=mine"], "mine", "sweep"),
     ],
 )
-def test_the_runs_of_a_sweep_are_a_group(mode, typed, group, job_type, isolated, tmp_path):
-    """What is read is what the run's folder says of how it began, as it is when the run is resumed, moved or not."""
-    isolated.setenv("WANDB_MODE", "offline")
-    about = {"mode": mode, "runtime": {"output_dir": "/somewhere/2026-11-25/latent_dim=2"}}
+def test_runs_of_a_sweep_form_a_group(mode, overrides, group, job_type, isolated_wandb, tmp_path):
+    """The group comes from the run's .hydra/hydra.yaml, also when the run is resumed or its folder was moved."""
+    isolated_wandb.setenv("WANDB_MODE", "offline")
+    hydra = {"mode": mode, "runtime": {"output_dir": "/somewhere/2026-11-25/latent_dim=2"}}
     (tmp_path / ".hydra").mkdir()
-    OmegaConf.save({"hydra": about}, tmp_path / ".hydra" / "hydra.yaml")
+    OmegaConf.save({"hydra": hydra}, tmp_path / ".hydra" / "hydra.yaml")
     OmegaConf.save(["latent_dim=2"], tmp_path / ".hydra" / "overrides.yaml")
-    (logger,) = build_logger(composed("logger=wandb", "latent_dim=2", *typed), tmp_path)
+    (logger,) = build_logger(compose_config("logger=wandb", "latent_dim=2", *overrides), tmp_path)
     run = logger.experiment
     assert (
         (run.group, run.job_type, run.name) == (group, job_type, "latent_dim=2")
@@ -46,15 +46,17 @@ def test_the_runs_of_a_sweep_are_a_group(mode, typed, group, job_type, isolated,
     )
 
 
-def test_a_curve_s_summary_is_its_best_and_images_seen_can_be_its_axis(start):
+def test_the_summary_of_a_curve_is_its_best_value_and_images_seen_can_be_its_axis(start_wandb):
     with WandbServer() as server:
-        start(server.env).log_metrics({"val/elbo": -4.0, "val/kl": 1.0, "images_seen": 200, "seconds": 1.5}, step=1)
-        finish(0)
+        start_wandb(server.env).log_metrics(
+            {"val/elbo": -4.0, "val/kl": 1.0, "images_seen": 200, "seconds": 1.5}, step=1
+        )
+        finish_wandb(0)
         (run,) = server.runs.values()
     for split in ("train", "val"):
         for name in ("elbo", "log_likelihood", "objective", "minus_cross_entropy", "minus_cross_entropy_less_kl"):
-            described = {"axis": "trainer/global_step", "summary": ["max"], "hidden": False}
-            assert run.definitions[f"{split}/{name}"] == described
+            definition = {"axis": "trainer/global_step", "summary": ["max"], "hidden": False}
+            assert run.definitions[f"{split}/{name}"] == definition
         assert run.definitions[f"{split}/squared_error"]["summary"] == ["min"]
     assert not {f"{split}/kl" for split in ("train", "val", "test")} & set(run.definitions)
     assert run.definitions["*"]["axis"] == "trainer/global_step"
@@ -62,7 +64,7 @@ def test_a_curve_s_summary_is_its_best_and_images_seen_can_be_its_axis(start):
         assert run.definitions[axis] == {"axis": None, "summary": [], "hidden": True}
 
 
-def test_every_curve_of_every_objective_has_a_best_value_or_is_the_kl():
+def test_every_curve_except_the_kl_has_a_best_value():
     from vae.model.objectives import ELBO, Autoencoder
     from vae.training.lightning_module import UNNORMALIZED
 
@@ -70,29 +72,29 @@ def test_every_curve_of_every_objective_has_a_best_value_or_is_the_kl():
     assert set(BEST) == {f"{split}/{name}" for split in ("train", "val") for name in curves}
 
 
-def test_the_best_value_of_a_resumed_run_is_that_of_all_its_parts(start, tmp_path):
+def test_the_best_value_of_a_resumed_run_includes_all_its_parts(start_wandb, tmp_path):
     history = MetricsCSV(tmp_path / "run")
     with WandbServer() as server:
         for elbo in (-3.0, -5.0, -4.0):
-            logger = start(server.env)
-            for each in (logger, history):
-                each.log_metrics({"val/elbo": elbo, "val/squared_error": elbo}, step=1)
+            logger = start_wandb(server.env)
+            for destination in (logger, history):
+                destination.log_metrics({"val/elbo": elbo, "val/squared_error": elbo}, step=1)
             logger.finalize("success")
-            finish(0)
+            finish_wandb(0)
         (run,) = server.runs.values()
     assert (run.summary["val/elbo"], run.summary["val/squared_error"]) == ({"max": -3}, {"min": -5})
 
 
-def test_under_wandb_agent_the_run_is_the_agent_s(start, tmp_path):
+def test_under_wandb_agent_the_run_has_the_id_of_the_agent(start_wandb, tmp_path):
     with WandbServer() as server:
-        start(server.env | {"WANDB_SWEEP_ID": "search", "WANDB_RUN_ID": "of-the-agent"})
-        finish(0)
+        start_wandb(server.env | {"WANDB_SWEEP_ID": "search", "WANDB_RUN_ID": "of-the-agent"})
+        finish_wandb(0)
         assert list(server.runs) == ["of-the-agent"]
     assert (tmp_path / "run" / "wandb_id").read_text() == "of-the-agent"
 
 
-def trained(logger: Any, folder: Path, status: str = "success") -> None:
-    """Let a training end, and its test, as far as the logger knows."""
+def finalize(logger: Any, folder: Path, status: str = "success") -> None:
+    """Call the logger as Lightning does at the end of a training and of its test."""
     (folder / "checkpoints").mkdir()
     for name in ("best", "last"):
         (folder / "checkpoints" / f"{name}.ckpt").write_text(name)
@@ -100,11 +102,11 @@ def trained(logger: Any, folder: Path, status: str = "success") -> None:
     logger.finalize(status)
 
 
-def test_the_best_checkpoint_is_an_artifact_of_the_run(start, tmp_path):
+def test_the_best_checkpoint_is_uploaded_as_an_artifact(start_wandb, tmp_path):
     with WandbServer() as server:
-        logger = start(server.env, log_model=True)
-        trained(logger, tmp_path / "run")
-        finish(0)
+        logger = start_wandb(server.env, log_model=True)
+        finalize(logger, tmp_path / "run")
+        finish_wandb(0)
         (artifact,) = server.artifacts.values()
     assert (artifact.about["artifactTypeName"], artifact.about["runName"]) == ("model", logger.version)
     assert "best" in [alias["alias"] for alias in artifact.about["aliases"]]
@@ -112,48 +114,48 @@ def test_the_best_checkpoint_is_an_artifact_of_the_run(start, tmp_path):
 
 
 @pytest.mark.parametrize(("log_model", "status"), [(False, "success"), (True, "failed")])
-def test_without_log_model_or_an_end_there_is_no_artifact(log_model, status, start, tmp_path):
+def test_no_artifact_without_log_model_or_of_a_failed_run(log_model, status, start_wandb, tmp_path):
     with WandbServer() as server:
-        trained(start(server.env, log_model=log_model), tmp_path / "run", status)
-        finish(0)
+        finalize(start_wandb(server.env, log_model=log_model), tmp_path / "run", status)
+        finish_wandb(0)
         assert (server.artifacts, len(server.runs)) == ({}, 1)
 
 
-def test_a_model_that_cannot_be_sent_stops_nothing(start, caplog):
+def test_a_failed_upload_does_not_stop_the_run(start_wandb, caplog):
     with WandbServer() as server:
-        start(server.env, log_model=True).finalize("success")  # there is no checkpoint
-        assert "W&B does not get all of this run" in caplog.text
-        finish(0)
+        start_wandb(server.env, log_model=True).finalize("success")  # without a checkpoint
+        assert "W&B did not receive all data of this run" in caplog.text
+        finish_wandb(0)
         assert [run.exit_code for run in server.runs.values()] == [0]
 
 
-SEARCH = CONF / "sweep" / "mnist.yaml"
+SWEEP_FILE = CONF / "sweep" / "mnist.yaml"
 
 
-def agent_s_command(search: dict[str, Any], values: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What wandb's own agent would start for these values of the parameters."""
+def agent_command(sweep: dict[str, Any], values: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the command that wandb's agent starts for these parameter values."""
     for name in ("WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH"):
         monkeypatch.setenv(name, "")  # the agent sets them
     started: list[list[str]] = []
     monkeypatch.setattr(wandb_agent, "AgentProcess", lambda command, **_: started.append(command) or SimpleNamespace())
     agent = object.__new__(wandb_agent.Agent)
     vars(agent).update(
-        _sweep_command=search["command"], _in_jupyter=False, _function=None, _forward_signals=False, _run_processes={}
+        _sweep_command=sweep["command"], _in_jupyter=False, _function=None, _forward_signals=False, _run_processes={}
     )
     arguments = {key: {"value": value} for key, value in values.items()}
-    agent._command_run({"run_id": "abc", "program": search["program"], "args": arguments})
+    agent._command_run({"run_id": "abc", "program": sweep["program"], "args": arguments})
     return started[0]
 
 
 @pytest.mark.parametrize("end", [0, -1])
-def test_what_wandb_s_agent_starts_is_a_run_with_these_values(end, isolated):
-    search = yaml.safe_load(SEARCH.read_text())
+def test_the_agent_starts_a_run_with_the_sampled_values(end, isolated_wandb):
+    sweep = yaml.safe_load(SWEEP_FILE.read_text())
     values = {
         key: sorted(given["values"], key=str)[end] if "values" in given else (given["min"], given["max"])[end]
-        for key, given in search["parameters"].items()
+        for key, given in sweep["parameters"].items()
     }
     assert set(values) == {"latent_dim", "hidden_size", "activation", "optimizer.lr"}
-    command = [*agent_s_command(search, values, isolated), "--cfg", "job"]
+    command = [*agent_command(sweep, values, isolated_wandb), "--cfg", "job"]
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     done = subprocess.run(
         command, cwd=ROOT, env=os.environ | {"PATH": path}, capture_output=True, text=True, timeout=60
@@ -164,10 +166,10 @@ def test_what_wandb_s_agent_starts_is_a_run_with_these_values(end, isolated):
     assert {key: OmegaConf.select(cfg, key) for key in values} == values
 
 
-def test_the_search_is_for_a_curve_that_is_maximised_and_is_no_choice_of_train_py(cli):
-    search = yaml.safe_load(SEARCH.read_text())
-    assert (search["method"], search["metric"]) == ("bayes", {"name": "val/elbo", "goal": "maximize"})
-    assert BEST[search["metric"]["name"]] is max
+def test_the_sweep_maximizes_a_logged_curve_and_is_not_a_choice_of_train_py(cli):
+    sweep = yaml.safe_load(SWEEP_FILE.read_text())
+    assert (sweep["method"], sweep["metric"]) == ("bayes", {"name": "val/elbo", "goal": "maximize"})
+    assert BEST[sweep["metric"]["name"]] is max
     _, out, _ = cli("--help", defaults=())
     assert "logger: csv, none, wandb\n" in out
     assert "\nsweep:" not in out
@@ -177,8 +179,8 @@ def test_the_search_is_for_a_curve_that_is_maximised_and_is_no_choice_of_train_p
 
 @pytest.mark.parametrize(
     ("argument", "words"),
-    [("logger.log_model=best", "true or false"), ("logger.group=5", "a name that is no number, or null")],
+    [("logger.log_model=best", "true or false"), ("logger.group=5", "a name that is not a number, or null")],
 )
-def test_a_logger_s_key_out_of_its_range_is_one_line(argument, words, cli):
+def test_an_invalid_logger_key_is_a_one_line_error(argument, words, cli):
     code, out, err = cli(argument, defaults=())
     assert (code, out, err) == (2, "", f"{argument}: expected {words}\n")

@@ -1,4 +1,4 @@
-"""python -m vae.sync and vae.dashboard, as they are typed, against a stand-in for the W&B server."""
+"""python -m vae.sync and python -m vae.dashboard, with a fake W&B server."""
 
 import json
 import os
@@ -15,12 +15,12 @@ from wandb_server import WandbServer
 
 from vae import dashboard
 from vae.config.schema import CONF
-from vae.tracking.loggers import finish
+from vae.tracking.loggers import finish_wandb
 
 
 @pytest.fixture
-def command(isolated):  # noqa: ARG001 (nothing of whoever runs the tests)
-    """command(module, *arguments, **env) -> the exit code of python -m vae.<module> and what it printed."""
+def command(isolated_wandb):  # noqa: ARG001 (isolates W&B)
+    """command(module, *arguments, **env) runs python -m vae.<module>: (exit code, stdout, stderr)."""
 
     def command(module: str, *arguments: str, **env: str) -> tuple[int, str, str]:
         done = subprocess.run(
@@ -35,103 +35,113 @@ def command(isolated):  # noqa: ARG001 (nothing of whoever runs the tests)
     return command
 
 
-def kept(start: Any, run: str, values: list[float], **about: Any) -> Path:
-    """The folder of a run that was kept offline."""
-    logger = start({"WANDB_MODE": "offline"}, run, **about)
+def make_offline_run(start_wandb: Any, run: str, values: list[float], **options: Any) -> Path:
+    """Make an offline run and return its folder."""
+    logger = start_wandb({"WANDB_MODE": "offline"}, run, **options)
     for step, value in enumerate(values):
         logger.log_metrics({"x": value}, step)
     folder = Path(logger.experiment.sync_dir)
     (folder.parent.parent / run / "checkpoints").mkdir(exist_ok=True)
     (folder.parent.parent / run / "checkpoints" / "best.ckpt").write_text("best")
     logger.finalize("success")
-    finish(0)
-    wandb.teardown()  # only now is all of it on the disk
+    finish_wandb(0)
+    wandb.teardown()  # writes the rest of the data to disk
     return folder
 
 
-def test_sync_sends_each_offline_run_once(start, command, tmp_path):
-    kept(start, "first", [1.0, 2.0], log_model=True)
-    kept(start, "second", [3.0])
+def test_sync_uploads_each_offline_run_once(start_wandb, command, tmp_path):
+    make_offline_run(start_wandb, "first", [1.0, 2.0], log_model=True)
+    make_offline_run(start_wandb, "second", [3.0])
     with WandbServer() as server:
         code, out, _ = command("sync", str(tmp_path), **server.env, WANDB_MODE="offline")
-        assert (code, out.splitlines()[-1]) == (0, "2 sent, 0 sent before, 0 left, 0 failed")
+        assert (code, out.splitlines()[-1]) == (0, "2 uploaded, 0 uploaded before, 0 skipped, 0 failed")
         assert [line.split()[0] for line in out.splitlines()[:-1]] == ["1/2", "2/2"]
-        arrived = {run.about["displayName"]: [row["x"] for row in run.history] for run in server.runs.values()}
-        assert arrived == {"first": [1, 2], "second": [3]}
+        received = {run.about["displayName"]: [row["x"] for row in run.history] for run in server.runs.values()}
+        assert received == {"first": [1, 2], "second": [3]}
         assert [run.about["groupName"] for run in server.runs.values()] == ["sweep", "sweep"]
         assert [artifact.files["best.ckpt"] for artifact in server.artifacts.values()] == [b"best"]
         server.runs.clear()
         code, out, _ = command("sync", f"outputs={tmp_path}", **server.env)
-        assert (code, out, server.runs) == (0, "0 sent, 2 sent before, 0 left, 0 failed\n", {})
+        assert (code, out, server.runs) == (0, "0 uploaded, 2 uploaded before, 0 skipped, 0 failed\n", {})
 
 
-def cut(run: Path) -> None:
-    """As if it had been killed, or were not at its end yet."""
+def truncate(run: Path) -> None:
+    """Remove the end of a run's log, as if the run had been killed or were still running."""
     (log,) = run.glob("*.wandb")
     log.write_bytes(log.read_bytes()[:-20])
 
 
-def test_sync_names_and_leaves_a_run_that_is_under_way_or_damaged_and_what_goes_on_from_it(start, command, tmp_path):
-    damaged = kept(start, "damaged", [1.0])
-    after = damaged.with_name(damaged.name.replace("offline-run-", "offline-run-9"))
-    shutil.copytree(damaged, after)
+def test_sync_skips_damaged_and_unfinished_runs_and_their_later_parts(start_wandb, command, tmp_path):
+    damaged = make_offline_run(start_wandb, "damaged", [1.0])
+    later = damaged.with_name(damaged.name.replace("offline-run-", "offline-run-9"))
+    shutil.copytree(damaged, later)
     (log,) = damaged.glob("*.wandb")
-    log.write_bytes(log.read_bytes().replace(b"damaged", b"dAmaged", 1))  # its checksum does not know
-    begun = kept(start, "begun", [1.0])
-    cut(begun)
-    kept(start, "whole", [2.0])
+    log.write_bytes(log.read_bytes().replace(b"damaged", b"dAmaged", 1))  # now the checksum is wrong
+    unfinished = make_offline_run(start_wandb, "unfinished", [1.0])
+    truncate(unfinished)
+    make_offline_run(start_wandb, "complete", [2.0])
     with WandbServer() as server:
         code, out, _ = command("sync", str(tmp_path), **server.env)
-        assert [run.about["displayName"] for run in server.runs.values()] == ["whole"]
+        assert [run.about["displayName"] for run in server.runs.values()] == ["complete"]
     lines = {line.split()[1]: line for line in out.splitlines()[:-1]}
-    assert lines[damaged.name].endswith("left: damaged")
-    assert "goes on from" in lines[after.name]
-    assert lines[begun.name].endswith(f"under way, or cut off; to send what there is: wandb sync {begun}")
-    assert (code, out.splitlines()[-1]) == (0, "1 sent, 0 sent before, 3 left, 0 failed")
+    assert lines[damaged.name].endswith("skipped: damaged")
+    assert "an earlier part is not uploaded" in lines[later.name]
+    assert lines[unfinished.name].endswith(
+        f"still running or interrupted; to upload it anyway: wandb sync {unfinished}"
+    )
+    assert (code, out.splitlines()[-1]) == (0, "1 uploaded, 0 uploaded before, 3 skipped, 0 failed")
 
 
-def test_sync_sends_all_parts_of_a_run_that_was_killed_and_resumed(start, command, tmp_path):
-    killed = kept(start, "run", [1.0])
-    cut(killed)
-    killed.rename(killed.with_name(killed.name.replace("offline-run-2", "offline-run-1")))  # a while ago
-    kept(start, "run", [2.0])
+def test_sync_uploads_all_parts_of_a_killed_and_resumed_run(start_wandb, command, tmp_path):
+    killed = make_offline_run(start_wandb, "run", [1.0])
+    truncate(killed)
+    killed.rename(killed.with_name(killed.name.replace("offline-run-2", "offline-run-1")))  # an earlier date
+    make_offline_run(start_wandb, "run", [2.0])
     with WandbServer() as server:
-        for said in ("2 sent, 0 sent before, 0 left, 0 failed", "0 sent, 2 sent before, 0 left, 0 failed"):
+        for summary in (
+            "2 uploaded, 0 uploaded before, 0 skipped, 0 failed",
+            "0 uploaded, 2 uploaded before, 0 skipped, 0 failed",
+        ):
             code, out, _ = command("sync", str(tmp_path), **server.env)
-            assert (code, out.splitlines()[-1]) == (0, said)
+            assert (code, out.splitlines()[-1]) == (0, summary)
         (run,) = server.runs.values()
     assert [(row["_step"], row["x"]) for row in run.history] == [(0, 1), (1, 2)]
 
 
-def test_sync_says_what_failed(start, command, tmp_path, monkeypatch):
-    kept(start, "run", [1.0])
-    monkeypatch.setattr(WandbServer, "file_stream", None)  # the server breaks off
+def test_sync_reports_a_failed_upload(start_wandb, command, tmp_path, monkeypatch):
+    make_offline_run(start_wandb, "run", [1.0])
+    monkeypatch.setattr(WandbServer, "file_stream", None)  # the server closes the connection
     with WandbServer() as server:
         code, out, _ = command("sync", str(tmp_path), "timeout=3", **server.env)
     assert code == 1
-    assert "failed: not sent within 3 s" in out
-    assert out.endswith("\n0 sent, 0 sent before, 0 left, 1 failed\n")
+    assert "failed: not uploaded within 3 s" in out
+    assert out.endswith("\n0 uploaded, 0 uploaded before, 0 skipped, 1 failed\n")
 
 
-TROUBLES = {"no key": "no API key", "malformed key": "40+ characters", "refused": "401", "unreachable": "API request"}
+SERVER_ERRORS = {
+    "no key": "no API key",
+    "malformed key": "40+ characters",
+    "rejected": "401",
+    "unreachable": "API request",
+}
 
 
-@pytest.mark.parametrize("trouble", TROUBLES)
+@pytest.mark.parametrize("failure", SERVER_ERRORS)
 @pytest.mark.parametrize("module", ["sync", "dashboard"])
-def test_without_a_server_that_lets_one_in_there_is_one_line_in_time(module, trouble, start, command, tmp_path):
-    kept(start, "run", [1.0])
-    with WandbServer(401) as refusing:
+def test_a_failed_login_is_a_one_line_error_within_the_timeout(module, failure, start_wandb, command, tmp_path):
+    make_offline_run(start_wandb, "run", [1.0])
+    with WandbServer(401) as rejecting:
         env = {
             "no key": {},
-            "malformed key": refusing.env | {"WANDB_API_KEY": "k"},
-            "refused": refusing.env,
-            "unreachable": refusing.env | {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_HTTP_TIMEOUT": "2"},
-        }[trouble]
-        since = time.monotonic()
+            "malformed key": rejecting.env | {"WANDB_API_KEY": "k"},
+            "rejected": rejecting.env,
+            "unreachable": rejecting.env | {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_HTTP_TIMEOUT": "2"},
+        }[failure]
+        begin = time.monotonic()
         code, out, err = command(module, str(tmp_path) if module == "sync" else "project=vae", **env)
-    assert time.monotonic() - since < 20
+    assert time.monotonic() - begin < 20
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert TROUBLES[trouble] in err
+    assert SERVER_ERRORS[failure] in err
 
 
 @pytest.mark.parametrize(
@@ -144,7 +154,7 @@ def test_without_a_server_that_lets_one_in_there_is_one_line_in_time(module, tro
         ("dashboard", "vae", ["vae: expected key=value", "project, entity"]),
     ],
 )
-def test_a_command_refuses_in_one_line(module, argument, words, command):
+def test_a_user_error_is_one_line_and_exit_code_2(module, argument, words, command):
     code, out, err = command(module, argument)
     assert (code, out, err.count("\n")) == (2, "", 1)
     for word in words:
@@ -152,12 +162,12 @@ def test_a_command_refuses_in_one_line(module, argument, words, command):
 
 
 def panels(view: dict[str, Any], kind: str) -> list[dict[str, Any]]:
-    """The settings of a view's panels of one kind, from top to bottom."""
+    """Return the settings of the panels of one kind in a view, from top to bottom."""
     sections = json.loads(view["spec"])["section"]["panelBankConfig"]["sections"]
     return [p["config"] for section in sections for p in section["panels"] if p["viewType"] == kind]
 
 
-def test_the_dashboard_shows_curves_shapes_pictures_and_differences(command):
+def test_the_dashboard_shows_curves_hyperparameters_pictures_and_differences(command):
     with WandbServer() as server:
         code, out, _ = command("dashboard", "project=vae", **server.env)
         (view,) = server.views
@@ -169,8 +179,8 @@ def test_the_dashboard_shows_curves_shapes_pictures_and_differences(command):
         for axis in ("trainer/global_step", "images_seen")
         for name in ("elbo", "kl", "log_likelihood")
     ]
-    (shapes,) = panels(view, "Parallel Coordinates Plot")
-    assert [column["accessor"] for column in shapes["columns"]] == [
+    (hyperparameters,) = panels(view, "Parallel Coordinates Plot")
+    assert [column["accessor"] for column in hyperparameters["columns"]] == [
         *(f"config:{key}.value" for key in ("latent_dim", "hidden_size", "activation")),
         "summary:test/log_px",
     ]
@@ -179,14 +189,14 @@ def test_the_dashboard_shows_curves_shapes_pictures_and_differences(command):
     assert panels(view, "Run Comparer") == [{"diffOnly": "split"}]
 
 
-def test_the_dashboard_s_entity_is_the_one_named_or_the_account_s_own(command):
+def test_the_dashboard_uses_the_given_or_the_default_entity(command):
     with WandbServer() as server:
         for arguments in (["entity=lab"], []):
             command("dashboard", "project=vae", *arguments, **server.env | {"WANDB_ENTITY": ""})
         assert [view["entityName"] for view in server.views] == ["lab", "team"]
 
 
-def test_the_dashboard_without_its_library_says_how_to_get_it(monkeypatch, capsys):
+def test_a_missing_library_is_an_error_with_the_install_command(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
     monkeypatch.setattr(sys, "argv", ["vae.dashboard", "project=vae"])
     assert dashboard.cli() == 2

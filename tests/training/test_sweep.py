@@ -11,14 +11,14 @@ from conftest import BARS, SHORT
 from filelock import FileLock
 from toy_dataset import Bars
 
-from vae.runs.run_folder import find, records
+from vae.runs.run_folder import find_runs, read_metrics
 
 ROOT = Path(__file__).parents[2]
 
 
 def summaries(folder):
     """The test metrics of every finished run in or below a folder, by its latent_dim."""
-    return {run.value("latent_dim"): run.summary for run in find([Path(folder)]) if run.status == "finished"}
+    return {run.value("latent_dim"): run.summary for run in find_runs([Path(folder)]) if run.status == "finished"}
 
 
 def process(folder, *arguments):
@@ -40,7 +40,7 @@ def test_jobs_that_fail_change_nothing_for_the_others(launcher, cli, tmp_path):
     done = process(tmp_path, "-m", "latent_dim=2,-1,4,1e9", "hydra.sweep.dir=swept", f"hydra/launcher={launcher}")
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stdout.partition("this run failed")[0]
-    runs = {run.value("latent_dim"): run for run in find([tmp_path / "swept"])}
+    runs = {run.value("latent_dim"): run for run in find_runs([tmp_path / "swept"])}
     assert {latent_dim: run.status for latent_dim, run in runs.items()} == {
         2: "finished",
         -1: "failed",
@@ -58,7 +58,7 @@ def test_a_job_that_diverges_is_told_apart_from_one_that_does_not(cli, tmp_path)
     code, out, _ = cli("-m", "optimizer.lr=1e30,1e-3")
     assert code == 1
     assert out.count("diverged at step") >= 2  # when it happened, and in the table
-    assert sorted(run.status for run in find([tmp_path / "outputs"])) == ["failed", "finished"]
+    assert sorted(run.status for run in find_runs([tmp_path / "outputs"])) == ["failed", "finished"]
 
 
 def test_the_images_are_loaded_once(cli, monkeypatch):
@@ -81,7 +81,7 @@ def test_a_sweep_that_was_killed_goes_on_where_it_was(tmp_path, monkeypatch):
     (tmp_path / "killed").unlink()
     assert process(tmp_path, *line, "hydra.sweep.dir=cut").returncode == -9
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "cut").rglob("summary.json")}
-    assert [run.status for run in find([tmp_path / "cut"])] == ["finished", "unfinished"]
+    assert [run.status for run in find_runs([tmp_path / "cut"])] == ["finished", "unfinished"]
     done = subprocess.run(
         [sys.executable, str(ROOT / "train.py"), "sweep=cut"],
         cwd=tmp_path,
@@ -96,7 +96,9 @@ def test_a_sweep_that_was_killed_goes_on_where_it_was(tmp_path, monkeypatch):
     assert all(path.stat().st_mtime_ns == then for path, then in before.items())
     assert summaries("cut") == summaries("whole")
     for cut, whole in zip(*(sorted((tmp_path / name).rglob("metrics.csv")) for name in ("cut", "whole")), strict=True):
-        timeless = [[row | {"seconds": 0, "images_per_second": 0} for row in records(path)] for path in (cut, whole)]
+        timeless = [
+            [row | {"seconds": 0, "images_per_second": 0} for row in read_metrics(path)] for path in (cut, whole)
+        ]
         assert timeless[0] == timeless[1]
 
 
@@ -122,7 +124,7 @@ def test_the_folder_of_a_sweep_may_have_any_name(cli):
     lost.unlink()
     assert cli(f"sweep={folder}", defaults=())[0] == 0
     assert len(list(Path(folder).rglob("summary.json"))) == 2
-    assert sum("test/elbo" in row for row in records(lost.parent / "metrics.csv")) == 1
+    assert sum("test/elbo" in row for row in read_metrics(lost.parent / "metrics.csv")) == 1
 
 
 def test_a_job_that_is_under_way_elsewhere_is_left_alone(cli):
@@ -149,12 +151,12 @@ def test_a_summary_that_is_damaged_is_made_anew(cli):
 def test_a_job_cut_off_before_its_first_checkpoint_begins_anew(cli):
     assert cli("-m", "latent_dim=2", "hydra.sweep.dir=swept")[0] == 0
     (folder,) = (path.parent for path in Path("swept").rglob("summary.json"))
-    whole = summaries("swept"), records(folder / "metrics.csv")
+    whole = summaries("swept"), read_metrics(folder / "metrics.csv")
     (folder / "summary.json").unlink()
     (folder / "checkpoints" / "last.ckpt").unlink()
     assert cli("sweep=swept", defaults=())[0] == 0
     assert summaries("swept") == whole[0]
-    assert [row["step"] for row in records(folder / "metrics.csv")] == [row["step"] for row in whole[1]]
+    assert [row["step"] for row in read_metrics(folder / "metrics.csv")] == [row["step"] for row in whole[1]]
 
 
 @pytest.mark.parametrize("folder", ["nowhere", "outputs"])
@@ -185,7 +187,7 @@ def test_a_search_looks_for_the_best_val_elbo_and_goes_on(cli, tmp_path):
     assert cli("sweep=found", defaults=())[0] == 0
     study = optuna.load_study("mnist", f"sqlite:///{tmp_path / 'found' / 'study.db'}")
     assert len(study.trials) == 6
-    best = [max(row["val/elbo"] for row in run.records if "val/elbo" in row) for run in find([tmp_path / "found"])]
+    best = [max(row["val/elbo"] for row in run.history if "val/elbo" in row) for run in find_runs([tmp_path / "found"])]
     assert study.best_value == pytest.approx(max(best))
     assert sorted(trial.value for trial in study.trials) == pytest.approx(sorted(best))
 
@@ -197,5 +199,5 @@ def test_a_search_begins_with_what_it_was_cut_off_in(cli, tmp_path):
     study = optuna.load_study("mnist", f"sqlite:///{tmp_path / 'found' / 'study.db'}")
     cut = study.ask(study.trials[0].distributions)
     assert cli("sweep=found", defaults=())[0] == 0
-    tried = {run.value("optimizer.lr") for run in find([tmp_path / "found"])}
+    tried = {run.value("optimizer.lr") for run in find_runs([tmp_path / "found"])}
     assert tried == {trial.params["optimizer.lr"] for trial in (study.trials[0], cut)}

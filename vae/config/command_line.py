@@ -1,4 +1,4 @@
-"""What was typed, as Hydra is to have it, or one clear line for what it may not be. Nothing here imports torch."""
+"""Parse and check command lines, and turn them into Hydra's. Nothing here imports torch."""
 
 import hashlib
 import json
@@ -18,81 +18,84 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from vae.config.older_versions import current_override
-from vae.config.schema import CONF, Model, checked, keys_of
+from vae.config.schema import CONF, Model, fields_by_key, validate_model
 from vae.errors import USER_ERRORS, UserError, did_you_mean, one_line
 
 
-def arguments(model: type[Model], typed: Sequence[str]) -> Model:
-    """key=value arguments as the model has them; UserError for what it does not."""
-    given, known = {}, keys_of(model)
-    for text in typed:
-        key, equals, value = text.partition("=")
+def parse_arguments(model: type[Model], argv: Sequence[str]) -> Model:
+    """Parse key=value arguments into a pydantic model. Raises UserError for an unknown key or a value out of range."""
+    given, fields = {}, fields_by_key(model)
+    for argument in argv:
+        key, equals, value = argument.partition("=")
         if not equals:
-            raise UserError(f"{text}: expected key=value, with one of {', '.join(known)}")
+            raise UserError(f"{argument}: expected key=value; the keys are {', '.join(fields)}")
         try:
-            given[key] = value if key in known and known[key].annotation is str else yaml.safe_load(value)
+            is_text = key in fields and fields[key].annotation is str
+            given[key] = value if is_text else yaml.safe_load(value)
         except yaml.YAMLError:
-            raise UserError(f"{text}: cannot be read; expected a value, or a list such as [a,b]") from None
-    return checked(model, given)
+            raise UserError(f"{argument}: cannot be parsed; expected a value or a list such as [a,b]") from None
+    return validate_model(model, given)
 
 
-def command(work: Callable[[Sequence[str]], int | None], manual: str | None, stopped: str) -> int:
-    """The exit code of `python -m vae.NAME`, whose work takes what was typed.
+def run_command(main: Callable[[Sequence[str]], int | None], help_text: str | None, interrupted: str) -> int:
+    """Run `main` on the command line of `python -m vae.NAME` and return the exit code.
 
-    --help shows the manual; what is refused is one line and 2; Ctrl-C is 130, with a line that says what it has left.
+    -h or --help prints `help_text`. A user error is printed as one line, with exit code 2. Ctrl-C prints
+    `interrupted`, with exit code 130.
     """
     if {"-h", "--help"} & set(sys.argv[1:]):
-        print(manual)
+        print(help_text)
         return 0
     try:
-        return work(sys.argv[1:]) or 0
+        return main(sys.argv[1:]) or 0
     except (*USER_ERRORS, OSError) as error:
         print(one_line(error), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(stopped, file=sys.stderr)
+        print(interrupted, file=sys.stderr)
         return 130
 
 
 def choices(group: str) -> list[str]:
-    """The files of a config group, without their ending; conf/sweep/, which is for `wandb sweep`, is none."""
+    """Return the choices of a config group. conf/sweep/ has none: its files are for `wandb sweep`."""
     return sorted(path.stem for path in (CONF / group).glob("*.yaml") if group != "sweep")
 
 
-def groups() -> str:
-    """Every group of train.py, a line each with its choices."""
-    found = sorted({str(path.parent.relative_to(CONF)) for path in CONF.rglob("*.yaml")})
-    return "".join(f"{g}: {', '.join(choices(g))}\n" for g in found if choices(g) and not g.startswith((".", "hydra/")))
+def list_groups() -> str:
+    """Return one line for each config group of train.py, with its choices."""
+    groups = sorted({str(path.parent.relative_to(CONF)) for path in CONF.rglob("*.yaml")})
+    shown = [group for group in groups if choices(group) and not group.startswith((".", "hydra/"))]
+    return "".join(f"{group}: {', '.join(choices(group))}\n" for group in shown)
 
 
-def leaves(cfg: DictConfig, prefix: str = "") -> set[str]:
-    """Every key, dotted."""
+def dotted_keys(cfg: DictConfig, prefix: str = "") -> set[str]:
+    """Return all keys of a nested config in dotted form, such as optimizer.lr."""
     keys = set()
     for key, value in cfg.items_ex(resolve=False):
         keys.add(f"{prefix}{key!s}")
         if isinstance(value, DictConfig):
-            keys |= leaves(value, f"{prefix}{key!s}.")
+            keys |= dotted_keys(value, f"{prefix}{key!s}.")
     return keys
 
 
-def parse(text: str) -> Override:
-    """An override, by Hydra's grammar; UserError if it is none."""
+def parse_override(text: str) -> Override:
+    """Parse an override with Hydra's grammar. Raises UserError if it is not valid."""
     try:
         return OverridesParser.create().parse_override(text)
     except HydraException as error:
-        raise UserError(f"{text}: cannot be read as key=value: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{text}: cannot be parsed as key=value: {str(error).splitlines()[0]}") from None
 
 
-def values(override: Override) -> list[str]:
-    """Its value, or those of its sweep; none of glob(...), which names only what there is."""
+def override_values(override: Override) -> list[str]:
+    """Return the value of an override, or all values of a sweep; none for glob(...), which matches only choices."""
     if override.value_type is ValueType.GLOB_CHOICE_SWEEP:
         return []
     return list(map(str, override.sweep_string_iterator() if override.is_sweep_override() else [override.value()]))
 
 
 @contextmanager
-def composing() -> Iterator[None]:
-    """Inside, `compose` reads conf/, also within a run of Hydra, which goes on after it."""
+def initialize_conf() -> Iterator[None]:
+    """Initialize Hydra with conf/ inside the block, and restore the Hydra instance of a running job afterwards."""
     running = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
@@ -103,15 +106,15 @@ def composing() -> Iterator[None]:
 
 
 def check_overrides(overrides: Sequence[str]) -> None:
-    """Raise UserError where one names a choice that has no file, or a key that no chosen file has."""
-    parsed = list(map(parse, overrides))
+    """Raise UserError if an override names an unknown choice or an unknown key."""
+    parsed = list(map(parse_override, overrides))
     for override in parsed:
         if override.key_or_group == "resume":
-            raise UserError(f"{override.input_line}: expected resume=FOLDER, and no other key")
+            raise UserError(f"{override.input_line}: expected resume=FOLDER and no other argument")
         if override.key_or_group in ("data_dir", "logger.save_dir") and override.is_sweep_override():
-            raise UserError(f"{override.input_line}: expected one folder for all runs of a sweep")
+            raise UserError(f"{override.input_line}: expected the same folder for all runs of a sweep")
     changed = [o for o in parsed if not (o.is_delete() or o.is_add() or o.is_hydra_override())]
-    chosen = {o.key_or_group: values(o) for o in changed if choices(o.key_or_group)}
+    chosen = {o.key_or_group: override_values(o) for o in changed if choices(o.key_or_group)}
     for group, names in chosen.items():
         for name in names:
             if name not in choices(group):
@@ -119,58 +122,66 @@ def check_overrides(overrides: Sequence[str]) -> None:
                 raise UserError(f"{group}={name}: expected one of {allowed}{did_you_mean(name, choices(group))}")
     first = [f"{group}={names[0]}" for group, names in chosen.items() if names]
     others = [f"{group}={name}" for group, names in chosen.items() for name in names[1:]]
-    with composing():
-        keys = leaves(compose("config", first)).union(*(leaves(compose("config", [*first, o])) for o in others))
+    with initialize_conf():
+        keys = dotted_keys(compose("config", first))
+        keys = keys.union(*(dotted_keys(compose("config", [*first, other])) for other in others))
     for key in (o.key_or_group for o in changed if o.key_or_group not in chosen):
         if key not in keys:
-            raise UserError(f"{key}: no such key{did_you_mean(key, keys)} (python train.py --help)")
+            raise UserError(f"{key}: no such key{did_you_mean(key, keys)} (python train.py --help lists the keys)")
 
 
-def sweep_arguments(typed: Sequence[str]) -> list[str]:
-    """The command line with sweep=FOLDER replaced by what goes on with it, its own line; -m first; a search is a sweep.
+def sweep_arguments(argv: Sequence[str]) -> list[str]:
+    """Replace sweep=FOLDER by the arguments of that sweep, which are stored in its sweep.json.
 
-    Beside sweep= may stand that line, and what makes no run another: hydra's keys, and data_dir. UserError for others,
-    or where there is no sweep.
+    Next to sweep=FOLDER, only these arguments may be repeated; hydra.* keys and data_dir may be changed. A search
+    (search=NAME) is a sweep too: -m is added. Raises UserError for other arguments, or if FOLDER is not a sweep.
     """
-    folders = [arg.removeprefix("sweep=") for arg in typed if arg.startswith("sweep=")]
-    others = [arg for arg in typed if not arg.startswith("sweep=") and arg not in ("-m", "--multirun")]
+    folders = [arg.removeprefix("sweep=") for arg in argv if arg.startswith("sweep=")]
+    others = [arg for arg in argv if not arg.startswith("sweep=") and arg not in ("-m", "--multirun")]
     if not folders:
         search = {arg.partition("=")[2] for arg in others if arg.startswith("search=")} - {"", "null"}
-        return [*(["-m"] if search or len(others) < len(typed) else []), *others]
+        return [*(["-m"] if search or len(others) < len(argv) else []), *others]
     folder = Path(folders[-1])
     try:
-        known = json.loads((folder / "sweep.json").read_text())
-        line = list(map(current_override, [*known["hydra"], *known["task"]]))
+        stored = json.loads((folder / "sweep.json").read_text())
+        arguments = list(map(current_override, [*stored["hydra"], *stored["task"]]))
     except OSError:
-        raise UserError(f"sweep={folder}: expected the folder of a sweep; there is no sweep.json in it") from None
+        raise UserError(f"sweep={folder}: expected the folder of a sweep; it has no sweep.json") from None
     except (ValueError, KeyError, TypeError):
         raise UserError(f"sweep={folder}: its sweep.json is damaged") from None
-    new = [arg for arg in others if arg not in line]
+    new = [arg for arg in others if arg not in arguments]
     if changed := [arg for arg in new if not arg.startswith(("hydra", "data_dir="))]:
-        own = shlex.join(known["task"])
-        raise UserError(f"sweep={folder}: it goes on with its own line, {own}; expected nothing else, not {changed[0]}")
+        task = shlex.join(stored["task"])
+        raise UserError(
+            f"sweep={folder}: continues with its stored arguments ({task}); {changed[0]} is not one of them"
+        )
     quoted = str(folder.resolve()).replace("'", "\\'")
     replaced = {"hydra.mode", "hydra.sweep.dir", *(arg.partition("=")[0] for arg in new)}
-    kept = [arg for arg in line if arg.partition("=")[0] not in replaced]
+    kept = [arg for arg in arguments if arg.partition("=")[0] not in replaced]
     return ["-m", *kept, *new, f"hydra.sweep.dir='{quoted}'"]
 
 
-def resume_arguments(arguments: list[str]) -> list[str]:
-    """The command line with resume=FOLDER replaced by that run's own config and folder; others as they are."""
-    folders = [arg.removeprefix("resume=") for arg in arguments if arg.startswith("resume=")]
+def resume_arguments(argv: list[str]) -> list[str]:
+    """Replace resume=FOLDER by arguments that load that run's config and write to its folder.
+
+    Returns `argv` unchanged without resume=. Raises UserError for other arguments, or if FOLDER is not a run.
+    """
+    folders = [arg.removeprefix("resume=") for arg in argv if arg.startswith("resume=")]
     if not folders:
-        return arguments
-    if len(arguments) > 1:
-        others = " ".join(arg for arg in arguments if not arg.startswith("resume="))
-        raise UserError(f"resume={folders[0]}: a run goes on with its own config; expected no other key, not {others}")
+        return argv
+    if len(argv) > 1:
+        others = " ".join(arg for arg in argv if not arg.startswith("resume="))
+        raise UserError(
+            f"resume={folders[0]}: a run continues with its own config; expected no other key, got {others}"
+        )
     folder = Path(folders[0])
     for needed in (".hydra/config.yaml", "checkpoints/last.ckpt"):
         if not (folder / needed).is_file():
-            raise UserError(f"resume={folder}: expected the folder of a run; there is no {needed} in it")
-    here = folder.resolve()
-    quoted = str(here).replace("'", "\\'")
+            raise UserError(f"resume={folder}: expected the folder of a run; it has no {needed}")
+    resolved = folder.resolve()
+    quoted = str(resolved).replace("'", "\\'")
     return [
-        f"--config-path={here / '.hydra'}",
+        f"--config-path={resolved / '.hydra'}",
         f"--config-dir={CONF}",
         "hydra/job_logging=vae",
         "hydra.output_subdir=null",
@@ -180,23 +191,23 @@ def resume_arguments(arguments: list[str]) -> list[str]:
 
 
 def run_name(overrides: Sequence[str]) -> str:
-    """The overrides without which the config would be another; what says where files go or are sent aside."""
+    """Return the overrides that change the config, as one string; output and logging keys are left out."""
     kept = [o for o in overrides if not o.startswith(("hydra", "logger", "data_dir"))]
-    with composing():
+    with initialize_conf():
         cfg = compose("config", kept)
         for override in tuple(kept):
-            with suppress(HydraException):  # the others do not compose without it
+            with suppress(HydraException):  # the other overrides do not compose without this one
                 if compose("config", [o for o in kept if o != override]) == cfg:
                     kept.remove(override)
     return " ".join(kept) or "defaults"
 
 
 def folder_name(overrides: str) -> str:
-    """Overrides as the name of one folder, different for others: no slash, and not longer than file systems take."""
+    """Return a unique folder name for these overrides: without slashes, at most 149 characters when shortened."""
     name = overrides.replace("/", ".") or "defaults"
     ambiguous = len(name) > 150 or re.search(r"=[^,]*/", overrides)
     return f"{name[:140]}-{hashlib.sha256(overrides.encode()).hexdigest()[:8]}" if ambiguous else name
 
 
 OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
-OmegaConf.register_new_resolver("groups", groups, replace=True)
+OmegaConf.register_new_resolver("groups", list_groups, replace=True)

@@ -1,10 +1,10 @@
-"""Names that older versions used in the configs, command lines and checkpoints of their runs."""
+"""Read the runs of older versions: translate names in their configs, command lines and checkpoints."""
 
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-MODULES = {  # where classes were in 0.1
+MODULES = {  # old and present modules of the classes in configs; the old ones are those of version 0.1
     "vae.likelihoods": "vae.model.likelihoods",
     "vae.posteriors": "vae.model.posteriors",
     "vae.priors": "vae.model.priors",
@@ -29,13 +29,13 @@ CALLBACKS = {"Kept": "NamedCheckpoint", "Patience": "ResumableEarlyStopping"}
 
 
 def current_target(target: str) -> str:
-    """The present name of a class, such as vae.model.priors.Flow for vae.priors.Flow."""
+    """Return the present name of a class, such as vae.model.priors.Flow for vae.priors.Flow."""
     module, _, name = target.rpartition(".")
     return f"{MODULES[module]}.{CLASSES.get(name, name)}" if module in MODULES else target
 
 
 def current_config(cfg: DictConfig) -> DictConfig:
-    """The config of a run with the present names of classes and keys. `cfg` is changed, and returned."""
+    """Rename classes and keys of a run's config to their present names, in place; return the config."""
     with open_dict(cfg):
         for old, new in KEYS.items():
             group, _, key = old.partition(".")
@@ -54,15 +54,21 @@ def _rename_targets(node: DictConfig) -> None:
 
 
 def current_override(override: str) -> str:
-    """A key=value argument with the present name of the key or of the choice."""
+    """Return a key=value argument with the present name of its key or of its choice."""
     override = OVERRIDES.get(override, override)
     key, equals, value = override.partition("=")
-    plain = key.lstrip("+~")
-    return key.replace(plain, KEYS.get(plain, plain)) + equals + value
+    name = key.lstrip("+~")
+    return key.replace(name, KEYS.get(name, name)) + equals + value
+
+
+def current_choices(choices: dict[str, str]) -> dict[str, str]:
+    """Return the choices of config groups with their present names, without a choice that is now a key."""
+    overrides = [(group, current_override(f"{group}={choice}")) for group, choice in choices.items()]
+    return {group: new.removeprefix(f"{group}=") for group, new in overrides if new.startswith(f"{group}=")}
 
 
 def rename_callbacks(checkpoint: dict[str, Any]) -> None:
-    """Give the states of callbacks in a checkpoint their present names."""
+    """Rename the callback states in a checkpoint to the present class names, in place."""
     states: dict[str, Any] = checkpoint.get("callbacks", {})
     for key in list(states):
         name = next((old for old in CALLBACKS if key.startswith(old)), None)

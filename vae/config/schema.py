@@ -1,4 +1,4 @@
-"""The keys there are and the values they may have; one clear line for others. Nothing here imports torch."""
+"""The config schema: keys and allowed values, and one-line errors for others. Nothing here imports torch."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, cast
@@ -11,38 +11,39 @@ from vae.errors import UserError, did_you_mean
 
 CONF = Path(__file__).parents[2] / "conf"
 
-Count = Annotated[int, Field(ge=1, description="a whole number, 1 or more")]
+PositiveInt = Annotated[int, Field(ge=1, description="a whole number, 1 or more")]
 Seed = Annotated[int, Field(ge=0, lt=2**32, description="a whole number, 0 or more, below 2^32")]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, description="a number above 0")]
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False, description="a number of 0 or more")]
-Part = Annotated[float, Field(gt=0, lt=1)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False, description="a number above 0")]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False, description="a number of 0 or more")]
 HiddenSize = Annotated[
-    list[Count],
+    list[PositiveInt],
     BeforeValidator(lambda size: size if isinstance(size, list) else [size]),
     Field(min_length=1, description="a whole number, 1 or more, or a list of them such as [400,200]"),
 ]
-Between = Annotated[float, Field(gt=0, lt=1, description="a number between 0 and 1")]
-Size = Annotated[Count | Part, Field(description="a whole number, 1 or more, or a part between 0 and 1")]
+Fraction = Annotated[float, Field(gt=0, lt=1, description="a number between 0 and 1")]
+SplitSize = Annotated[
+    PositiveInt | Fraction, Field(description="a number of images, 1 or more, or a fraction between 0 and 1")
+]
 Compile = Annotated[bool | Literal["auto"], Field(description="auto, true or false")]
-Side = Annotated[int, Field(ge=1, le=1024)]
+ImageSide = Annotated[int, Field(ge=1, le=1024)]
 
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def str_of_number(value: Any) -> Any:
-    """A folder may be called 2024."""
+def number_to_str(value: Any) -> Any:
+    """Convert a whole number to a string: YAML reads the folder name 2024 as a number."""
     return str(value) if isinstance(value, int) else value
 
 
 class Section(BaseModel, strict=True, extra="allow"):
-    """The keys of a group that have a range; its other keys are what its class takes them to be."""
+    """A config group. Keys that are not listed here are allowed; the class that receives them checks them."""
 
 
 class Dataset(Section):
-    batch_size: Count
+    batch_size: PositiveInt
     seed: Seed
-    val_size: Size
-    test_size: Size = 1
+    val_size: SplitSize
+    test_size: SplitSize = 1
     split_seed: Seed
     binarize: Literal["dynamic", "static", "threshold", "none"]
     split: Literal["random", "sequential"] = "random"
@@ -50,41 +51,41 @@ class Dataset(Section):
     shiny: bool = Field(False, description="true or false")
     flips: bool = Field(False, description="true or false")
     shift: int = Field(0, ge=0, description="a whole number, 0 or more")
-    path: Annotated[str, BeforeValidator(str_of_number)] = Field(".", min_length=1, description="a folder of images")
+    path: Annotated[str, BeforeValidator(number_to_str)] = Field(".", min_length=1, description="a folder of images")
     colour: Literal["rgb", "grey"] = "rgb"
-    size: Side | Annotated[list[Side], Field(min_length=2, max_length=2)] = Field(
+    size: ImageSide | Annotated[list[ImageSide], Field(min_length=2, max_length=2)] = Field(
         1, description="a whole number, 1 to 1024, or two of them, [height,width]"
     )
 
 
 class Schedule(Section):
-    warmup: Between = 0.5
-    cycles: Count = 1
+    warmup: Fraction = 0.5
+    cycles: PositiveInt = 1
     stages: Annotated[int, Field(ge=2, le=16, description="a whole number, 2 to 16")] = 2
 
 
 class Objective(Section):
-    K: Count
-    beta: Weight = 1.0
-    gamma: Weight = 1.0
-    capacity: Weight = 1.0
-    free_bits: Weight = 1.0
+    K: PositiveInt
+    beta: NonNegativeFloat = 1.0
+    gamma: NonNegativeFloat = 1.0
+    capacity: NonNegativeFloat = 1.0
+    free_bits: NonNegativeFloat = 1.0
     schedule: Schedule = Schedule()
 
 
 class Posterior(Section):
-    latent_dim: Count
-    steps: Count = 1
-    hidden_size: Count = 1
-    context: Count = 1
+    latent_dim: PositiveInt
+    steps: PositiveInt = 1
+    hidden_size: PositiveInt = 1
+    context: PositiveInt = 1
 
 
 class Prior(Section):
-    top_dim: Count = 1
-    components: Count = 1
-    pseudo_inputs: Count = 1
+    top_dim: PositiveInt = 1
+    components: PositiveInt = 1
+    pseudo_inputs: PositiveInt = 1
     mean: Annotated[float, Field(ge=0, le=1, description="a number from 0 to 1")] = 0.5
-    steps: Count = 1
+    steps: PositiveInt = 1
     hidden_size: HiddenSize = [1]
 
 
@@ -93,13 +94,15 @@ class Likelihood(Section):
     learned: bool = Field(True, description="true or false")
     scale: Literal["pixel", "shared"] = "pixel"
     levels: Annotated[int, Field(ge=2, le=256, description="a whole number, 2 to 256")] = 256
-    K: Count = 1
-    max_scale: Positive = 1.0
+    K: PositiveInt = 1
+    max_scale: PositiveFloat = 1.0
     background: Annotated[float, Field(ge=0, le=1, description="a number from 0 to 1")] = 1.0
 
 
 class Convolutions(Section):
-    channels: Annotated[list[Count], Field(min_length=1)] = Field([1], description="a list of whole numbers, 1 or more")
+    channels: Annotated[list[PositiveInt], Field(min_length=1)] = Field(
+        [1], description="a list of whole numbers, 1 or more"
+    )
 
 
 class Architecture(Section):
@@ -108,59 +111,59 @@ class Architecture(Section):
 
 
 class Optimizer(Section):
-    lr: Positive
-    weight_decay: Weight = 0.0
+    lr: PositiveFloat
+    weight_decay: NonNegativeFloat = 0.0
     alpha: Annotated[float, Field(ge=0, lt=1, description="a number of 0 or more, below 1")] = 0.5
     centered: bool = Field(False, description="true or false")
-    eps: Positive = 1.0
+    eps: PositiveFloat = 1.0
     rho: Annotated[float, Field(ge=0, le=1, description="a number between 0 and 1")] = 1.0
     schedule: Schedule
 
 
 class Logger(Section):
     project: str = Field("", description="a name")
-    group: str | None = Field(None, description="a name that is no number, or null")
+    group: str | None = Field(None, description="a name that is not a number, or null")
     tags: list[str] = Field([], description="a list of names, such as [a,b]")
     log_model: bool = Field(False, description="true or false")
-    timeout: Positive = 1.0
-    finish_timeout: Positive = 1.0
+    timeout: PositiveFloat = 1.0
+    finish_timeout: PositiveFloat = 1.0
 
 
 class Trainer(Section):
-    max_epochs: Count | Literal[-1] = Field(description="a whole number, 1 or more, or -1 for no limit")
-    max_steps: Count | Literal[-1] = Field(description="a whole number, 1 or more, or -1 for no limit")
-    check_val_every_n_epoch: Count
-    devices: Count = 1
+    max_epochs: PositiveInt | Literal[-1] = Field(description="a whole number, 1 or more, or -1 for no limit")
+    max_steps: PositiveInt | Literal[-1] = Field(description="a whole number, 1 or more, or -1 for no limit")
+    check_val_every_n_epoch: PositiveInt
+    devices: PositiveInt = 1
 
     @model_validator(mode="after")
-    def _ends(self) -> Self:
+    def _training_is_limited(self) -> Self:
         if self.max_epochs == self.max_steps == -1:
-            raise UserError("trainer.max_epochs=-1: expected a limit here or in trainer.max_steps, which is -1 too")
+            raise UserError("trainer.max_epochs=-1: expected a limit here or in trainer.max_steps, but both are -1")
         return self
 
 
 class Test(Section):
-    K: Count
+    K: PositiveInt
     images: int | None = Field(ge=2, description="a whole number, 2 or more, or null for all")
 
 
 class Config(BaseModel, strict=True, extra="forbid"):
-    """Every root key."""
+    """The whole config: all keys at its root."""
 
-    latent_dim: Count
+    latent_dim: PositiveInt
     hidden_size: HiddenSize
     activation: Literal["tanh", "relu", "leaky_relu", "elu", "gelu", "silu", "softplus", "sigmoid", "identity"]
-    batch_size: Count
+    batch_size: PositiveInt
     seed: Seed
     data_dir: str = Field(description="a folder")
-    log_every_n_steps: Count
-    gradient_clip_val: Positive | None = Field(description="a number above 0, or null for no clipping")
-    patience: Count | None = Field(description="a whole number, 1 or more, or null")
-    compile: Compile = False  # as in runs of older versions, which do not have it
+    log_every_n_steps: PositiveInt
+    gradient_clip_val: PositiveFloat | None = Field(description="a number above 0, or null for no clipping")
+    patience: PositiveInt | None = Field(description="a whole number, 1 or more, or null")
+    compile: Compile = False  # the default of older versions, whose configs do not have this key
     cuda_graph: bool = Field(False, description="true or false")
     matmul_precision: Literal["highest", "high"] = "highest"
     resume: str | None
-    test: Test = Field(description="its keys, such as test.K=100")
+    test: Test = Field(description="a group of keys, such as test.K=100")
     architecture: Architecture
     likelihood: Likelihood
     posterior: Posterior
@@ -172,7 +175,7 @@ class Config(BaseModel, strict=True, extra="forbid"):
     dataset: Dataset
 
     @model_validator(mode="after")
-    def _codes_are_of_one_size(self) -> Self:
+    def _latent_dims_agree(self) -> Self:
         for name, part in {
             "posterior": self.posterior,
             "prior": self.prior,
@@ -180,17 +183,22 @@ class Config(BaseModel, strict=True, extra="forbid"):
         }.items():
             given = getattr(part, "latent_dim", self.latent_dim)
             if given != self.latent_dim:
-                raise UserError(f"{name}.latent_dim={given}: expected that of latent_dim, which is {self.latent_dim}")
+                raise UserError(
+                    f"{name}.latent_dim={given}: expected the value of latent_dim, which is {self.latent_dim}"
+                )
         return self
 
 
-def keys_of(model: type[BaseModel]) -> dict[str, FieldInfo]:
-    """What a model has, by the names that people type."""
+def fields_by_key(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """Return the fields of a model by the key that users type."""
     return {field.alias or name: field for name, field in model.model_fields.items()}
 
 
-def checked(model: type[Model], given: dict[str, Any]) -> Model:
-    """The values, each in its range; UserError for one that is not: the key, what was given, what is allowed."""
+def validate_model(model: type[Model], given: dict[str, Any]) -> Model:
+    """Return a model with the given values.
+
+    Raises UserError for the first invalid one: its message names the key, the value, and what is allowed.
+    """
     try:
         return model.model_validate(given)
     except ValidationError as error:
@@ -199,7 +207,7 @@ def checked(model: type[Model], given: dict[str, Any]) -> Model:
         keys: list[str] = []
         value: Any = given
         for key in map(str, first["loc"]):
-            field = keys_of(at).get(key)
+            field = fields_by_key(at).get(key)
             keys.append(key)
             value = value.get(key)
             if field is None or not hasattr(field.annotation, "model_fields"):
@@ -207,14 +215,14 @@ def checked(model: type[Model], given: dict[str, Any]) -> Model:
             at = field.annotation
         name = ".".join(keys)
         if field is None:
-            raise UserError(f"{name}: no such key{did_you_mean(name, keys_of(model))}") from None
+            raise UserError(f"{name}: no such key{did_you_mean(name, fields_by_key(model))}") from None
         if first["type"] == "missing":
-            raise UserError(f"{name}: missing; expected {field.description or 'its keys'}") from None
+            raise UserError(f"{name}: missing; expected {field.description or 'a group of keys'}") from None
         expected = field.description or first.get("ctx", {}).get("expected") or first["msg"]
         guess = did_you_mean(str(value), getattr(field.annotation, "__args__", ())) if field.description is None else ""
         raise UserError(f"{name}={value}: expected {expected}{guess}") from None
 
 
 def validate(cfg: DictConfig) -> None:
-    """Raise UserError for a value out of its range."""
-    checked(Config, cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True)))
+    """Raise UserError if a key is unknown or missing, or if a value is not allowed."""
+    validate_model(Config, cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True)))

@@ -1,4 +1,4 @@
-"""log p(x) of many images, kept in a file as it is computed."""
+"""Estimate log p(x) of many images, and cache the results in a file."""
 
 import os
 import sys
@@ -18,49 +18,56 @@ from vae.model.vae import VAE
 
 
 def compiled_draws(vae: VAE, x: Tensor, K: int) -> CompiledDraws:
-    """What draws whole chunks of `importance_sample` for images of the shape of x; its weights stay those of now."""
+    """Compile the sampler of `importance_sample` for full chunks of images shaped like x.
+
+    The compiled function keeps the present weights.
+    """
     return CompiledDraws(lambda x, k: score_terms(vae.terms(x, k)), x, chunk_size(vae, x, K))
 
 
 def read_cached_scores(file: Path, weights: str) -> Tensor:
-    """What `cached_scores` wrote of these weights, (3, N); (3, 0) if nothing. UserError if the file cannot be read."""
-    nothing = torch.empty(len(Scores._fields), 0)
+    """Return the scores in a file of `cached_scores`, (3, N); (3, 0) if there are none of these weights.
+
+    Raises UserError if the file is damaged.
+    """
+    empty = torch.empty(len(Scores._fields), 0)
     if not file.exists():
-        return nothing
+        return empty
     try:
         with np.load(file) as saved:
             scores = torch.stack([torch.from_numpy(saved[name]) for name in Scores._fields])
-            return scores if str(saved["weights"]) == weights else nothing
+            return scores if str(saved["weights"]) == weights else empty
     except (OSError, ValueError, KeyError, EOFError, RuntimeError, BadZipFile):
-        raise UserError(f"{file} is damaged; without it, all images are score_terms again") from None
+        raise UserError(f"{file} is damaged; delete it to score all images again") from None
 
 
 @torch.inference_mode()
 def cached_scores(
     vae: VAE, x: Tensor, n: int, K: int, seed: int, file: Path, weights: str, compiles: Compile
 ) -> Scores:
-    """`importance_sample` of the first n of images x, (N, C, H, W): each (n,), on the CPU.
+    """Return `importance_sample` of the first n of images x, (N, C, H, W): each score is (n,), on the CPU.
 
-    They are written to the npz `file` as they come, with `weights`, the fingerprint of the model's. What is there
-    already is not computed again; nor would it be any other: every batch has random numbers of its own. With
-    `compiles` the draws are one compiled function, the same to rounding; with "auto", on a CPU, if DRAWS are left.
+    Each batch is written to the npz `file` when it is done, with `weights`, a hash of the model's weights. Scores in
+    this file are not computed again. Each batch has its own seed, so the results do not depend on interruptions. If
+    `compiles` is True, the sampler is compiled, which changes results by rounding only; with "auto" this happens on a
+    CPU if at least DRAWS samples are left.
     """
     device = next(vae.parameters()).device
-    batches = x[: -(-n // BATCH_SIZE) * BATCH_SIZE].split(BATCH_SIZE)  # whole ones, also where n ends within one
-    kept = read_cached_scores(file, weights)
+    batches = x[: -(-n // BATCH_SIZE) * BATCH_SIZE].split(BATCH_SIZE)  # whole batches, even if n ends within one
+    scores = read_cached_scores(file, weights)
     half_written = file.with_suffix(f".{os.getpid()}.part")
-    compiled, left = None, n - kept.shape[1]
-    if left > 0 and (compiles is True or (compiles == "auto" and device.type == "cpu" and left * K >= DRAWS)):
-        x = batches[kept.shape[1] // BATCH_SIZE].to(device)
+    compiled, remaining = None, n - scores.shape[1]
+    if remaining > 0 and (compiles is True or (compiles == "auto" and device.type == "cpu" and remaining * K >= DRAWS)):
+        x = batches[scores.shape[1] // BATCH_SIZE].to(device)
         compiled = try_compile(lambda: compiled_draws(vae, x, K), compiles)
     with tqdm(desc=f"K = {K}", total=n, dynamic_ncols=True, disable=not sys.stderr.isatty()) as bar:
         for i, batch in enumerate(batches):
-            if kept.shape[1] < i * BATCH_SIZE + len(batch):
+            if scores.shape[1] < i * BATCH_SIZE + len(batch):
                 torch.manual_seed(seed + i)
-                scores = torch.stack(importance_sample(vae, batch.to(device), K, compiled=compiled)).cpu()
-                kept = torch.cat([kept[:, : i * BATCH_SIZE], scores], 1)
+                new = torch.stack(importance_sample(vae, batch.to(device), K, compiled=compiled)).cpu()
+                scores = torch.cat([scores[:, : i * BATCH_SIZE], new], 1)
                 with half_written.open("wb") as part:
-                    np.savez(part, weights=weights, **dict(zip(Scores._fields, kept.numpy(), strict=True)))
+                    np.savez(part, weights=weights, **dict(zip(Scores._fields, scores.numpy(), strict=True)))
                 half_written.replace(file)
             bar.update(len(batch))
-    return Scores(*kept[:, :n])
+    return Scores(*scores[:, :n])

@@ -18,10 +18,10 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from vae.config.command_line import arguments, command
+from vae.config.command_line import parse_arguments, run_command
 from vae.errors import UserError
 from vae.latent.probes import umap
-from vae.runs.run_folder import finished, newest, read
+from vae.runs.run_folder import latest_finished_run, read_finished_run
 
 HOME = ("127.0.0.1", "localhost")
 
@@ -47,9 +47,10 @@ def listening(host: str, port: int) -> socket.socket:
 
 
 def main(typed: Sequence[str]) -> None:
-    given = arguments(Arguments, typed)
-    folder = Path(given.run) if given.run else newest(Path("outputs"))
-    cfg, _ = finished(folder)
+    given = parse_arguments(Arguments, typed)
+    folder = Path(given.run) if given.run else latest_finished_run(Path("outputs"))
+    run = read_finished_run(folder)
+    cfg = run.config
     try:
         import starlette  # noqa: F401
         import uvicorn  # noqa: F401
@@ -69,7 +70,7 @@ def main(typed: Sequence[str]) -> None:
         torch.set_num_threads(1)  # one code is decoded sooner by one; what takes long has a thread of its own
         data = load(cfg)
         module = load_trained(cfg, data.shape, folder)
-        title = f"{read(folder).choices['dataset']}, latent_dim={cfg.latent_dim}"
+        title = f"{run.choices['dataset']}, latent_dim={cfg.latent_dim}"
         explorer = Explorer(folder.resolve().name, title, Session(module.vae, data), bool(module.bounds), by_umap)
         print("encoding images ...", file=sys.stderr)
         _ = explorer.about  # so that the page opens at once
@@ -82,7 +83,7 @@ def main(typed: Sequence[str]) -> None:
 
 
 def cli() -> int:
-    return command(main, __doc__, "ended")
+    return run_command(main, __doc__, "ended")
 
 
 if __name__ == "__main__":

@@ -13,14 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig
 from pydantic import BaseModel, Field
 
-from vae.config.command_line import arguments, command
+from vae.config.command_line import parse_arguments, run_command
 from vae.errors import UserError
-from vae.runs import run_folder as runs
-from vae.runs.atomic_files import whole
-from vae.runs.run_folder import finished
+from vae.runs.atomic_files import atomic_directory
+from vae.runs.run_folder import Run, latest_finished_run, read_finished_run
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -70,18 +68,18 @@ def write_onnx(net: "nn.Module", inputs: "Tensor", names: Sequence[str], file: P
     return off
 
 
-def about(folder: Path, cfg: DictConfig, shape: Sequence[int], log_var: bool) -> dict[str, Any]:
+def about(run: Run, shape: Sequence[int], log_var: bool) -> dict[str, Any]:
     """What is needed to use an export of images of `shape`, (C, H, W), apart from what was found in making it."""
     import onnx
     import onnxruntime
     import torch
 
-    chosen = runs.read(folder).choices
+    cfg = run.config
     groups = ("dataset", "architecture", "likelihood", "posterior", "prior", "objective")
     code, image = ["batch", cfg.latent_dim], ["batch", *shape]
     return {
-        "run": folder.resolve().name,
-        **{group: chosen.get(group) for group in groups},
+        "run": run.folder.resolve().name,
+        **{group: run.choices.get(group) for group in groups},
         "shape": list(shape),
         "latent_dim": cfg.latent_dim,
         "binarize": cfg.dataset.binarize,
@@ -103,7 +101,8 @@ def about(folder: Path, cfg: DictConfig, shape: Sequence[int], log_var: bool) ->
 
 def export(folder: Path) -> dict[str, Any]:
     """Write the export of a run; what is in its export.json. UserError for what cannot be."""
-    cfg, summary = finished(folder)
+    run = read_finished_run(folder)
+    cfg = run.config
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
@@ -121,20 +120,20 @@ def export(folder: Path) -> dict[str, Any]:
     encoder, decoder = Encoder(vae, cfg.latent_dim), Decoder(vae)
     rng = torch.Generator().manual_seed(0)
     x, z = torch.rand(INPUTS, *data.shape, generator=rng), torch.randn(INPUTS, cfg.latent_dim, generator=rng)
-    described = about(folder, cfg, data.shape, encoder.has_log_var)
-    with whole(folder / "export") as part:
+    described = about(run, data.shape, encoder.has_log_var)
+    with atomic_directory(folder / "export") as part:
         for name, net, inputs in (("encoder", encoder, x), ("decoder", decoder, z)):
             names = [*described[name]["inputs"], *described[name]["outputs"]]
             described[name]["largest_difference_from_torch"] = write_onnx(net, inputs, names, part / f"{name}.onnx")
         weights = {name: value.contiguous() for name, value in vae.state_dict().items()}
         (part / "weights.safetensors").write_bytes(save(weights))
-        (part / "export.json").write_text(json.dumps(described | {"test": summary}, indent=2) + "\n")
+        (part / "export.json").write_text(json.dumps(described | {"test": run.summary}, indent=2) + "\n")
     return described
 
 
 def main(typed: Sequence[str]) -> None:
-    given = arguments(Arguments, typed)
-    folder = Path(given.run) if given.run else runs.newest(Path("outputs"))
+    given = parse_arguments(Arguments, typed)
+    folder = Path(given.run) if given.run else latest_finished_run(Path("outputs"))
     found = export(folder)
     for name in ("encoder", "decoder"):
         part = found[name]
@@ -146,7 +145,7 @@ def main(typed: Sequence[str]) -> None:
 
 
 def cli() -> int:
-    return command(main, __doc__, "stopped; nothing is written")
+    return run_command(main, __doc__, "stopped; nothing is written")
 
 
 if __name__ == "__main__":

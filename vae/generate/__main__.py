@@ -28,11 +28,11 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field
 
-from vae.config.command_line import arguments, command
-from vae.config.schema import Count, Seed
+from vae.config.command_line import parse_arguments, run_command
+from vae.config.schema import PositiveInt, Seed
 from vae.errors import UserError, did_you_mean
-from vae.runs.atomic_files import whole
-from vae.runs.run_folder import finished, newest
+from vae.runs.atomic_files import atomic_directory
+from vae.runs.run_folder import latest_finished_run, read_finished_run
 
 # The keys each takes; run, what and seed are for all.
 DRAWN = ("n", "temperature", "from")
@@ -67,7 +67,7 @@ class Arguments(BaseModel, strict=True, extra="forbid"):
     arithmetic: list[str | int] | None = Field(
         None, min_length=3, max_length=3, description="three labels, names or files, such as [8,3,0]"
     )
-    dimensions: list[Count] = Field(
+    dimensions: list[PositiveInt] = Field(
         [], min_length=1, description="a list of numbers of latent dimensions, 1 or more, such as [3,7]"
     )
     seed: Seed = 0
@@ -105,7 +105,7 @@ class Arguments(BaseModel, strict=True, extra="forbid"):
 def generate(folder: Path, given: Arguments) -> list[Path]:
     """The files, written when all are made; UserError for what cannot be."""
     wanted = given.wanted
-    cfg, _ = finished(folder)
+    cfg = read_finished_run(folder).config
     import torch  # only now
 
     from vae.generate.pictures import WHAT, Made
@@ -118,7 +118,7 @@ def generate(folder: Path, given: Arguments) -> list[Path]:
     typed = given.model_dump(exclude={"run", "what"}) | {"fuse": pair, "arithmetic": given.arithmetic or ()}
     studio = Session(vae, data, **typed)
     made: Made = {}
-    with whole(folder / "generated") as part:
+    with atomic_directory(folder / "generated") as part:
         for name in wanted or WHAT:
             torch.manual_seed(given.seed)  # so that a file is the same, whatever else is made
             try:
@@ -135,13 +135,13 @@ def generate(folder: Path, given: Arguments) -> list[Path]:
 
 
 def main(typed: Sequence[str]) -> None:
-    given = arguments(Arguments, typed)
-    for path in generate(Path(given.run) if given.run else newest(Path("outputs")), given):
+    given = parse_arguments(Arguments, typed)
+    for path in generate(Path(given.run) if given.run else latest_finished_run(Path("outputs")), given):
         print(os.path.relpath(path))
 
 
 def cli() -> int:
-    return command(main, __doc__, "stopped; nothing was written")
+    return run_command(main, __doc__, "stopped; nothing was written")
 
 
 if __name__ == "__main__":

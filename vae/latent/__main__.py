@@ -17,12 +17,11 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, Field
 
-from vae.config.command_line import arguments, command
-from vae.config.schema import Count
+from vae.config.command_line import parse_arguments, run_command
+from vae.config.schema import PositiveInt
 from vae.errors import UserError
-from vae.runs import run_folder as runs
-from vae.runs.atomic_files import whole
-from vae.runs.run_folder import finished
+from vae.runs.atomic_files import atomic_directory
+from vae.runs.run_folder import latest_finished_run, read_finished_run
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,7 +43,7 @@ class Arguments(BaseModel, strict=True, extra="forbid"):
     clusters: Literal["kmeans", "mixture"] = "kmeans"
     k: int | None = Field(None, ge=2, description="a whole number, 2 or more, or null for the number of labels")
     score: Literal["log_px", "reconstruction"] = "log_px"
-    K: Count = 50
+    K: PositiveInt = 50
     images: int = Field(10_000, ge=2, description="a whole number, 2 or more")
     wandb: bool = Field(False, description="true or false")
 
@@ -139,7 +138,7 @@ def table(of: dict[str, Any]) -> str:
 
 def latent(folder: Path, given: Arguments) -> list[str]:
     """Write what is asked for into the run's latent/; the lines to show. UserError for what cannot be."""
-    cfg, _ = finished(folder)
+    cfg = read_finished_run(folder).config
     from vae.latent import probes
 
     by_umap = given.map == "umap" and cfg.latent_dim > 2
@@ -159,7 +158,7 @@ def latent(folder: Path, given: Arguments) -> list[str]:
     vae, of_split = module.vae, data.images[given.split]
     x, labels = data.x(given.split), kinds(data, given.split)
     lines = []
-    with torch.inference_mode(), whole(folder / "latent") as part:
+    with torch.inference_mode(), atomic_directory(folder / "latent") as part:
         codes = encoded(vae, x)
         if labels is None:
             lines.append(f"  no labels, or fewer than {REPEATED} images of each: no clusters and no probes")
@@ -195,7 +194,7 @@ def send(folder: Path, cfg: Any, mean: "Tensor", labels: "Tensor | None", names:
     """Codes (N, D) as the table `codes` of the run's W&B run, of which its embedding projector makes a map."""
     import wandb
 
-    from vae.tracking.loggers import finish
+    from vae.tracking.loggers import finish_wandb
     from vae.training.experiment import build_logger
 
     about = {"label": labels.tolist() if labels is not None else None, "name": names}
@@ -204,16 +203,16 @@ def send(folder: Path, cfg: Any, mean: "Tensor", labels: "Tensor | None", names:
     rows = [[*beside, *z] for *beside, z in zip(*about.values(), mean.tolist(), strict=True)]
     for logger in build_logger(cfg, folder):
         logger.experiment.log({"codes": wandb.Table(columns, rows)})
-    finish(0)
+    finish_wandb(0)
 
 
 def main(typed: Sequence[str]) -> None:
-    given = arguments(Arguments, typed)
-    print("\n".join(latent(Path(given.run) if given.run else runs.newest(Path("outputs")), given)))
+    given = parse_arguments(Arguments, typed)
+    print("\n".join(latent(Path(given.run) if given.run else latest_finished_run(Path("outputs")), given)))
 
 
 def cli() -> int:
-    return command(main, __doc__, "stopped; nothing is written")
+    return run_command(main, __doc__, "stopped; nothing is written")
 
 
 if __name__ == "__main__":

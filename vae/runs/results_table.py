@@ -1,4 +1,4 @@
-"""What came of runs, side by side, sorted and with the best marked. Nothing here imports torch."""
+"""The table of runs: their differing keys and test metrics, sorted, best run marked. Nothing here imports torch."""
 
 import json
 import math
@@ -10,69 +10,76 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vae.runs.run_folder import Run, differences
+from vae.runs.run_folder import Run, differing_keys
 
-IMAGES = ("path", "generation", "size", "colour", "binarize", "split", "split_seed", "test_size")
-TESTED = ("dataset", *(f"dataset.{key}" for key in IMAGES), "test.K", "test.images")  # on what, and how
-RANKS = ("failed", "unfinished", "finished", "test/elbo", "test/log_px")  # from the worst; the last two have a score
+DATASET_KEYS = ("path", "generation", "size", "colour", "binarize", "split", "split_seed", "test_size")
+# The keys that determine the test set and how it is scored.
+TEST_KEYS = ("dataset", *(f"dataset.{key}" for key in DATASET_KEYS), "test.K", "test.images")
+RANKS = ("failed", "unfinished", "finished", "test/elbo", "test/log_px")  # worst first; the last two have a score
 
 
 @dataclass(frozen=True)
 class Row:
+    """One run in the table."""
+
     run: Run
     name: str
-    values: dict[str, Any]  # of the keys in which the runs differ
-    best: bool  # of the runs whose nats compare with its own
+    values: dict[str, Any]  # the values of the keys in which the runs differ
+    best: bool  # whether it is the best of the runs with comparable scores
 
 
-def score(run: Run) -> tuple[int, float]:
-    """Its place in RANKS and its value there: the larger, the better."""
+def sort_key(run: Run) -> tuple[int, float]:
+    """Return the index of a run in RANKS and its score there; higher is better."""
     for metric in reversed(RANKS[3:]):
         if math.isfinite(value := run.summary.get(metric, math.nan)):
             return RANKS.index(metric), value
     return RANKS.index(run.status), 0.0
 
 
-def measure(run: Run) -> dict[str, str]:
-    """Nats of two runs compare where this is the same: the test, and whether pixels have probabilities or a density."""
+def comparison_key(run: Run) -> dict[str, str]:
+    """Return what must be equal for the scores of two runs to be comparable.
+
+    That is the test set, the way it is scored, and whether pixels have probabilities or a density.
+    """
     density = "test/log_px" in run.summary and "test/bits_per_dim" not in run.summary
-    return {key: shown(run.value(key)) for key in TESTED} | {"values": "density" if density else "probability"}
+    keys = {key: format_value(run.value(key)) for key in TEST_KEYS}
+    return keys | {"values": "density" if density else "probability"}
 
 
-def shown(value: Any) -> str:
-    """A value of a config as it is typed, and on one line; a dash for none."""
+def format_value(value: Any) -> str:
+    """Format a config value as it is typed on the command line; "-" for None."""
     if value is None:
         return "-"
     text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"), default=str)
     return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
-def named(values: dict[str, Any]) -> str:
-    """What differs, in one line."""
-    return " ".join(f"{key}={shown(value)}" for key, value in values.items() if value is not None)
+def format_overrides(values: dict[str, Any]) -> str:
+    """Format the differing keys of a run as key=value pairs on one line."""
+    return " ".join(f"{key}={format_value(value)}" for key, value in values.items() if value is not None)
 
 
-def rows(runs: Sequence[Run]) -> list[Row]:
-    """A row a run, the best first: by log p(x), those without it by the ELBO, and last those that did not end."""
-    ranked = sorted(runs, key=score, reverse=True)
-    values = [{key: run.value(key) for key in differences(runs)} for run in ranked]
-    alike = Counter(map(named, values))
-    inside = os.path.commonpath([run.folder.resolve().parent for run in runs])
+def build_rows(runs: Sequence[Run]) -> list[Row]:
+    """Return one row per run, best first: sorted by log p(x), then by the ELBO, then runs without either score."""
+    ranked = sorted(runs, key=sort_key, reverse=True)
+    values = [{key: run.value(key) for key in differing_keys(runs)} for run in ranked]
+    name_counts = Counter(map(format_overrides, values))
+    common = os.path.commonpath([run.folder.resolve().parent for run in runs])
     best: dict[str, Run] = {}
     for run in ranked:
-        if score(run)[0] >= RANKS.index("test/elbo"):
-            best.setdefault(str(measure(run)), run)
-    found = []
-    for run, its in zip(ranked, values, strict=True):
-        name = named(its)
-        if not name or alike[name] > 1:
-            name = f"{name} {run.folder.resolve().relative_to(inside)}".strip()
-        found.append(Row(run, name, its, best.get(str(measure(run))) is run))
-    return found
+        if sort_key(run)[0] >= RANKS.index("test/elbo"):
+            best.setdefault(str(comparison_key(run)), run)
+    rows = []
+    for run, own_values in zip(ranked, values, strict=True):
+        name = format_overrides(own_values)
+        if not name or name_counts[name] > 1:
+            name = f"{name} {run.folder.resolve().relative_to(common)}".strip()
+        rows.append(Row(run, name, own_values, best.get(str(comparison_key(run))) is run))
+    return rows
 
 
-def cells(row: Row) -> dict[str, str]:
-    """What the terminal shows of a run, by column."""
+def result_cells(row: Row) -> dict[str, str]:
+    """Return the results of a run as text, by column."""
     test = {name.removeprefix("test/"): value for name, value in row.run.summary.items()}
     numbers = {name: f"{test[name]:.2f}" if name in test else "-" for name in ("log_px", "log_px_se", "elbo", "kl")}
     return {
@@ -87,42 +94,45 @@ def cells(row: Row) -> dict[str, str]:
     }
 
 
-def aligned(table: Sequence[dict[str, str]]) -> list[str]:
-    """The header and a line for each; words begin, and numbers end, where those of their column do."""
+def align_columns(table: Sequence[dict[str, str]]) -> list[str]:
+    """Return the header line and one line per row, with words aligned to the left and numbers to the right."""
     padded = []
     for name in table[0]:
         column = [name, *(line[name] for line in table)]
-        words = any(cell[:1].isalpha() and cell not in ("nan", "inf") for cell in column[1:])
+        is_text = any(cell[:1].isalpha() and cell not in ("nan", "inf") for cell in column[1:])
         width = max(map(len, column))
-        padded.append([cell.ljust(width) if words else cell.rjust(width) for cell in column])
+        padded.append([cell.ljust(width) if is_text else cell.rjust(width) for cell in column])
     return ["  ".join(line).rstrip() for line in zip(*padded, strict=True)]
 
 
-def winners(table: Sequence[Row]) -> list[str]:
-    """A line for the best; where nats do not all compare, one for each kind, with what sets it apart."""
-    measures = {str(row.run.folder): measure(row.run) for row in table if row.best}
+def best_run_lines(table: Sequence[Row]) -> list[str]:
+    """Return a line naming the best run; if scores are not all comparable, one line for each comparable group."""
+    groups = {str(row.run.folder): comparison_key(row.run) for row in table if row.best}
     lines = []
-    for folder, its in measures.items():
-        apart = [f"{key}={its[key]}" for key in its if len({other[key] for other in measures.values()}) > 1]
-        lines.append(" ".join(["* the best", *(["of", *apart] if apart else [])]) + f": {folder}")
+    for folder, group in groups.items():
+        distinct = [f"{key}={group[key]}" for key in group if len({other[key] for other in groups.values()}) > 1]
+        lines.append(" ".join(["* best run", *(["with", *distinct] if distinct else [])]) + f": {folder}")
     return lines
 
 
-def text(runs: Sequence[Run], width: int | None = None) -> str:
-    """The rows as a table; where it is wider than the screen, or does not tell runs apart, their names stand below."""
+def format_table(runs: Sequence[Run], width: int | None = None) -> str:
+    """Format the runs as a table.
+
+    If it is wider than the terminal, or its columns do not identify each run, the name of a run is below its line.
+    """
     width = width or min(120, shutil.get_terminal_size((100, 24)).columns)
-    table = rows(runs)
-    settings = [{key: shown(value) for key, value in row.values.items()} for row in table]
-    outcomes = [cells(row) for row in table]
-    lines = aligned([{"": its[""]} | typed | its for typed, its in zip(settings, outcomes, strict=True)])
-    fits = max(map(len, lines)) <= width and all(row.name == named(row.values) for row in table)
+    table = build_rows(runs)
+    settings = [{key: format_value(value) for key, value in row.values.items()} for row in table]
+    results = [result_cells(row) for row in table]
+    lines = align_columns([{"": result[""]} | keys | result for keys, result in zip(settings, results, strict=True)])
+    fits = max(map(len, lines)) <= width and all(row.name == format_overrides(row.values) for row in table)
     if not fits:
-        lines = aligned(outcomes)
-    found = [lines[0]]
+        lines = align_columns(results)
+    output = [lines[0]]
     for row, line in zip(table, lines[1:], strict=True):
-        reason = row.run.reason if row.run.status == "failed" else None
-        below = [None if fits else row.name, reason and shown(" ".join(reason.split()))]
-        found.append(line)
-        for sentence in filter(None, below):
-            found += textwrap.wrap(sentence, width, initial_indent="   ", subsequent_indent="     ")
-    return "\n".join(found + winners(table))
+        failure = row.run.failure if row.run.status == "failed" else None
+        below = [None if fits else row.name, failure and format_value(" ".join(failure.split()))]
+        output.append(line)
+        for paragraph in filter(None, below):
+            output += textwrap.wrap(paragraph, width, initial_indent="   ", subsequent_indent="     ")
+    return "\n".join(output + best_run_lines(table))

@@ -1,6 +1,7 @@
-"""Where a run's records go: always to <run_dir>/metrics.csv, and to Weights & Biases if asked for."""
+"""Loggers: <run_dir>/metrics.csv, which every run writes, and Weights & Biases."""
 
 import csv
+import io
 import logging
 import os
 import secrets
@@ -13,24 +14,25 @@ from typing import Any
 from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
-from vae.runs.run_folder import records
+from vae.runs.atomic_files import atomic_write
+from vae.runs.run_folder import read_metrics
 
 log = logging.getLogger(__name__)
 
 STEP = "trainer/global_step"
-# Of a curve, which value is the best: W&B's summary of it, in the column NAME.max or NAME.min. Others have their last.
-HIGH = ("elbo", "log_likelihood", "objective", "minus_cross_entropy", "minus_cross_entropy_less_kl")
+HIGHER_IS_BETTER = ("elbo", "log_likelihood", "objective", "minus_cross_entropy", "minus_cross_entropy_less_kl")
+# The best value of a curve, max or min. W&B shows it as NAME.max or NAME.min; for other curves it shows the last value.
 BEST: dict[str, Callable[..., float]] = {
     f"{split}/{name}": best
     for split in ("train", "val")
-    for name, best in {**dict.fromkeys(HIGH, max), "squared_error": min}.items()
+    for name, best in {**dict.fromkeys(HIGHER_IS_BETTER, max), "squared_error": min}.items()
 }
 
 
 class MetricsCSV(Logger):
-    """<run_dir>/metrics.csv: one row a call, on disk when the call returns; a resumed run adds to the file.
+    """Write <run_dir>/metrics.csv: one row per call, on disk when the call returns. A resumed run appends to it.
 
-    The first column is step; a metric gets its column when it first appears.
+    The first column is step. A new metric adds a column.
     """
 
     name: str | None = None
@@ -42,8 +44,8 @@ class MetricsCSV(Logger):
 
     @property
     def rows(self) -> list[dict[str, float]]:
-        """The file's rows, each without its empty cells."""
-        return records(self.path)
+        """The rows of the file, without their empty cells."""
+        return read_metrics(self.path)
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
@@ -56,14 +58,14 @@ class MetricsCSV(Logger):
                 csv.DictWriter(file, columns, lineterminator="\n").writerow(row)
 
     def log_hyperparams(self, *_args: Any, **_kwargs: Any) -> None:
-        """The configuration has a file of its own."""
+        """Do nothing: the config is in .hydra/config.yaml."""
 
     @rank_zero_only
-    def resume_from(self, step: int) -> None:
-        """Drop the rows beyond the checkpoint's step, and those of the test: they will be logged again."""
+    def drop_rows_after(self, step: int) -> None:
+        """Remove the rows after this step and those of the test: a resumed run logs them again."""
         if columns := self._columns():
-            tested = [name for name in columns if name.startswith("test/")]
-            kept = [row for row in self._read() if int(row["step"]) <= step and not any(map(row.get, tested))]
+            test_columns = [name for name in columns if name.startswith("test/")]
+            kept = [row for row in self._read() if int(row["step"]) <= step and not any(map(row.get, test_columns))]
             self._write(columns, kept)
 
     def _columns(self) -> list[str]:
@@ -79,19 +81,19 @@ class MetricsCSV(Logger):
             return list(csv.DictReader(file))
 
     def _write(self, columns: list[str], rows: Iterable[Mapping[str, Any]]) -> None:
-        half_written = self.path.with_suffix(".tmp")
-        with half_written.open("w", newline="") as file:
-            writer = csv.DictWriter(file, columns, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-        os.replace(half_written, self.path)
+        file = io.StringIO()
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        atomic_write(file.getvalue(), self.path)
 
 
-class _Wandb(WandbLogger):
-    """wandb sends from a process of its own; should that die, the training goes on without it.
+class _FaultTolerantWandbLogger(WandbLogger):
+    """A W&B logger that does not stop the training if wandb fails.
 
-    When a training ends, so do its curves, of which the best values are found in all parts of it (wandb itself knows
-    those of one process); with `log_model`, a training that was not cut off sends its best checkpoint.
+    At the end of a training it sends the best value of each curve. It computes them from metrics.csv, because wandb
+    does not know the values from before a run was resumed. With `log_model` it also uploads the best checkpoint,
+    unless the training was interrupted.
     """
 
     alive = True
@@ -105,7 +107,7 @@ class _Wandb(WandbLogger):
                 super().log_metrics(metrics, step)
             except ConnectionError as error:
                 self.alive = False
-                log.warning("W&B gets no more of this run: %s", error)
+                log.warning("W&B receives no more metrics of this run: %s", error)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
@@ -116,11 +118,11 @@ class _Wandb(WandbLogger):
             if self.alive:
                 self.experiment.summary.update(summary)
             if self.alive and self.log_model and status == "success":
-                self.log_model = False  # the end of the test is one more
+                self.log_model = False  # upload once: finalize is called again after the test
                 best = self.run_dir / "checkpoints" / "best.ckpt"
                 self.experiment.log_artifact(best, f"model-{self.version}", "model", ["best"])
-        except Exception as error:  # noqa: BLE001 (the server or wandb's own process is gone; the run goes on)
-            log.warning("W&B does not get all of this run (%r)", error)
+        except Exception as error:  # noqa: BLE001 (the server or wandb's process may be gone; the run continues)
+            log.warning("W&B did not receive all data of this run (%r)", error)
 
 
 def wandb_logger(
@@ -136,15 +138,15 @@ def wandb_logger(
     timeout: float,
     finish_timeout: float,
 ) -> WandbLogger:
-    """A started W&B run, kept in <save_dir>/wandb; the id in <run_dir>/wandb_id lets a resumed run go on.
+    """Start a W&B run with its files in <save_dir>/wandb, or resume the run whose id is in <run_dir>/wandb_id.
 
-    It is offline, and one line says why, without a key or if the server refuses it or does not answer within
-    `timeout` seconds. WANDB_MODE is obeyed. With log_model the best checkpoint is an artifact of the run. The upload
-    at the end may take `finish_timeout` seconds.
+    The run is offline if there is no API key, if the server rejects it, or if the server does not answer within
+    `timeout` seconds; a log line gives the reason. WANDB_MODE is respected. With `log_model` the best checkpoint is
+    uploaded as an artifact. The upload at the end may take `finish_timeout` seconds.
     """
     import wandb
 
-    # wandb's telemetry would hold up the exit for 20 s when the server is mute
+    # wandb's telemetry delays the exit by 20 s if the server does not answer
     os.environ.setdefault("OTEL_SDK_DISABLED", "true")
     settings = wandb.Settings(
         silent=True, init_timeout=timeout, finish_timeout=finish_timeout, finish_timeout_raises=True
@@ -152,8 +154,8 @@ def wandb_logger(
     id_file = Path(run_dir) / "wandb_id"
     run_id = id_file.read_text() if id_file.exists() else secrets.token_hex(4)
 
-    def start(mode: str) -> _Wandb:
-        logger = _Wandb(
+    def start(mode: str) -> _FaultTolerantWandbLogger:
+        logger = _FaultTolerantWandbLogger(
             name=name,
             project=project,
             save_dir=save_dir,
@@ -164,57 +166,59 @@ def wandb_logger(
             notes=notes,
             mode=mode,
         )
-        _ = logger.experiment  # starts the run, on rank zero
+        _ = logger.experiment  # this starts the run, on rank zero
         return logger
 
     mode = wandb.setup(settings).settings.mode
-    why = f"WANDB_MODE={mode}"
+    reason = f"WANDB_MODE={mode}"
     try:
         if mode not in {"offline", "dryrun", "disabled"} and not wandb.login(prompt=False, verify=False):
-            raise wandb.Error("no API key: `wandb login` stores one")
+            raise wandb.Error("no API key; `wandb login` stores one")
         logger = start(mode)
     except (wandb.Error, TimeoutError) as error:
-        why = " ".join(str(error).split())
-        wandb.teardown()  # or wandb holds the run's id to be in use
+        reason = " ".join(str(error).split())
+        wandb.teardown()  # otherwise wandb considers the run id in use
         wandb.setup(settings)
         logger = start("offline")
 
     if not id_file.exists():
-        id_file.write_text(logger.version or run_id)  # `wandb agent` gives it another
+        id_file.write_text(logger.version or run_id)  # `wandb agent` sets another id
     logger.run_dir, logger.log_model = Path(run_dir), log_model
-    _define(logger.experiment)
-    _announce(logger.experiment, why, save_dir)
+    _define_metrics(logger.experiment)
+    _log_status(logger.experiment, reason, save_dir)
     return logger
 
 
 @rank_zero_only
-def _define(run: Any) -> None:
-    """The axis is the step; images_seen and seconds, which every record has, may be chosen for it."""
+def _define_metrics(run: Any) -> None:
+    """Set the x-axis of the curves to the step, and offer images_seen and seconds as other x-axes."""
     for name, best in BEST.items():
         run.define_metric(name, step_metric=STEP, summary=best.__name__)
     for axis in ("images_seen", "seconds"):
-        run.define_metric(axis, hidden=True)  # as an axis it can be chosen; it is no curve of its own
+        run.define_metric(axis, hidden=True)  # available as an x-axis, but not shown as a curve
 
 
 @rank_zero_only
-def _announce(run: Any, why: str, save_dir: str | Path) -> None:
+def _log_status(run: Any, reason: str, save_dir: str | Path) -> None:
     if run.offline:
-        log.warning("W&B is offline (%s). To send this run later: python -m vae.sync %s", why, save_dir)
+        log.warning("W&B is offline (%s). To upload this run later: python -m vae.sync %s", reason, save_dir)
     elif not run.disabled:
         log.info("W&B: %s", run.url)
 
 
-def finish(exit_code: int) -> None:
-    """End the open W&B run, if there is one; W&B shows it as failed unless exit_code is 0. Never raises."""
+def finish_wandb(exit_code: int) -> None:
+    """Finish the open W&B run, if any; W&B shows it as failed unless `exit_code` is 0. Raises no exception."""
     wandb: Any = sys.modules.get("wandb")
     if wandb is None or wandb.run is None:
         return
     path = wandb.run.sync_dir
     try:
         wandb.finish(exit_code)
-    except Exception as error:  # noqa: BLE001 (the server or wandb's own process is gone; the run itself is done)
+    except Exception as error:  # noqa: BLE001 (the server or wandb's process may be gone; the run itself is complete)
         log.warning(
-            "W&B did not get all of this run (%r). To send it later: wandb sync --include-online %s", error, path
+            "W&B did not receive all data of this run (%r). To upload it later: wandb sync --include-online %s",
+            error,
+            path,
         )
         with suppress(Exception, SystemExit):
             wandb.teardown()

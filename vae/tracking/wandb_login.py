@@ -1,4 +1,4 @@
-"""The W&B account of whoever types, for the commands that cannot do without the server."""
+"""Log in to W&B for the commands that need its server."""
 
 import os
 import sys
@@ -11,27 +11,28 @@ from vae.errors import UserError
 
 @contextmanager
 def wandb_api() -> Iterator[Any]:
-    """wandb's Api; UserError without a key, or where the server is not there, or refuses it or what is asked of it.
+    """Yield a logged-in wandb.Api.
 
-    It may take 10 seconds to answer, or WANDB_HTTP_TIMEOUT.
+    Raises UserError if there is no API key, or if the server does not answer, rejects the key, or rejects a request
+    in the block. The timeout is WANDB_HTTP_TIMEOUT, or 10 seconds.
     """
     os.environ.setdefault("WANDB_HTTP_TIMEOUT", "10")
-    os.environ |= {"WANDB_MODE": "online", "OTEL_SDK_DISABLED": "true"}  # wandb's telemetry may hold up the exit
+    os.environ |= {"WANDB_MODE": "online", "OTEL_SDK_DISABLED": "true"}  # wandb's telemetry may delay the exit
     import wandb
 
     wandb.setup(wandb.Settings(silent=True))
     try:
         if not wandb.login(prompt=False, verify=False):
-            raise UserError("W&B: no API key; `wandb login` stores one, or WANDB_API_KEY= names it")
+            raise UserError("W&B: no API key; run `wandb login`, or set WANDB_API_KEY")
         yield wandb.Api()
     except UserError:
         raise
-    except Exception as error:  # noqa: BLE001 (its errors have no class in common)
+    except Exception as error:  # noqa: BLE001 (wandb's errors have no common base class)
         raise UserError(f"W&B: {' '.join(str(error).split())}") from None
 
 
-def leave(code: int) -> NoReturn:
-    """End this process now: wandb would wait for its own at the exit, at times for ever, where no server answered."""
+def exit_now(code: int) -> NoReturn:
+    """End this process without exit handlers: wandb's may wait forever if the server did not answer."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -23,8 +23,8 @@ from vae.config.command_line import run_name
 from vae.config.older_versions import current_override
 from vae.errors import UserError
 from vae.model.vae import VAE
-from vae.runs.run_folder import write
-from vae.tracking.loggers import MetricsCSV, finish
+from vae.runs.atomic_files import atomic_write
+from vae.tracking.loggers import MetricsCSV, finish_wandb
 from vae.training.callbacks.acceleration import CompileAtStart, CUDAGraphSteps, DelayedCompile
 from vae.training.callbacks.checkpoints import GracefulShutdown, NamedCheckpoint, ResumableEarlyStopping
 from vae.training.callbacks.pictures import Pictures
@@ -185,7 +185,7 @@ def report(tested: dict[str, float], data: ImageDataModule, cfg: DictConfig, fol
 
 def write_summary(values: dict[str, float], folder: Path) -> None:
     """<folder>/summary.json."""
-    write(json.dumps(values, indent=2) + "\n", folder / "summary.json")
+    atomic_write(json.dumps(values, indent=2) + "\n", folder / "summary.json")
 
 
 def train(cfg: DictConfig, folder: Path) -> None:
@@ -200,7 +200,7 @@ def train(cfg: DictConfig, folder: Path) -> None:
     steps = acceleration_callbacks(cfg, stop)
     resumed = checkpoints / "last.ckpt" if cfg.resume else None
     if resumed:
-        history.resume_from(last_step(resumed))
+        history.drop_rows_after(last_step(resumed))
     elif history.path.exists():
         raise UserError(f"hydra.run.dir={folder}: expected a folder without a run; resume= goes on with the one in it")
     best = NamedCheckpoint(checkpoints, "best", monitor="val/objective", mode="max", save_weights_only=True)
@@ -251,4 +251,4 @@ def run(cfg: DictConfig, folder: Path) -> None:
         code = stop.code
         raise
     finally:
-        finish(code)
+        finish_wandb(code)

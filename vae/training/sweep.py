@@ -16,8 +16,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from vae.config.schema import validate
 from vae.errors import USER_ERRORS, UserError, one_line
-from vae.runs.results_table import text
-from vae.runs.run_folder import find, read, records, write
+from vae.runs.atomic_files import atomic_write
+from vae.runs.results_table import format_table
+from vae.runs.run_folder import find_runs, read_metrics, read_run
 from vae.training.ddp import run
 
 log = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ def job(cfg: DictConfig, folder: Path) -> float:
 def finished(folder: Path) -> bool:
     """Whether there is a summary that can be read."""
     try:
-        return read(folder).status == "finished"
+        return read_run(folder).status == "finished"
     except UserError:
         return False
 
@@ -77,7 +78,7 @@ def resume_job(cfg: DictConfig, folder: Path) -> None:
 
 def best(folder: Path) -> float:
     """The best val/elbo of a run; -inf of one that records none."""
-    elbos = (record["val/elbo"] for record in records(folder / "metrics.csv") if "val/elbo" in record)
+    elbos = (record["val/elbo"] for record in read_metrics(folder / "metrics.csv") if "val/elbo" in record)
     return max(elbos, default=-math.inf)
 
 
@@ -104,7 +105,7 @@ class Sweep(Callback):
         """Keep the line that was typed, for `sweep=` to go on with, and say so."""
         folder = Path(config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
-        write(json.dumps(OmegaConf.to_container(config.hydra.overrides), indent=2) + "\n", folder / "sweep.json")
+        atomic_write(json.dumps(OmegaConf.to_container(config.hydra.overrides), indent=2) + "\n", folder / "sweep.json")
         if config.hydra.sweeper.get("storage"):
             requeue_trials(config.hydra.sweeper)
         print(hint(folder))
@@ -113,10 +114,10 @@ class Sweep(Callback):
         """Show what came of them; exit code 1 unless all are finished."""
         folder = Path(config.hydra.sweep.dir)
         try:
-            runs = find([folder])
+            runs = find_runs([folder])
         except UserError as error:  # Hydra would make a warning of it
             log.error(one_line(error))
             sys.exit(1)
-        log.info(f"\n{text(runs)}\n\n{os.path.relpath(folder)}")
+        log.info(f"\n{format_table(runs)}\n\n{os.path.relpath(folder)}")
         if any(run.status != "finished" for run in runs):
             sys.exit(1)
