@@ -13,7 +13,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from vae.acceleration.torch_settings import prepare
+from vae.acceleration.torch_settings import configure_torch
 from vae.model.estimator import compiled_draws, importance_sample
 from vae.model.likelihoods import Bernoulli
 from vae.model.networks import MLPDecoder, MLPEncoder
@@ -34,7 +34,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 @torch.inference_mode()
 def main(device: str) -> None:
-    prepare()
+    configure_torch()
     torch.manual_seed(0)
     torch.set_default_device(device)
     encoder, decoder = MLPEncoder(SHAPE, 2 * D, HIDDEN, "tanh"), MLPDecoder(SHAPE, 1, D, HIDDEN, "tanh")

@@ -37,6 +37,9 @@ class WorseAtTheEnd:
         return 1.0 if done < 0.6 else -1.0
 
 
+WORSE_AT_THE_END = ["optimizer/schedule=constant", "optimizer.schedule._target_=toy_dataset.WorseAtTheEnd"]
+
+
 class Kill:
     """A schedule: no process gets beyond half of its second job, unless there is a file `killed` already."""
 

@@ -111,7 +111,7 @@ def test_every_choice_composes_validates_and_takes_a_step(group, choice):
     optimizer = module.optimizer(module.parameters())
     for _ in range(2):  # of a residual block's layers, the first moves after the last
         optimizer.zero_grad()
-        loss = -module.values(x, module.objective.weight(0.5))[-1].mean()
+        loss = -module.compute_metrics(x, module.objective.weight(0.5))[-1].mean()
         loss.backward()
         optimizer.step()
     assert torch.isfinite(loss)

@@ -129,7 +129,7 @@ def test_compiled_draws_score_the_same(cli, runs, score, drawn):
 def test_draws_are_compiled_if_so_many_are_left(least, expected, cli, runs, score, drawn, monkeypatch):
     """Thirty for each of 100 images, and then for 20 more."""
     cli()
-    monkeypatch.setattr(estimator, "DRAWS", least)
+    monkeypatch.setattr(estimator, "MIN_DRAWS", least)
     for images in (100, 120):
         assert score(f"run={runs()[0]}", "K=30", f"images={images}")[0] == 0
     assert drawn == expected
@@ -139,7 +139,7 @@ def test_where_nothing_can_be_compiled_the_draws_go_on(cli, runs, score, drawn, 
     said = []
     cli()
     monkeypatch.setattr("vae.acceleration.compilation.log.info", said.append)
-    monkeypatch.setattr(estimator, "DRAWS", 1)
+    monkeypatch.setattr(estimator, "MIN_DRAWS", 1)
     with inductor.patch("cpp.cxx", ("no-such-compiler",)):
         assert score(f"run={runs()[0]}", "K=30")[0] == 0
     assert drawn == []

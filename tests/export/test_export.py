@@ -15,7 +15,7 @@ from vae.export import __main__ as export
 from vae.export import portable
 from vae.model.likelihoods import ContinuousBernoulli
 from vae.runs.run_folder import finished
-from vae.training.experiment import build, load, load_trained
+from vae.training.experiment import build, load_dataset, load_trained
 
 SMALL = ["latent_dim=3", "hidden_size=8"]
 ENCODERS = {
@@ -134,7 +134,7 @@ def test_an_export_is_used_without_torch(cli, runs, exported):
     code, out, err = exported()  # the newest, and the only one
     assert (code, err, out.count("\n")) == (0, "", 4)
     cfg, summary = finished(folder)
-    data = load(cfg)
+    data = load_dataset(cfg)
     vae = load_trained(cfg, data.shape, folder).vae
     done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

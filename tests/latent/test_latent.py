@@ -19,7 +19,7 @@ from vae.config.schema import CONF
 from vae.latent import __main__ as latent
 from vae.latent import probes
 from vae.runs.run_folder import finished
-from vae.training.experiment import load, load_trained
+from vae.training.experiment import load_dataset, load_trained
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ def test_labels_are_kinds_where_each_has_several_images():
 
 def of_run(folder):
     cfg, _ = finished(folder)
-    data = load(cfg)
+    data = load_dataset(cfg)
     return data, load_trained(cfg, data.shape, folder).vae
 
 

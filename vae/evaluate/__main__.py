@@ -34,14 +34,14 @@ def evaluate(folder: Path, K: int, images: int | None, compiles: Compile) -> dic
     from vae.evaluate.scores import cached_scores  # only now is torch imported
     from vae.model.estimator import summary
     from vae.tracking.loggers import finish
-    from vae.training.experiment import build_logger, load, load_trained, write_summary
+    from vae.training.experiment import build_logger, load_dataset, load_trained, write_summary
 
-    data = load(cfg)
+    data = load_dataset(cfg)
     x = data.x("test")
     if images is not None and images > len(x):
         raise UserError(f"images={images}: expected 2 to {len(x)}, or null for all")
     module = load_trained(cfg, data.shape, folder)
-    if not module.bounds:
+    if not module.has_elbo:
         raise UserError(f"run={folder}: what it was trained for bounds no log p(x), so there is nothing to evaluate")
     weights = hashlib.sha256((folder / "checkpoints" / "best.ckpt").read_bytes()).hexdigest()
     n = images or len(x)

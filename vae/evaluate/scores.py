@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from vae.acceleration.compilation import DRAWS, CompiledDraws, try_compile
+from vae.acceleration.compilation import MIN_DRAWS, CompiledDraws, try_compile
 from vae.config.schema import Compile
 from vae.errors import UserError
 from vae.model.estimator import BATCH, Scores, chunk_size, importance_sample, score_terms
@@ -43,14 +43,14 @@ def cached_scores(
 
     They are written to the npz `file` as they come, with `weights`, the fingerprint of the model's. What is there
     already is not computed again; nor would it be any other: every batch has random numbers of its own. With
-    `compiles` the draws are one compiled function, the same to rounding; with "auto", on a CPU, if DRAWS are left.
+    `compiles` the draws are one compiled function, the same to rounding; with "auto", on a CPU, if MIN_DRAWS are left.
     """
     device = next(vae.parameters()).device
     batches = x[: -(-n // BATCH) * BATCH].split(BATCH)  # whole ones, also where n ends within one
     kept = read_cached_scores(file, weights)
     half_written = file.with_suffix(f".{os.getpid()}.part")
     compiled, left = None, n - kept.shape[1]
-    if left > 0 and (compiles is True or (compiles == "auto" and device.type == "cpu" and left * K >= DRAWS)):
+    if left > 0 and (compiles is True or (compiles == "auto" and device.type == "cpu" and left * K >= MIN_DRAWS)):
         x = batches[kept.shape[1] // BATCH].to(device)
         compiled = try_compile(lambda: compiled_draws(vae, x, K), compiles)
     with tqdm(desc=f"K = {K}", total=n, dynamic_ncols=True, disable=not sys.stderr.isatty()) as bar:

@@ -64,13 +64,13 @@ def main(typed: Sequence[str]) -> None:
         from vae.explore.explorer import Explorer
         from vae.explore.server import Server, app
         from vae.generate.session import Session
-        from vae.training.experiment import load, load_trained
+        from vae.training.experiment import load_dataset, load_trained
 
         torch.set_num_threads(1)  # one code is decoded sooner by one; what takes long has a thread of its own
-        data = load(cfg)
+        data = load_dataset(cfg)
         module = load_trained(cfg, data.shape, folder)
         title = f"{read(folder).choices['dataset']}, latent_dim={cfg.latent_dim}"
-        explorer = Explorer(folder.resolve().name, title, Session(module.vae, data), bool(module.bounds), by_umap)
+        explorer = Explorer(folder.resolve().name, title, Session(module.vae, data), bool(module.has_elbo), by_umap)
         print("encoding images ...", file=sys.stderr)
         _ = explorer.about  # so that the page opens at once
         server = Server(app(explorer, [given.host, *HOME]))
