@@ -3,7 +3,6 @@
 import gc
 import os
 import shutil
-import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +17,7 @@ from vae.config.older_versions import current_config
 from vae.config.schema import CONF, validate
 from vae.errors import USER_ERRORS, UserError, one_line
 from vae.training.ddp import launch
+from vae.training.signals import exit_on_signal
 
 
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
@@ -56,8 +56,7 @@ def print_error(error: Exception) -> int:
 
 def cli() -> int:
     """Run the command line; return the exit code."""
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, lambda signum, _frame: sys.exit(128 + signum))
+    exit_on_signal()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise exceptions instead of printing them
     try:
         arguments = sweep_arguments(sys.argv[1:])

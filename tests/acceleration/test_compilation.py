@@ -21,7 +21,7 @@ from vae.config.schema import CONF, Config
 from vae.evaluate.scores import compiled_draws
 from vae.model.estimator import importance_sample, score_terms
 from vae.training.callbacks.acceleration import CompileAtStart, CUDAGraphSteps, DelayedCompile
-from vae.training.callbacks.checkpoints import GracefulShutdown
+from vae.training.callbacks.graceful_shutdown import GracefulShutdown
 from vae.training.experiment import acceleration_callbacks, build
 from vae.training.lightning_module import VAEModule
 

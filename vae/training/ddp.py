@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import signal
 import socket
-import sys
 import time
 import traceback
 from contextlib import suppress
@@ -20,8 +19,9 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from vae.training.signals import STOP_SIGNALS, exit_on_signal
+
 SHUTDOWN_TIMEOUT = 60  # seconds to exit, and to finish the upload to W&B, after another process has failed
-STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM}
 
 
 def launch(cfg: DictConfig, folder: Path) -> None:
@@ -110,8 +110,7 @@ def worker(rank: int, port: int, logging_config: dict[str, Any], writer: Any, cf
     from pytorch_lightning.utilities import rank_zero_only
 
     os.setpgid(0, 0)
-    for signum in STOP_SIGNALS:
-        signal.signal(signum, lambda signum, _frame: sys.exit(128 + signum))
+    exit_on_signal()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     Thread(target=watch_parent, daemon=True).start()
     rank_zero_only.rank = rank  # type: ignore[attr-defined]

@@ -26,7 +26,8 @@ from vae.model.vae import VAE
 from vae.runs.run_folder import write
 from vae.tracking.loggers import MetricsCSV, finish
 from vae.training.callbacks.acceleration import CompileAtStart, CUDAGraphSteps, DelayedCompile
-from vae.training.callbacks.checkpoints import GracefulShutdown, NamedCheckpoint, ResumableEarlyStopping
+from vae.training.callbacks.checkpoints import NamedCheckpoint, ResumableEarlyStopping
+from vae.training.callbacks.graceful_shutdown import GracefulShutdown
 from vae.training.callbacks.pictures import Pictures
 from vae.training.callbacks.progress import Progress
 from vae.training.lightning_module import VAEModule

@@ -9,7 +9,7 @@ from pytorch_lightning import Callback, Trainer
 
 from vae.acceleration.compilation import MIN_STEPS, CompiledStep, try_compile
 from vae.acceleration.cuda_graph import CUDAGraphStepper
-from vae.training.callbacks.checkpoints import GracefulShutdown
+from vae.training.callbacks.graceful_shutdown import GracefulShutdown
 
 log = logging.getLogger(__name__)
 
