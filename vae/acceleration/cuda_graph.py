@@ -40,12 +40,11 @@ class CUDAGraphStepper:
     def __init__(self, module: Any, x: Tensor) -> None:
         self.module, self.shape = module, x.shape
         optimizer = module.optimizers().optimizer
-        self.param_groups = optimizer.param_groups
         self.optimizer_step = optimizer.step
-        for group in self.param_groups:
+        for group in optimizer.param_groups:
             group["capturable"] = True
         if module.compiled_step:
-            for group in self.param_groups:
+            for group in optimizer.param_groups:
                 if "fused" in group:
                     group["fused"] = False  # a fused kernel cannot be merged with other operations
             torch._dynamo.reset()  # torch.compile gives up after eight optimizers in one process
@@ -79,13 +78,11 @@ class CUDAGraphStepper:
         ]
         self.step_inputs[:n].copy_(torch.tensor(inputs), non_blocking=True)
         self.step_index.zero_()
-        for group in self.param_groups:
-            group["lr"] = self.lr  # a Python float would be captured as a constant
+        self.module.set_learning_rate(self.lr)  # a tensor, because a float would be captured as a constant
         step = self.replay or self.step
         for _ in batches:
             step()
         self.replay = self.replay or capture_graph(self.step)
-        for group in self.param_groups:
-            group["lr"] = inputs[-1][1]
+        self.module.set_learning_rate(inputs[-1][1])
         self.module.advance_step_counter(n)
         return list(self.sums[:n].clone())

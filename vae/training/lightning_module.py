@@ -179,6 +179,12 @@ class VAEModule(LightningModule):
         """Return the learning rate of the optimizer step after `step` others."""
         return self.base_lr * self.schedule((step + 1) / (self.total_steps + 1))
 
+    def set_learning_rate(self, lr: float | Tensor) -> None:
+        """Set the learning rate of the optimizer."""
+        optimizer: Any = self.optimizers()
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+
     def objective_weight(self, step: int) -> float:
         """Return the objective's weight (beta, for example) in the optimizer step after `step` others."""
         return self.objective.weight(step / self.total_steps)
@@ -195,8 +201,7 @@ class VAEModule(LightningModule):
         """Take an optimizer step on images x; return the sums of their metrics over this process's images, (n,)."""
         optimizer: Any = self.optimizers()
         sums = self.compute_gradients(x, self.objective_weight(self.global_step))
-        for group in optimizer.param_groups:
-            group["lr"] = self.learning_rate(self.global_step)
+        self.set_learning_rate(self.learning_rate(self.global_step))
         if self.uses_raw_optimizer:
             optimizer.optimizer.step()
             self.advance_step_counter(1)
