@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from doc_tables import markdown_table
 
-from vae.acceleration.torch_settings import prepare
+from vae.acceleration.torch_settings import configure_torch
 from vae.evaluate.scores import compiled_draws
 from vae.model.estimator import importance_sample
 from vae.model.likelihoods import Bernoulli
@@ -40,7 +40,7 @@ def seconds(function: Callable[[], object]) -> float:
 
 @torch.inference_mode()
 def main(device: str) -> None:
-    prepare()
+    configure_torch()
     torch.manual_seed(0)
     torch.set_default_device(device)
     encoder, decoder = MLPEncoder(SHAPE, 2 * D, HIDDEN, "tanh"), MLPDecoder(SHAPE, 1, D, HIDDEN, "tanh")

@@ -1,4 +1,4 @@
-"""Objectives that say, or break, what one of several processes does."""
+"""Objectives for tests of trainer=ddp: they record the steps of a process, or make one process fail."""
 
 import os
 import pickle
@@ -8,24 +8,24 @@ import torch
 
 from vae.model.objectives import ELBO
 
-RANK = os.environ.get("LOCAL_RANK", "alone")
+RANK = os.environ.get("LOCAL_RANK", "single")
 
 
-class Witness(ELBO):
-    """Leaves the images of each step, and the noise of their codes, in seen_<rank>."""
+class Recorder(ELBO):
+    """The ELBO; it writes the images of each step, and the noise of their latents, to steps_<rank>."""
 
     def __call__(self, terms, weight):
         if torch.is_grad_enabled():
-            with Path(f"seen_{RANK}").open("ab") as file:
+            with Path(f"steps_{RANK}").open("ab") as file:
                 q = terms.q_z.base_dist
                 pickle.dump((terms.x.numpy(), ((terms.z - q.loc) / q.scale).detach().numpy()), file)
         return super().__call__(terms, weight)
 
 
-class Broken(ELBO):
-    """In the second process, and at the eighth step, NaN; or an error."""
+class Failure(ELBO):
+    """The ELBO, but `fail` is called in step 8 of the second process."""
 
-    steps = -1  # the first is the check before the run
+    steps = -1  # the first call is the check before training
 
     def weight(self, done):
         self.steps += torch.is_grad_enabled()
@@ -33,14 +33,14 @@ class Broken(ELBO):
 
     def __call__(self, terms, weight):
         values = super().__call__(terms, weight)
-        return self.broken(values) if (RANK, self.steps) == ("1", 8) else values
+        return self.fail(values) if (RANK, self.steps) == ("1", 8) else values
 
 
-class Nan(Broken):
-    def broken(self, values):
+class Nan(Failure):
+    def fail(self, values):
         return values * float("nan")
 
 
-class Crash(Broken):
-    def broken(self, _values):
-        raise ZeroDivisionError("of the second process")
+class Crash(Failure):
+    def fail(self, _values):
+        raise ZeroDivisionError("in the second process")

@@ -1,6 +1,5 @@
-"""Compiled steps against those that autograd takes by itself."""
+"""Compiled steps and compiled draws against plain autograd."""
 
-import csv
 import os
 import signal
 import time
@@ -8,42 +7,30 @@ from pathlib import Path
 
 import pytest
 import torch
-from fakes import PRIORS
+from config_choices import CHOICES
 from hydra import compose, initialize_config_dir
 from pytorch_lightning import Trainer
+from run_outputs import read_metrics
 from torch._inductor import config as inductor
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.testing import assert_close
 
-from vae.acceleration import compilation as compiled
+from vae.acceleration import compilation
 from vae.acceleration.compilation import CompiledStep, split_graph, trace_step, trainable_parameters
 from vae.config.schema import CONF, Config
-from vae.model.estimator import compiled_draws, importance_sample, score_terms
+from vae.evaluate.scores import compiled_draws
+from vae.model.estimator import importance_sample, score_terms
 from vae.training.callbacks.acceleration import CompileAtStart, CUDAGraphSteps, DelayedCompile
-from vae.training.callbacks.checkpoints import GracefulShutdown
+from vae.training.callbacks.graceful_shutdown import GracefulShutdown
 from vae.training.experiment import acceleration_callbacks, build
 from vae.training.lightning_module import VAEModule
 
-CHOICES = [
-    "",
-    *(f"objective={name}" for name in ("beta", "capacity", "free_bits", "iwae", "dreg")),
-    "objective=beta objective/schedule=cyclical",
-    "objective=autoencoder posterior=point",
-    *(f"prior={name}" for name in PRIORS),
-    "posterior=iaf",
-    "prior=flow objective=dreg objective.K=3",
-    *(f"likelihood={path.stem}" for path in (CONF / "likelihood").glob("*.yaml")),
-    "likelihood=gaussian likelihood.trainable_parameters=true",
-    "architecture=conv likelihood=shades",
-    "architecture=gated_mlp activation=gelu",
-]
-
 
 @pytest.fixture
-def built():
-    """built("key=value ...") -> a small module with random weights, of images (2, 8, 12)."""
+def build_module():
+    """build_module("key=value ...") returns a small module with random weights, for images of shape (2, 8, 12)."""
 
-    def build_it(line):
+    def build_module(line):
         small = ["hidden_size=9", "latent_dim=3", "batch_size=6"]
         with initialize_config_dir(str(CONF), version_base=None):
             cfg = compose("config", [*small, *line.split()])
@@ -55,15 +42,15 @@ def built():
         module.trainer = Trainer(logger=False, barebones=True)
         return module
 
-    return build_it
+    return build_module
 
 
 def images(seed):
     return torch.rand(6, 2, 8, 12, generator=torch.Generator().manual_seed(seed)).round()
 
 
-def alone(module, x, weight, seed):
-    """(sums, gradients) by autograd."""
+def plain_step(module, x, weight, seed):
+    """Return (sums, gradients), computed by autograd."""
     torch.manual_seed(seed)
     loss, sums = module(x, weight)
     module.zero_grad()
@@ -72,15 +59,15 @@ def alone(module, x, weight, seed):
 
 
 @pytest.mark.parametrize("line", CHOICES)
-def test_what_is_recorded_of_one_step_is_true_of_others(line, built, monkeypatch):
-    """Other images, another weight, other noise, other parameters: nothing of the recorded step has stayed in it."""
-    monkeypatch.setattr(compiled, "DECOMPOSITIONS", {})
-    module = built(line)
+def test_a_traced_step_is_valid_for_other_inputs(line, build_module, monkeypatch):
+    """Images, weight, noise and parameters differ from those of the traced step: none of them became a constant."""
+    monkeypatch.setattr(compilation, "DECOMPOSITIONS", {})
+    module = build_module(line)
     graph = trace_step(module, images(1))
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.mul_(0.9)
-    expected, gradients = alone(module, images(2), 0.3, seed=3)
+    expected, gradients = plain_step(module, images(2), 0.3, seed=3)
     torch.manual_seed(3)
     sums, *found = graph(images(2), torch.tensor(0.3), *trainable_parameters(module))
     assert_close(sums, expected, rtol=0, atol=0, equal_nan=True)
@@ -98,111 +85,116 @@ def test_what_is_recorded_of_one_step_is_true_of_others(line, built, monkeypatch
         "architecture=conv architecture.encoder.channels=[3,4] architecture.decoder.channels=[3,4]",
     ],
 )
-def test_the_function_differs_by_rounding_alone(line, built):
-    module = built(line)
+def test_a_compiled_step_differs_by_rounding_only(line, build_module):
+    module = build_module(line)
     before = torch.get_rng_state()
-    function = CompiledStep(module, images(1))
+    step = CompiledStep(module, images(1))
     assert torch.equal(torch.get_rng_state(), before)
-    learned_ones = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
     for seed, weight in ((2, 0.3), (4, 1.0)):
         with torch.no_grad():
             for parameter in module.parameters():
                 parameter.mul_(0.9)
-        expected, gradients = alone(module, images(seed), weight, seed)
+        expected, gradients = plain_step(module, images(seed), weight, seed)
         torch.manual_seed(seed)
         x = images(seed).to(memory_format=torch.channels_last)
-        assert_close(function.differentiate(x, weight), expected, rtol=1e-5, atol=1e-4)
-        for parameter, gradient in zip(learned_ones, gradients, strict=True):
+        assert_close(step.forward_backward(x, weight), expected, rtol=1e-5, atol=1e-4)
+        for parameter, gradient in zip(trainable, gradients, strict=True):
             assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-4, check_stride=True)
 
 
-def test_the_quicker_tanh_is_torch_s_and_in_its_place(built):
+def test_the_faster_tanh_equals_torch_tanh_and_replaces_it(build_module):
     x = torch.cat([torch.linspace(-20, 20, 100_001), torch.tensor([-1e30, 1e30, -torch.inf, torch.inf])])
-    assert_close(compiled.tanh(x), x.double().tanh().float(), rtol=0, atol=2e-7)
-    operations = [str(node.target) for node in trace_step(built(""), images(1)).graph.nodes]
+    assert_close(compilation.tanh(x), x.double().tanh().float(), rtol=0, atol=2e-7)
+    operations = [str(node.target) for node in trace_step(build_module(""), images(1)).graph.nodes]
     assert operations.count("aten.sigmoid.default") >= 2
     assert "aten.tanh.default" not in operations
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("line", [line for line in CHOICES if "autoencoder" not in line])
-def test_draws_are_the_same_whether_in_one_part_or_two(line, built):
-    """Of other images than the recorded ones, whose part draws nothing."""
-    vae = built(line).vae
+def test_a_split_graph_gives_the_same_draws(line, build_module):
+    """The images differ from those that were traced. The first part draws no random numbers."""
+    vae = build_module(line).vae
     with torch.random.fork_rng():
         first, rest = split_graph(make_fx(lambda x: [score_terms(vae.terms(x, 3))])(images(1)))
     for seed in (2, 3):
         before = torch.get_rng_state()
-        known = first(images(seed))
+        inputs = first(images(seed))
         assert torch.equal(torch.get_rng_state(), before)
         torch.manual_seed(seed)
-        (found,) = rest(*known)
+        (found,) = rest(*inputs)
         torch.manual_seed(seed)
         assert_close(found, score_terms(vae.terms(images(seed), 3)), rtol=0, atol=0)
 
 
 @torch.no_grad()
-def test_images_are_encoded_once_for_all_draws(built):
-    vae = built("").vae
+def test_images_are_encoded_once_for_all_draws(build_module):
+    vae = build_module("").vae
     parts = split_graph(make_fx(lambda x: [score_terms(vae.terms(x, 3))])(images(1)))
-    products = [sum("mm" in str(node.target) for node in part.graph.nodes) for part in parts]
-    assert products == [2, 2]
+    matrix_products = [sum("mm" in str(node.target) for node in part.graph.nodes) for part in parts]
+    assert matrix_products == [2, 2]  # the two layers of the encoder, and those of the decoder
 
 
 @pytest.mark.parametrize(
     "line", ["posterior=iaf", "prior=vampprior likelihood=discretized_logistic", "architecture=conv"]
 )
-def test_compiled_draws_differ_by_rounding_alone(line, built):
-    vae, before = built(line).vae, torch.get_rng_state()
-    drawn, of_known = [], vae.drawn
-    vae.drawn = lambda *known: drawn.append(known[-1]) or of_known(*known)
+def test_compiled_draws_differ_by_rounding_only(line, build_module):
+    vae, before = build_module(line).vae, torch.get_rng_state()
+    plain_draws, sample_terms = [], vae.sample_terms
+
+    def spy(*arguments):
+        plain_draws.append(arguments[-1])
+        return sample_terms(*arguments)
+
+    vae.sample_terms = spy
     with torch.inference_mode():
-        four = compiled_draws(vae, images(1), 4)
+        draws_of_4 = compiled_draws(vae, images(1), 4)
         assert torch.equal(torch.get_rng_state(), before)
-        laid_out_otherwise = images(2).to(memory_format=torch.channels_last)
-        for x, chunk, by_hand in (
-            (laid_out_otherwise, 4, [3]),  # the last chunk
-            (images(3)[:5], 4, [4, 4, 3]),
-            (images(2), 5, [5, 5, 1]),
+        channels_last = images(2).to(memory_format=torch.channels_last)
+        for x, chunk, expected_plain_draws in (
+            (channels_last, 4, [3]),  # the last, smaller chunk
+            (images(3)[:5], 4, [4, 4, 3]),  # another batch size
+            (images(2), 5, [5, 5, 1]),  # another chunk size
         ):
             torch.manual_seed(5)
             expected = importance_sample(vae, x, 11, chunk * x.numel())
-            drawn.clear()
+            plain_draws.clear()
             torch.manual_seed(5)
-            assert_close(importance_sample(vae, x, 11, chunk * x.numel(), four), expected, rtol=1e-5, atol=1e-3)
-            assert drawn == by_hand
+            assert_close(importance_sample(vae, x, 11, chunk * x.numel(), draws_of_4), expected, rtol=1e-5, atol=1e-3)
+            assert plain_draws == expected_plain_draws
 
 
 @pytest.fixture
 def calls(monkeypatch):
-    """What compiled steps were made, after how many steps, and used, for how many images."""
+    """A list of ("compiled", global step, batch size) and ("called", batch size) for all compiled steps."""
     calls = []
 
-    class Counted(CompiledStep):
+    class Spy(CompiledStep):
         def __init__(self, module, x):
             super().__init__(module, x)
-            calls.append(("made", module.trainer.global_step, len(x)))
+            calls.append(("compiled", module.trainer.global_step, len(x)))
 
-        def differentiate(self, x, weight):
-            calls.append(("used", len(x)))
-            return super().differentiate(x, weight)
+        def forward_backward(self, x, weight):
+            calls.append(("called", len(x)))
+            return super().forward_backward(x, weight)
 
-    monkeypatch.setattr("vae.training.callbacks.acceleration.CompiledStep", Counted)
+    monkeypatch.setattr("vae.training.callbacks.acceleration.CompiledStep", Spy)
     return calls
 
 
-SHORT_LAST = "dataset.val_size=67"  # leaves 233 = 11 x 20 + 13 images
+SHORT_LAST = "dataset.val_size=67"  # 233 training images = 11 x 20 + 13
 
 
-def test_whole_batches_are_given_to_one_function(cli, calls):
+def test_the_compiled_step_takes_all_full_batches(cli, calls):
     assert cli("compile=true", SHORT_LAST)[0] == 0
-    assert calls == [("made", 0, 20)] + [("used", 20)] * 22
+    assert calls == [("compiled", 0, 20)] + [("called", 20)] * 22
 
 
-@pytest.mark.parametrize(("steps", "expected"), [(12, [("made", 12, 20)] + [("used", 20)] * 11), (13, [])])
-def test_a_training_that_gains_by_it_is_compiled_after_an_epoch(steps, expected, cli, calls, monkeypatch):
-    """Of two epochs of 12 steps."""
-    monkeypatch.setattr("vae.training.callbacks.acceleration.STEPS", steps)
+@pytest.mark.parametrize(("steps", "expected"), [(12, [("compiled", 12, 20)] + [("called", 20)] * 11), (13, [])])
+def test_a_long_training_is_compiled_after_the_first_epoch(steps, expected, cli, calls, monkeypatch):
+    """There are two epochs of 12 steps."""
+    monkeypatch.setattr("vae.training.callbacks.acceleration.MIN_STEPS", steps)
     assert cli(SHORT_LAST)[0] == 0
     assert calls == expected
 
@@ -213,43 +205,41 @@ def test_a_training_that_gains_by_it_is_compiled_after_an_epoch(steps, expected,
         ("", [DelayedCompile]),
         ("compile=true", [CompileAtStart]),
         ("compile=false", []),
-        ("~compile", []),  # as in runs of older versions
+        ("~compile", []),  # runs of older versions lack the key
         ("trainer=gpu", [CUDAGraphSteps]),
         ("trainer=gpu compile=true", [CompileAtStart, CUDAGraphSteps]),
         ("trainer=ddp", []),
         ("+trainer.precision=bf16-mixed", []),
     ],
 )
-def test_only_steps_that_can_be_are_compiled_unasked(line, expected, monkeypatch):
-    for there in ("accelerator", "cuda"):
-        monkeypatch.setattr(f"torch.{there}.is_available", lambda: True)
+def test_acceleration_callbacks_follow_the_config(line, expected, monkeypatch):
+    for module in ("accelerator", "cuda"):
+        monkeypatch.setattr(f"torch.{module}.is_available", lambda: True)
     with initialize_config_dir(str(CONF), version_base=None):
         cfg = compose("config", line.split())
     assert list(map(type, acceleration_callbacks(cfg, GracefulShutdown(Path())))) == expected
 
 
-def test_the_speed_is_that_of_steps_alone(cli, runs, monkeypatch):
-    """A compilation of a thousand seconds is none of them."""
-    passed, perf_counter = [], time.perf_counter
+def test_images_per_second_excludes_compilation(cli, runs, monkeypatch):
+    """Compilation seems to take a thousand seconds."""
+    delays, perf_counter = [], time.perf_counter
 
     class Slow(CompiledStep):
         def __init__(self, module, x):
             super().__init__(module, x)
-            passed.append(1000)
+            delays.append(1000)
 
-    monkeypatch.setattr("vae.training.callbacks.acceleration.STEPS", 1)
+    monkeypatch.setattr("vae.training.callbacks.acceleration.MIN_STEPS", 1)
     monkeypatch.setattr("vae.training.callbacks.acceleration.CompiledStep", Slow)
-    monkeypatch.setattr(time, "perf_counter", lambda: perf_counter() + sum(passed))
+    monkeypatch.setattr(time, "perf_counter", lambda: perf_counter() + sum(delays))
     assert cli()[0] == 0
-    with (runs()[0] / "metrics.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    speeds = [float(row["images_per_second"]) for row in rows if row["images_per_second"]]
-    assert min(speeds) > 5
-    assert float(rows[-1]["seconds"]) > 1000
+    rows = read_metrics(runs()[0])
+    assert min(row["images_per_second"] for row in rows if "images_per_second" in row) > 5
+    assert rows[-1]["seconds"] > 1000
 
 
-def test_where_nothing_can_be_compiled_the_training_goes_on(cli, calls, runs, monkeypatch):
-    monkeypatch.setattr("vae.training.callbacks.acceleration.STEPS", 1)
+def test_training_continues_if_compilation_fails(cli, calls, runs, monkeypatch):
+    monkeypatch.setattr("vae.training.callbacks.acceleration.MIN_STEPS", 1)
     assert cli("compile=false")[0] == 0
     with inductor.patch("cpp.cxx", ("no-such-compiler",)):
         code, out, _ = cli()
@@ -257,10 +247,10 @@ def test_where_nothing_can_be_compiled_the_training_goes_on(cli, calls, runs, mo
     assert (code, other, calls) == (0, plain, [])
     (line,) = [line for line in out.splitlines() if "compile" in line]
     assert line.startswith("compile=auto: no C++ compiler was found; expected g++")
-    assert line.endswith("; it goes on without")
+    assert line.endswith("; continuing without compilation")
 
 
-def test_all_choices_are_among_those_recorded():
+def test_every_choice_is_tested():
     for group in ("objective", "prior", "posterior", "likelihood", "architecture"):
         assert group in Config.model_fields
         for path in (CONF / group).glob("*.yaml"):
@@ -268,10 +258,10 @@ def test_all_choices_are_among_those_recorded():
             assert default or any(f"{group}={path.stem}" in line.split() for line in CHOICES)
 
 
-def test_where_nothing_can_be_compiled_is_one_line(cli):
+def test_compile_true_without_support_is_a_one_line_error(cli):
     code, _, err = cli("compile=true", "trainer=ddp")
     assert (code, err.count("\n")) == (2, 1)
-    assert "compile=true: expected a training in one process, and trainer.devices is 2" in err
+    assert "compile=true: expected training in one process, not trainer.devices=2" in err
     code, _, err = cli("compile=true", "+trainer.precision=bf16-mixed")
     assert (code, err.count("\n")) == (2, 1)
     assert "trainer.precision=bf16-mixed: expected 32-true with compile=true or cuda_graph=true" in err
@@ -281,38 +271,40 @@ def test_where_nothing_can_be_compiled_is_one_line(cli):
     assert "compile=true: no C++ compiler was found; expected g++" in err
 
 
-def test_a_compiler_that_fails_is_one_line(cli, monkeypatch, tmp_path):
-    fails = tmp_path / "fails"
-    fails.write_text("#!/bin/sh\ntest $# = 1 || { echo 'a.cpp:3: fatal error: Python.h: No such file' >&2; exit 1; }\n")
-    fails.chmod(0o755)
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "nothing"))
-    with inductor.patch("cpp.cxx", (str(fails),)):
+def test_a_compiler_that_fails_is_a_one_line_error(cli, monkeypatch, tmp_path):
+    compiler = tmp_path / "compiler"
+    compiler.write_text(
+        "#!/bin/sh\ntest $# = 1 || { echo 'a.cpp:3: fatal error: Python.h: No such file' >&2; exit 1; }\n"
+    )
+    compiler.chmod(0o755)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "empty"))
+    with inductor.patch("cpp.cxx", (str(compiler),)):
         code, _, err = cli("compile=true")
     assert (code, err.splitlines()[-1]) == (2, "compile=true: a.cpp:3: fatal error: Python.h: No such file")
     assert "Traceback" not in err
 
 
-@pytest.mark.parametrize(("how", "expected"), [("true", 2), ("auto", 0)])
-def test_a_part_that_no_list_of_operations_can_hold_is_one_line(how, expected, cli, monkeypatch):
-    monkeypatch.setattr("vae.training.callbacks.acceleration.STEPS", 1)
-    code, out, err = cli(f"compile={how}", "objective._target_=fakes.Looks")
+@pytest.mark.parametrize(("value", "expected"), [("true", 2), ("auto", 0)])
+def test_code_that_cannot_be_traced_is_a_one_line_message(value, expected, cli, monkeypatch):
+    monkeypatch.setattr("vae.training.callbacks.acceleration.MIN_STEPS", 1)
+    code, out, err = cli(f"compile={value}", "objective._target_=fakes.Looks")
     assert code == expected
-    (line,) = [line for line in (out + err).splitlines() if f"compile={how}" in line]
+    (line,) = [line for line in (out + err).splitlines() if f"compile={value}" in line]
     assert "data-dependent" in line
     assert "Traceback" not in err
 
 
-@pytest.mark.parametrize("when", ["while", "before"])
-def test_ctrl_c_while_a_step_is_compiled_stops_at_once(when, cli, monkeypatch):
-    """With the checkpoint of the first epoch, of 12 steps."""
+@pytest.mark.parametrize("when", ["during", "before"])
+def test_ctrl_c_during_compilation_stops_immediately(when, cli, monkeypatch):
+    """The checkpoint is that of the first epoch, of 12 steps."""
 
     class Stopped(CompiledStep):
         def __init__(self, *_):
-            assert when == "while"
+            assert when == "during"
             os.kill(os.getpid(), signal.SIGINT)
-            raise AssertionError("it went on")
+            raise AssertionError("compilation continued")
 
-    monkeypatch.setattr("vae.training.callbacks.acceleration.STEPS", 1)
+    monkeypatch.setattr("vae.training.callbacks.acceleration.MIN_STEPS", 1)
     monkeypatch.setattr("vae.training.callbacks.acceleration.CompiledStep", Stopped)
     if when == "before":
         monkeypatch.setattr(VAEModule, "on_validation_end", lambda _module: os.kill(os.getpid(), signal.SIGINT))

@@ -110,7 +110,7 @@ def test_every_choice_is_valid_and_trains_a_step(group, choice):
     optimizer = module.optimizer(module.parameters())
     for _ in range(2):  # the first layer of a residual block has a gradient only after the last has changed
         optimizer.zero_grad()
-        loss = -module.values(x, module.objective.weight(0.5))[-1].mean()
+        loss = -module.compute_metrics(x, module.objective.weight(0.5))[-1].mean()
         loss.backward()
         optimizer.step()
     assert torch.isfinite(loss)

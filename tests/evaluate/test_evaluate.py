@@ -131,7 +131,7 @@ def test_the_sampler_is_compiled_if_enough_samples_are_left(
 ):
     """30 samples for each of 100 images, and then for 20 more images."""
     cli()
-    monkeypatch.setattr(scores_module, "DRAWS", least)
+    monkeypatch.setattr(scores_module, "MIN_DRAWS", least)
     for images in (100, 120):
         assert evaluate_cli(f"run={runs()[0]}", "K=30", f"images={images}")[0] == 0
     assert drawn == expected
@@ -141,7 +141,7 @@ def test_scores_are_computed_without_a_compiler(cli, runs, evaluate_cli, drawn, 
     messages = []
     cli()
     monkeypatch.setattr("vae.acceleration.compilation.log.info", messages.append)
-    monkeypatch.setattr(scores_module, "DRAWS", 1)
+    monkeypatch.setattr(scores_module, "MIN_DRAWS", 1)
     with inductor.patch("cpp.cxx", ("no-such-compiler",)):
         assert evaluate_cli(f"run={runs()[0]}", "K=30")[0] == 0
     assert drawn == []

@@ -1,4 +1,4 @@
-"""Several processes are one: the same steps, the same numbers, one end."""
+"""trainer=ddp: several processes give the numbers of one, and stop together."""
 
 import json
 import os
@@ -13,18 +13,16 @@ import numpy as np
 import pytest
 import torch
 from conftest import BARS, SHORT
-from test_train import ROOT, rows, same, timeless, weights
+from run_outputs import ROOT, load_checkpoint, load_weights, read_metrics, same_weights, without_times
 
 from vae.model import objectives
 
-CLOCK = {"images_per_second", "seconds"}
-
-
+TIMES = {"images_per_second", "seconds"}
 DDP = [*BARS, *SHORT, "logger=csv", "trainer=ddp"]
 
 
 def start(folder, *arguments):
-    """train.py as a process, and the leader of a group, in this folder."""
+    """Start train.py in a new process and process group, in this folder."""
     return subprocess.Popen(
         [sys.executable, str(ROOT / "train.py"), *arguments],
         cwd=folder,
@@ -37,48 +35,48 @@ def start(folder, *arguments):
 
 
 def finish(process):
-    """(exit code, what was said)."""
+    """Wait for a process; return (exit code, output)."""
     try:
-        said, _ = process.communicate(timeout=100)
+        output, _ = process.communicate(timeout=100)
     finally:
         process.kill()
-    return process.returncode, said
+    return process.returncode, output
 
 
-WITNESS = ["objective._target_=ddp_worker.Witness", "trainer.max_epochs=4"]
+RECORDER = ["objective._target_=ddp_worker.Recorder", "trainer.max_epochs=4"]
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """The folder of a run of two processes, in that in which it was started."""
-    folder = tmp_path_factory.mktemp("whole")
-    code, said = finish(start(folder, *DDP, *WITNESS, "hydra.run.dir=run"))
-    assert code == 0, said
+def uninterrupted(tmp_path_factory):
+    """The folder of a run with two processes."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    code, output = finish(start(folder, *DDP, *RECORDER, "hydra.run.dir=run"))
+    assert code == 0, output
     return folder / "run"
 
 
-def seen(folder, rank):
-    """The images of each step of a `ranks.Witness`, and their noise, without those of the check before the run."""
-    with (folder / f"seen_{rank}").open("rb") as file:
-        found = []
+def recorded_steps(folder, rank):
+    """The (images, noise) of each step in a process, from ddp_worker.Recorder, without the check before training."""
+    steps = []
+    with (folder / f"steps_{rank}").open("rb") as file:
         while file.peek():
-            found.append(pickle.load(file))
-    return found[1:]
+            steps.append(pickle.load(file))
+    return steps[1:]
 
 
-def files(folder):
+def relative_paths(folder):
     return {str(path.relative_to(folder)) for path in folder.rglob("*")}
 
 
-def close(one, two, **tolerance):
-    """Are these records of the same steps and columns, and the values close?"""
+def assert_rows_close(one, two, **tolerance):
+    """Check that two lists of metrics have the same steps and columns, and close values."""
     for a, b in zip(one, two, strict=True):
-        a, b = ({name: value for name, value in row.items() if name not in CLOCK} for row in (a, b))
+        a, b = ({name: value for name, value in row.items() if name not in TIMES} for row in (a, b))
         assert b == pytest.approx(a, **tolerance)
 
 
-def test_a_sweep_gives_the_numbers_of_one_process_also_for_uneven_batches(cli, tmp_path):
-    """The last batch has 3 images, of which the processes have 2 and 1; or 1 and none."""
+def test_a_sweep_gives_the_numbers_of_one_process_also_with_uneven_batches(cli, tmp_path):
+    """The last batch has 3 images, 2 and 1 in the two processes; or 1 image, 1 and 0 in the two processes."""
     sweep = [
         "-m",
         "batch_size=79,239",
@@ -86,41 +84,42 @@ def test_a_sweep_gives_the_numbers_of_one_process_also_for_uneven_batches(cli, t
         "gradient_clip_val=2.0",
         "hydra.sweep.subdir=${batch_size}",
     ]
-    assert cli(*sweep, "hydra.sweep.dir=outputs/alone")[0] == 0
-    code, said = finish(start(tmp_path, *DDP, *sweep, "hydra.sweep.dir=outputs/together"))
-    assert code == 0, said
-    assert said.count("epoch   2") == said.count("test, over") == 2
-    assert "arning" not in said
-    assert files(Path("outputs/alone")) == files(Path("outputs/together"))
+    assert cli(*sweep, "hydra.sweep.dir=outputs/single")[0] == 0
+    code, output = finish(start(tmp_path, *DDP, *sweep, "hydra.sweep.dir=outputs/ddp"))
+    assert code == 0, output
+    assert output.count("epoch   2") == output.count("test metrics") == 2
+    assert "arning" not in output
+    assert relative_paths(Path("outputs/single")) == relative_paths(Path("outputs/ddp"))
     assert len(list(tmp_path.iterdir())) == 2  # outputs and data
     for size in ("79", "239"):
-        one, two = Path("outputs/alone", size), Path("outputs/together", size)
-        torch.testing.assert_close(weights(two), weights(one), atol=1e-5, rtol=0)
-        torch.testing.assert_close(weights(two, "best"), weights(one, "best"), atol=1e-5, rtol=0)
-        close(rows(one), rows(two), rel=1e-5)
+        one, two = Path("outputs/single", size), Path("outputs/ddp", size)
+        torch.testing.assert_close(load_weights(two), load_weights(one), atol=1e-5, rtol=0)
+        torch.testing.assert_close(load_weights(two, "best"), load_weights(one, "best"), atol=1e-5, rtol=0)
+        assert_rows_close(read_metrics(one), read_metrics(two), rel=1e-5)
         summary = json.loads((one / "summary.json").read_text())
         assert json.loads((two / "summary.json").read_text()) == pytest.approx(summary, rel=1e-5)
 
 
-def test_the_processes_share_the_images_and_not_the_noise(cli, whole, tmp_path, runs):
-    assert cli(*WITNESS)[0] == 0
-    alone, first, second = seen(tmp_path, "alone"), seen(whole.parent, 0), seen(whole.parent, 1)
-    assert len(alone) == len(first) == len(second) == 48
-    for (x, _), (x0, _), (x1, _) in zip(alone, first, second, strict=True):
+def test_processes_split_the_images_and_have_independent_noise(cli, uninterrupted, tmp_path, runs):
+    assert cli(*RECORDER)[0] == 0
+    single = recorded_steps(tmp_path, "single")
+    first, second = (recorded_steps(uninterrupted.parent, rank) for rank in (0, 1))
+    assert len(single) == len(first) == len(second) == 48
+    for (x, _), (x0, _), (x1, _) in zip(single, first, second, strict=True):
         assert np.array_equal(x[0::2], x0)
         assert np.array_equal(x[1::2], x1)
-    drawn = [np.concatenate([noise.ravel() for _, noise in rank]) for rank in (first, second)]
-    assert abs(np.corrcoef(*drawn)[0, 1]) < 0.13  # of 1440 pairs, 5 standard errors
-    assert len(np.unique(np.concatenate(drawn))) > 2870
+    noise = [np.concatenate([noise.ravel() for _, noise in steps]) for steps in (first, second)]
+    assert abs(np.corrcoef(*noise)[0, 1]) < 0.13  # 5 standard errors, with 1440 pairs
+    assert len(np.unique(np.concatenate(noise))) > 2870
     (one,) = runs()
-    close(rows(one), rows(whole), rel=0.1, abs=0.3)
+    assert_rows_close(read_metrics(one), read_metrics(uninterrupted), rel=0.1, abs=0.3)
 
 
-def test_the_mean_over_a_batch_is_that_of_all_its_parts(monkeypatch):
-    """As free bits need it; here, of 7 and 3 images, each part with the sums of the other."""
+def test_batch_mean_is_the_mean_over_all_processes(monkeypatch):
+    """Free bits need this. Here the processes have 7 and 3 images; all_reduce adds the sums of the other process."""
     x = torch.arange(20.0).view(10, 2).requires_grad_()
     (x.mean(0).square() / 2).sum().backward()
-    whole, x.grad = x.grad, None
+    expected, x.grad = x.grad, None
     parts = x[:7], x[7:]
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     for part, other in (parts, parts[::-1]):
@@ -130,61 +129,60 @@ def test_the_mean_over_a_batch_is_that_of_all_its_parts(monkeypatch):
         mean = objectives.batch_mean(part)
         torch.testing.assert_close(mean, x.mean(0))
         (len(part) / 10 * mean.square() / 2).sum().backward()
-    torch.testing.assert_close(x.grad, whole)
+    torch.testing.assert_close(x.grad, expected)
 
 
 @pytest.mark.parametrize(
-    ("how", "code", "words"),
-    [("Nan", 2, "diverged at step 8: the objective is not finite"), ("Crash", 1, "of the second process")],
+    ("failure", "code", "message"),
+    [("Nan", 2, "diverged at step 8: the objective is not finite"), ("Crash", 1, "in the second process")],
 )
-def test_what_ends_one_process_ends_all(how, code, words, tmp_path):
-    ended, said = finish(start(tmp_path, *DDP, f"objective._target_=ddp_worker.{how}"))
-    assert ended == code
-    assert words in said
-    assert "gloo" not in said
-    assert how == "Crash" or said.count("\n") == 2  # and the line on the model's size
+def test_an_error_in_one_process_stops_all(failure, code, message, tmp_path):
+    exit_code, output = finish(start(tmp_path, *DDP, f"objective._target_=ddp_worker.{failure}"))
+    assert exit_code == code
+    assert message in output
+    assert "gloo" not in output
+    assert failure == "Crash" or output.count("\n") == 2  # the error, and the line with the size of the model
     assert len(list(tmp_path.rglob("metrics.csv"))) == 1
 
 
 def descendants(pid):
-    """What tells the end of each process below this one."""
+    """A file descriptor for each process below this one; it becomes readable when the process exits."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return [os.pidfd_open(int(child)) for child in children] + [fd for c in children for fd in descendants(c)]
 
 
-def stop(process, when, send, signum):
-    """Send a signal when this is said; what was said, once all processes have ended."""
-    said = []
+def stop(process, prefix, send, signum):
+    """Send a signal after a line with this prefix; return the output when all processes have exited."""
+    output = []
     for line in process.stdout:
-        said.append(line)
-        if line.startswith(when):
-            below = descendants(process.pid)
+        output.append(line)
+        if line.startswith(prefix):
+            children = descendants(process.pid)
             send(process.pid, signum)
     process.wait(60)
-    assert len(below) >= 2
-    for end in below:
-        assert select.select([end], [], [], 60)[0]
-        os.close(end)
-    return said
+    assert len(children) >= 2
+    for child in children:
+        assert select.select([child], [], [], 60)[0]
+        os.close(child)
+    return output
 
 
-def test_a_run_stopped_and_resumed_leaves_no_process_and_ends_in_the_same_weights(whole, tmp_path):
-    """By Ctrl-C, sent to the group as a terminal does; then by what leaves the processes without who started them."""
+def test_a_stopped_run_leaves_no_process_and_gives_the_same_weights_when_resumed(uninterrupted, tmp_path):
+    """Stop it by Ctrl-C, sent to the group as a terminal does; then kill the parent of the processes."""
     folder = tmp_path / "run"
-    process = start(tmp_path, *DDP, *WITNESS, "hydra.run.dir=run")
-    ways = (os.killpg, signal.SIGINT, 130), (os.kill, signal.SIGKILL, -9)
-    for when, (send, signum, code) in zip(("epoch   1", "epoch   2"), ways, strict=True):
-        said = stop(process, when, send, signum)
-        assert process.returncode == code, "".join(said)
-        assert "Traceback" not in "".join(said)
-        assert "python train.py resume=" in said[-1]
-        checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
-        assert checkpoint["global_step"] > 12 * int(when[-1])
+    process = start(tmp_path, *DDP, *RECORDER, "hydra.run.dir=run")
+    stops = ("epoch   1", os.killpg, signal.SIGINT, 130), ("epoch   2", os.kill, signal.SIGKILL, -9)
+    for prefix, send, signum, code in stops:
+        output = stop(process, prefix, send, signum)
+        assert process.returncode == code, "".join(output)
+        assert "Traceback" not in "".join(output)
+        assert "python train.py resume=" in output[-1]
+        assert load_checkpoint(folder)["global_step"] > 12 * int(prefix[-1])
         assert not (folder / "summary.json").exists()
         process = start(tmp_path, "resume=run")
-    code, said = finish(process)
-    assert code == 0, said
+    code, output = finish(process)
+    assert code == 0, output
     for name in ("last", "best"):
-        assert same(weights(folder, name), weights(whole, name))
-    assert (folder / "summary.json").read_text() == (whole / "summary.json").read_text()
-    assert timeless(folder) == timeless(whole)
+        assert same_weights(load_weights(folder, name), load_weights(uninterrupted, name))
+    assert (folder / "summary.json").read_text() == (uninterrupted / "summary.json").read_text()
+    assert without_times(folder) == without_times(uninterrupted)

@@ -1,28 +1,33 @@
-"""Sweeps: a job is what it would be alone, whatever the others do; nothing is done twice and nothing is lost."""
+"""Sweeps: jobs are independent of each other, and no work is done twice or lost."""
 
+import io
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import optuna
 import pytest
 from conftest import BARS, SHORT
 from filelock import FileLock
+from PIL import Image
+from run_outputs import ROOT, load_weights, read_metrics, without_times
 from toy_dataset import Bars
+from wandb_server import WandbServer
 
-from vae.runs.run_folder import find_runs, read_metrics
-
-ROOT = Path(__file__).parents[2]
+from vae.runs import run_folder
+from vae.runs.run_folder import find_runs
 
 
 def summaries(folder):
-    """The test metrics of every finished run in or below a folder, by its latent_dim."""
+    """The test metrics of every finished run in or below a folder, by latent_dim."""
     return {run.value("latent_dim"): run.summary for run in find_runs([Path(folder)]) if run.status == "finished"}
 
 
-def process(folder, *arguments):
-    """train.py as a process of its own, in a folder."""
+def run_process(folder, *arguments):
+    """Run train.py in a new process, in this folder."""
     return subprocess.run(
         [sys.executable, str(ROOT / "train.py"), *BARS, *SHORT, "logger=csv", *arguments],
         cwd=folder,
@@ -34,12 +39,12 @@ def process(folder, *arguments):
 
 
 @pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local"])
-def test_jobs_that_fail_change_nothing_for_the_others(launcher, cli, tmp_path):
+def test_failing_jobs_do_not_affect_the_others(launcher, cli, tmp_path):
     assert cli("latent_dim=4")[0] == 0
-    alone = summaries("outputs")[4]
-    done = process(tmp_path, "-m", "latent_dim=2,-1,4,1e9", "hydra.sweep.dir=swept", f"hydra/launcher={launcher}")
+    single = summaries("outputs")[4]
+    done = run_process(tmp_path, "-m", "latent_dim=2,-1,4,1e9", "hydra.sweep.dir=swept", f"hydra/launcher={launcher}")
     assert done.returncode == 1, done.stderr
-    assert "Traceback" not in done.stdout.partition("this run failed")[0]
+    assert "Traceback" not in done.stdout.partition("run failed")[0]
     runs = {run.value("latent_dim"): run for run in find_runs([tmp_path / "swept"])}
     assert {latent_dim: run.status for latent_dim, run in runs.items()} == {
         2: "finished",
@@ -48,20 +53,20 @@ def test_jobs_that_fail_change_nothing_for_the_others(launcher, cli, tmp_path):
         1e9: "failed",
     }
     assert runs[-1].reason == "latent_dim=-1: expected a whole number, 1 or more"
-    assert runs[4].summary == pytest.approx(alone, abs=1e-4)  # a process with other threads sums in another order
+    assert runs[4].summary == pytest.approx(single, abs=1e-4)  # another number of threads sums in another order
     table = done.stdout.partition("active  seconds  status")[2]
     assert f"{runs[4].summary['test/elbo']:.2f}" in table
     assert runs[-1].reason in table
 
 
-def test_a_job_that_diverges_is_told_apart_from_one_that_does_not(cli, tmp_path):
+def test_a_job_that_diverges_fails_and_the_other_finishes(cli, tmp_path):
     code, out, _ = cli("-m", "optimizer.lr=1e30,1e-3")
     assert code == 1
-    assert out.count("diverged at step") >= 2  # when it happened, and in the table
+    assert out.count("diverged at step") >= 2  # in the log and in the table
     assert sorted(run.status for run in find_runs([tmp_path / "outputs"])) == ["failed", "finished"]
 
 
-def test_the_images_are_loaded_once(cli, monkeypatch):
+def test_jobs_share_the_loaded_images(cli, monkeypatch):
     loads = []
     load = Bars.load
     monkeypatch.setattr(
@@ -72,18 +77,18 @@ def test_the_images_are_loaded_once(cli, monkeypatch):
     assert sorted(loads) == [0, 1]
 
 
-def test_a_sweep_that_was_killed_goes_on_where_it_was(tmp_path, monkeypatch):
-    """Its second job is killed in its second epoch, the third never began."""
-    line = ["-m", "latent_dim=2,3,4", "trainer.max_epochs=3", "optimizer.schedule._target_=toy_dataset.KillSecondJob"]
+def test_a_killed_sweep_can_be_resumed(tmp_path, monkeypatch):
+    """The second job is killed in its second epoch; the third has not started."""
+    arguments = ["-m", "latent_dim=2,3,4", "trainer.max_epochs=3", "optimizer.schedule._target_=toy_dataset.Kill"]
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "killed").touch()  # so that nothing is
-    assert process(tmp_path, *line, "hydra.sweep.dir=whole").returncode == 0
+    (tmp_path / "killed").touch()  # no job is killed if this file exists
+    assert run_process(tmp_path, *arguments, "hydra.sweep.dir=uninterrupted").returncode == 0
     (tmp_path / "killed").unlink()
-    assert process(tmp_path, *line, "hydra.sweep.dir=cut").returncode == -9
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "cut").rglob("summary.json")}
-    assert [run.status for run in find_runs([tmp_path / "cut"])] == ["finished", "unfinished"]
+    assert run_process(tmp_path, *arguments, "hydra.sweep.dir=interrupted").returncode == -9
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "interrupted").rglob("summary.json")}
+    assert [run.status for run in find_runs([tmp_path / "interrupted"])] == ["finished", "unfinished"]
     done = subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), "sweep=cut"],
+        [sys.executable, str(ROOT / "train.py"), "sweep=interrupted"],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(ROOT / "tests")},
         capture_output=True,
@@ -91,25 +96,23 @@ def test_a_sweep_that_was_killed_goes_on_where_it_was(tmp_path, monkeypatch):
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("epoch   1") == 1  # of the third
+    assert done.stdout.count("epoch   1") == 1  # of the third job
     assert done.stdout.count("epoch   2") == 2
     assert all(path.stat().st_mtime_ns == then for path, then in before.items())
-    assert summaries("cut") == summaries("whole")
-    for cut, whole in zip(*(sorted((tmp_path / name).rglob("metrics.csv")) for name in ("cut", "whole")), strict=True):
-        timeless = [
-            [row | {"seconds": 0, "images_per_second": 0} for row in read_metrics(path)] for path in (cut, whole)
-        ]
-        assert timeless[0] == timeless[1]
+    assert summaries("interrupted") == summaries("uninterrupted")
+    sweeps = (sorted((tmp_path / name).rglob("metrics.csv")) for name in ("interrupted", "uninterrupted"))
+    for interrupted, uninterrupted in zip(*sweeps, strict=True):
+        assert without_times(interrupted.parent) == without_times(uninterrupted.parent)
 
 
-def test_what_makes_no_run_another_may_stand_beside_sweep(cli):
-    line = [*BARS, *SHORT, "logger=csv", "-m", "latent_dim=2,-1"]
-    assert cli(*line, "hydra.sweep.dir=swept", defaults=())[0] == 1
+def test_sweep_accepts_its_own_arguments_and_those_that_do_not_change_a_run(cli):
+    arguments = [*BARS, *SHORT, "logger=csv", "-m", "latent_dim=2,-1"]
+    assert cli(*arguments, "hydra.sweep.dir=swept", defaults=())[0] == 1
     first = summaries("swept")
-    for more in ([], ["data_dir=elsewhere"], ["hydra.job.env_set={}"], line):
+    for more in ([], ["data_dir=elsewhere"], ["hydra.job.env_set={}"], arguments):
         code, out, _ = cli(*more, "sweep=swept", defaults=())
-        assert code == 1  # the one that failed fails again
-        assert "is finished" in out
+        assert code == 1  # the failed job fails again
+        assert "is already finished" in out
         assert summaries("swept") == first
     code, _, err = cli("-m", "latent_dim=5", "sweep=swept")
     assert (code, err.count("\n")) == (2, 1)
@@ -127,7 +130,7 @@ def test_the_folder_of_a_sweep_may_have_any_name(cli):
     assert sum("test/elbo" in row for row in read_metrics(lost.parent / "metrics.csv")) == 1
 
 
-def test_a_job_that_is_under_way_elsewhere_is_left_alone(cli):
+def test_a_job_that_is_running_in_another_process_is_skipped(cli):
     assert cli("-m", "latent_dim=2", "hydra.sweep.dir=swept")[0] == 0
     (folder,) = (path.parent for path in Path("swept").rglob("summary.json"))
     (folder / "summary.json").unlink()
@@ -136,39 +139,42 @@ def test_a_job_that_is_under_way_elsewhere_is_left_alone(cli):
     with FileLock(folder / ".lock"):
         code, out, _ = cli("sweep=swept", defaults=())
     assert code == 1
-    assert "under way in another process" in out
+    assert "is running in another process" in out
     assert (folder / "metrics.csv").read_text() == history
 
 
-def test_a_summary_that_is_damaged_is_made_anew(cli):
+def test_a_job_with_a_damaged_summary_runs_again(cli):
     assert cli("-m", "latent_dim=2,3", "trainer.max_epochs=1", "hydra.sweep.dir=swept")[0] == 0
-    whole = summaries("swept")
+    before = summaries("swept")
     next(Path("swept").rglob("summary.json")).write_text("{")
     assert cli("sweep=swept", defaults=())[0] == 0
-    assert summaries("swept") == whole
+    assert summaries("swept") == before
 
 
-def test_a_job_cut_off_before_its_first_checkpoint_begins_anew(cli):
+def test_a_job_interrupted_before_its_first_checkpoint_starts_again(cli):
     assert cli("-m", "latent_dim=2", "hydra.sweep.dir=swept")[0] == 0
     (folder,) = (path.parent for path in Path("swept").rglob("summary.json"))
-    whole = summaries("swept"), read_metrics(folder / "metrics.csv")
+    before = summaries("swept"), run_folder.read_metrics(folder / "metrics.csv")
     (folder / "summary.json").unlink()
     (folder / "checkpoints" / "last.ckpt").unlink()
     assert cli("sweep=swept", defaults=())[0] == 0
-    assert summaries("swept") == whole[0]
-    assert [row["step"] for row in read_metrics(folder / "metrics.csv")] == [row["step"] for row in whole[1]]
+    assert summaries("swept") == before[0]
+    steps = [row["step"] for row in run_folder.read_metrics(folder / "metrics.csv")]
+    assert steps == [
+        row["step"] for row in before[1]
+    ]
 
 
 @pytest.mark.parametrize("folder", ["nowhere", "outputs"])
-def test_what_is_no_sweep_is_one_line(folder, cli, tmp_path):
+def test_sweep_with_a_folder_that_is_not_a_sweep_is_a_one_line_error(folder, cli, tmp_path):
     (tmp_path / "outputs").mkdir()
     code, _, err = cli("-m", "latent_dim=2,3", f"sweep={folder}")
     assert (code, err.count("\n")) == (2, 1)
     assert f"sweep={folder}: expected the folder of a sweep" in err
 
 
-def test_two_jobs_at_a_time_share_the_threads(tmp_path):
-    done = process(
+def test_parallel_jobs_share_the_threads(tmp_path):
+    done = run_process(
         tmp_path,
         "-m",
         "latent_dim=2,3",
@@ -177,27 +183,89 @@ def test_two_jobs_at_a_time_share_the_threads(tmp_path):
         "optimizer.schedule._target_=toy_dataset.WriteThreadCount",
     )
     assert done.returncode == 0, done.stderr
-    used = [int(path.read_text()) for path in tmp_path.glob("threads-*")]
-    assert used == [max(1, (os.cpu_count() or 1) // 2)] * 2
+    threads = [int(path.read_text()) for path in tmp_path.glob("threads-*")]
+    assert threads == [max(1, (os.cpu_count() or 1) // 2)] * 2
 
 
-def test_a_search_looks_for_the_best_val_elbo_and_goes_on(cli, tmp_path):
-    line = ["-m", "search=mnist", "hydra.sweeper.params={latent_dim:'choice(1,3)',optimizer.lr:'interval(0.001,0.1)'}"]
-    assert cli(*line, "hydra.sweeper.n_trials=3", "hydra.sweep.dir=found", "trainer.max_epochs=1")[0] == 0
-    assert cli("sweep=found", defaults=())[0] == 0
-    study = optuna.load_study("mnist", f"sqlite:///{tmp_path / 'found' / 'study.db'}")
+def test_a_search_maximises_val_elbo_and_can_be_resumed(cli, tmp_path):
+    arguments = [
+        "-m",
+        "search=mnist",
+        "hydra.sweeper.params={latent_dim:'choice(1,3)',optimizer.lr:'interval(0.001,0.1)'}",
+    ]
+    assert cli(*arguments, "hydra.sweeper.n_trials=3", "hydra.sweep.dir=search", "trainer.max_epochs=1")[0] == 0
+    assert cli("sweep=search", defaults=())[0] == 0
+    study = optuna.load_study("mnist", f"sqlite:///{tmp_path / 'search' / 'study.db'}")
     assert len(study.trials) == 6
-    best = [max(row["val/elbo"] for row in run.history if "val/elbo" in row) for run in find_runs([tmp_path / "found"])]
+    best = [
+        max(row["val/elbo"] for row in run.records if "val/elbo" in row) for run in find_runs([tmp_path / "search"])
+    ]
     assert study.best_value == pytest.approx(max(best))
     assert sorted(trial.value for trial in study.trials) == pytest.approx(sorted(best))
 
 
-def test_a_search_begins_with_what_it_was_cut_off_in(cli, tmp_path):
-    line = ["-m", "search=mnist", "hydra.sweeper.params={latent_dim:'choice(1,3)',optimizer.lr:'interval(0.001,0.1)'}"]
-    line += ["hydra.sweeper.n_trials=1", "hydra.sweep.dir=found", "trainer.max_epochs=1", "objective=autoencoder"]
-    assert cli(*line)[0] == 0  # though it has no ELBO
-    study = optuna.load_study("mnist", f"sqlite:///{tmp_path / 'found' / 'study.db'}")
-    cut = study.ask(study.trials[0].distributions)
-    assert cli("sweep=found", defaults=())[0] == 0
-    tried = {run.value("optimizer.lr") for run in find_runs([tmp_path / "found"])}
-    assert tried == {trial.params["optimizer.lr"] for trial in (study.trials[0], cut)}
+def test_a_resumed_search_starts_with_the_interrupted_trial(cli, tmp_path):
+    arguments = [
+        "-m",
+        "search=mnist",
+        "hydra.sweeper.params={latent_dim:'choice(1,3)',optimizer.lr:'interval(0.001,0.1)'}",
+    ]
+    arguments += ["hydra.sweeper.n_trials=1", "hydra.sweep.dir=search", "trainer.max_epochs=1", "objective=autoencoder"]
+    assert cli(*arguments)[0] == 0  # an autoencoder logs no ELBO
+    study = optuna.load_study("mnist", f"sqlite:///{tmp_path / 'search' / 'study.db'}")
+    interrupted = study.ask(study.trials[0].distributions)
+    assert cli("sweep=search", defaults=())[0] == 0
+    tried = {run.value("optimizer.lr") for run in find_runs([tmp_path / "search"])}
+    assert tried == {trial.params["optimizer.lr"] for trial in (study.trials[0], interrupted)}
+
+
+def test_a_sweep_writes_a_folder_for_each_value(cli, runs):
+    code, _, _ = cli("-m", "latent_dim=1,2,5", "trainer.max_epochs=1")
+    assert code == 0
+    values = [dict(pair.split("=", 1) for pair in folder.name.split(",") if "=" in pair) for folder in runs()]
+    assert [value["latent_dim"] for value in values] == ["1", "2", "5"]
+    sizes = [load_weights(folder)["vae.decoder.net.0.weight"].shape[1] for folder in runs()]
+    assert sizes == [1, 2, 5]
+
+
+def test_every_run_of_a_sweep_is_sent_to_wandb(tmp_path):
+    """Run train.py online against a fake server. The second of three runs has an invalid key."""
+    with WandbServer() as server:
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "train.py"), "-m", *BARS, *SHORT, "latent_dim=2,0,4"],
+            cwd=tmp_path,
+            env=os.environ | server.env | {"PYTHONPATH": str(ROOT / "tests"), "HOME": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+    assert done.returncode == 1
+    assert "latent_dim=0: expected a whole number" in done.stdout + done.stderr
+    folders = sorted(path.parent for path in (tmp_path / "outputs" / "sweeps").rglob("summary.json"))
+    assert len(folders) == len(server.runs) == 2
+    for folder, latent_dim in zip(folders, (2, 4), strict=True):
+        run = server.runs[(folder / "wandb_id").read_text()]
+        assert (folder / "train.log").exists()
+        assert run.about["groupName"] == folder.parent.name
+        assert run.about["displayName"] == f"latent_dim={latent_dim}"
+        assert run.exit_code == 0
+        assert (run.about["groupName"], run.about["jobType"]) == (folder.parent.name, "sweep")
+        assert f"latent_dim={latent_dim}" in run.about["displayName"]
+        assert run.config["latent_dim"] == latent_dim
+        assert run.config["dataset"]["binarize"] == "dynamic"
+        assert run.config["optimizer"]["schedule"]["warmup"] == 0.1
+        logged = {name for row in run.history for name in row}
+        for split in ("train", "val", "test"):
+            assert {f"{split}/{name}" for name in ("elbo", "kl", "log_likelihood")} <= logged
+        assert {"lr", "images_per_second", "test/log_px", "test/log_px_se", "test/active_units"} <= logged
+        summary = json.loads((folder / "summary.json").read_text())
+        assert {name: run.summary[name] for name in summary} == pytest.approx(summary)
+        names = {path.stem for path in (folder / "figures").iterdir()}
+        assert names <= logged
+        assert run.summary["val/elbo"] == {
+            "max": max(row["val/elbo"] for row in read_metrics(folder) if "val/elbo" in row)
+        }
+        assert all("images_seen" in row for row in run.history if "train/elbo" in row or "val/elbo" in row)
+        sent = (np.asarray(Image.open(io.BytesIO(f))) for p, f in run.files.items() if "/samples" in p)
+        saved = np.asarray(Image.open(folder / "figures" / "samples.png"))
+        assert any(np.array_equal(picture, saved) for picture in sent)

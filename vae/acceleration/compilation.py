@@ -1,8 +1,8 @@
-"""A step's loss and gradients, and the estimator's draws, as one compiled function each.
+"""Compile the forward and backward pass of a training step, and the importance sampler's draws, with TorchInductor.
 
-Of the time that a step of a small model takes, much goes to Python and to the dispatch of a hundred operations.
-torch.compile would save little of it: its guards and wrappers take as long. So the operations are written down as they
-run, those of autograd among them, and TorchInductor makes one function of the list.
+A step of a small model spends much of its time in Python and in dispatching a hundred operations. torch.compile saves
+little of it, because its guards and wrappers take as long. So make_fx traces the operations, including those of
+autograd, into one graph, and TorchInductor compiles the graph.
 """
 
 import logging
@@ -19,18 +19,17 @@ from vae.config.schema import Compile
 from vae.errors import UserError
 
 log = logging.getLogger(__name__)
-logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # which warns that there is no GPU
+logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # silences a warning that there is no GPU
 
-
-# From so many on, the 15 s that a CPU takes to compile the first time on a machine are earned back.
-STEPS = 10_000  # each 1.5 ms shorter
-DRAWS = 10_000_000  # each 1.5 us shorter
+# From these numbers on, compiling saves the 15 s that it takes on a CPU the first time on a machine.
+MIN_STEPS = 10_000  # saves 1.5 ms per step
+MIN_DRAWS = 10_000_000  # saves 1.5 us per draw
 
 T = TypeVar("T")
 
 
 def tanh(x: Tensor) -> Tensor:
-    """Within 2e-7. TorchInductor's own takes three times as long on a CPU."""
+    """Return tanh(x) with an error below 2e-7. TorchInductor's own tanh takes three times as long on a CPU."""
     return 2 * torch.sigmoid(2 * x) - 1
 
 
@@ -38,41 +37,41 @@ DECOMPOSITIONS: dict[Any, Callable[..., Tensor]] = {torch.ops.aten.tanh.default:
 
 
 def check_compiler() -> None:
-    """Raise UserError where there is no C++ compiler, or none that runs."""
+    """Raise UserError if there is no working C++ compiler."""
     from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._inductor.exc import InvalidCxxCompiler
 
     try:
         get_cpp_compiler()
     except (InvalidCxxCompiler, OSError):
-        raise UserError("no C++ compiler was found; expected g++ (on macOS clang++), or CXX to name another") from None
+        raise UserError("no C++ compiler was found; expected g++ (clang++ on macOS), or another one in CXX") from None
 
 
-def try_compile(make: Callable[[], T], asked: Compile) -> T | None:
-    """What `make` compiles. Where it cannot, raise UserError if that was asked for; else None, and a line says why."""
+def try_compile(make: Callable[[], T], requested: Compile) -> T | None:
+    """Return make(). If it fails, log why and return None, or raise UserError if `requested` is True."""
     try:
         check_compiler()
         return make()
-    except Exception as error:  # noqa: BLE001 (of the compiler, of torch, and of what no list of operations can hold)
+    except Exception as error:  # noqa: BLE001 (from the compiler, from torch, or from code that cannot be traced)
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        told = next((line for line in lines if "error:" in line), lines[0])
-    if asked is True:
-        raise UserError(f"compile=true: {told}")
-    log.info(f"compile=auto: {told}; it goes on without")
+        reason = next((line for line in lines if "error:" in line), lines[0])
+    if requested is True:
+        raise UserError(f"compile=true: {reason}")
+    log.info(f"compile=auto: {reason}; continuing without compilation")
     return None
 
 
 def trainable_parameters(module: nn.Module) -> list[Tensor]:
-    """The parameters that are learned, as tensors without a gradient that change as they do."""
+    """Return the trainable parameters as detached tensors that share their memory."""
     return [parameter.detach() for parameter in module.parameters() if parameter.requires_grad]
 
 
 def trace_step(module: nn.Module, x: Tensor) -> GraphModule:
-    """What happens in a step on images like x: of x, a weight and the learned parameters, [sums, *gradients].
+    """Trace a forward and backward pass: a graph of (x, weight, *trainable parameters) -> [sums, *gradients].
 
-    `module(x, weight)` returns the loss and what else is wanted, the sums. Whatever is no tensor, the shapes above all,
-    stays what it was in this step, and so do buffers and frozen parameters; a gradient is None where the loss does not
-    depend on the parameter.
+    `module(x, weight)` returns (loss, sums). The graph is valid for inputs of the shape of x: shapes and other values
+    that are not tensors become constants, and so do buffers and frozen parameters. The gradient of a parameter that
+    does not affect the loss is None.
     """
     names = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
 
@@ -85,85 +84,85 @@ def trace_step(module: nn.Module, x: Tensor) -> GraphModule:
         return make_fx(step, DECOMPOSITIONS)(x, x.new_ones(()), *trainable_parameters(module))
 
 
-def function(graph: GraphModule, given: list[Any], **options: bool) -> Callable[..., Any]:
-    """What TorchInductor makes of a graph, for tensors like those given."""
+def compile_graph(graph: GraphModule, inputs: list[Any], **options: bool) -> Callable[..., Any]:
+    """Compile a graph with TorchInductor, for inputs with the shapes of these."""
     import torch._inductor
 
-    log.info("compiling; some seconds, and more the first time on this machine")
-    return torch._inductor.compile(graph, given, options={"fallback_random": True, **options})
+    log.info("compiling: takes some seconds, and more the first time on a machine")
+    return torch._inductor.compile(graph, inputs, options={"fallback_random": True, **options})
 
 
 class CompiledStep:
-    """The steps of `module` on images of the shape of x, as one function.
+    """The compiled forward and backward pass of `module` for images of the shape of x.
 
-    Random numbers are those that `module` itself would draw; all else is right to rounding.
+    It draws the same random numbers as `module`; the results are the same up to rounding.
     """
 
     def __init__(self, module: nn.Module, x: Tensor) -> None:
         self.shape = x.shape
         self.parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         self.values = trainable_parameters(module)
-        given = [x.contiguous(), x.new_ones(()), *self.values]
-        self.run = function(trace_step(module, given[0]), given)
+        inputs = [x.contiguous(), x.new_ones(()), *self.values]
+        self.run = compile_graph(trace_step(module, inputs[0]), inputs)
 
     @torch.no_grad()
-    def differentiate(self, x: Tensor, weight: float | Tensor) -> Tensor:
-        """Set the gradients of the parameters; the sums."""
+    def forward_backward(self, x: Tensor, weight: float | Tensor) -> Tensor:
+        """Set the gradients of the parameters; return the sums."""
         sums, *gradients = self.run(
             x.contiguous(), torch.as_tensor(weight, dtype=x.dtype, device=x.device), *self.values
         )
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
-            # a fused optimiser takes it for granted that a gradient lies in memory as its parameter does
+            # fused optimizers assume that a gradient has the memory layout of its parameter
             parameter.grad = None if gradient is None else gradient.contiguous()
         return sums
 
 
 def split_graph(graph: GraphModule) -> tuple[GraphModule, GraphModule]:
-    """Of a graph of x, what depends on x alone, and what on random numbers too: graph(x) = rest(*first(x)).
+    """Split a graph of x into a deterministic and a random part, such that graph(x) = rest(*first(x)).
 
-    What is drawn must not be written into what depends on x alone.
+    The random part must not write in place to tensors of the deterministic part.
     """
     nodes = list(graph.graph.nodes)
-    of_x: set[Node] = set()
-    drawn: set[Node] = set()
+    from_x: set[Node] = set()
+    random: set[Node] = set()
     for node in nodes:
         sources = set(node.all_input_nodes)
-        if node.op == "placeholder" or sources & of_x:
-            of_x.add(node)
-        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()) or sources & drawn:
-            drawn.add(node)
-    known = of_x - drawn - {nodes[-1]}
-    passed = [node for node in nodes if node in known and set(node.users) - known]
+        if node.op == "placeholder" or sources & from_x:
+            from_x.add(node)
+        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()) or sources & random:
+            random.add(node)
+    deterministic = from_x - random - {nodes[-1]}
+    passed = [node for node in nodes if node in deterministic and set(node.users) - deterministic]
     first, rest = Graph(), Graph()
-    at_first: dict[Node, Node] = {}
-    at_rest = {node: rest.placeholder(node.name) for node in passed}
+    in_first: dict[Node, Node] = {}
+    in_rest = {node: rest.placeholder(node.name) for node in passed}
     for node in nodes[:-1]:
-        if node not in drawn:
-            at_first[node] = first.node_copy(node, at_first.__getitem__)
-        if node not in known:
-            at_rest[node] = rest.node_copy(node, at_rest.__getitem__)
-    first.output([at_first[node] for node in passed])
-    rest.node_copy(nodes[-1], at_rest.__getitem__)
+        if node not in random:
+            in_first[node] = first.node_copy(node, in_first.__getitem__)
+        if node not in deterministic:
+            in_rest[node] = rest.node_copy(node, in_rest.__getitem__)
+    first.output([in_first[node] for node in passed])
+    rest.node_copy(nodes[-1], in_rest.__getitem__)
     for part in (first, rest):
         part.eliminate_dead_code()
     return GraphModule(graph, first), GraphModule(graph, rest)
 
 
 class CompiledDraws:
-    """work(x, k), with k draws for each image, as a function to be called many times for images of the shape of x.
+    """The compiled function draw(x, k), with k draws per image, for repeated calls with images of the shape of x.
 
-    What in it depends on no random number is computed once for the same images. Parameters are constants. Random
-    numbers are those that `work` would draw; all else is right to rounding.
+    The part without random numbers is computed once per batch of images. Parameters are constants. It draws the same
+    random numbers as `draw`; the results are the same up to rounding.
     """
 
-    def __init__(self, work: Callable[[Tensor, int], Tensor], x: Tensor, k: int) -> None:
+    def __init__(self, draw: Callable[[Tensor, int], Tensor], x: Tensor, k: int) -> None:
         self.shape = (k, *x.shape)
         x = x.contiguous()
         with torch.random.fork_rng(), torch.no_grad():
-            self.first, rest = split_graph(make_fx(lambda x: [work(x, k)], DECOMPOSITIONS)(x))
-            self.run = function(rest, self.first(x), freezing=True)
+            self.first, rest = split_graph(make_fx(lambda x: [draw(x, k)], DECOMPOSITIONS)(x))
+            self.run = compile_graph(rest, self.first(x), freezing=True)
 
     def bind(self, x: Tensor) -> Callable[[], Tensor]:
-        """Calls of work(x, k)."""
-        known = self.first(x.contiguous())
-        return lambda: self.run(*known)[0]
+        """Return a function that returns a new draw(x, k) at each call."""
+        inputs = self.first(x.contiguous())
+        return lambda: self.run(*inputs)[0]

@@ -1,6 +1,6 @@
-"""Steps of the optimiser as a CUDA graph: what one tells the GPU is recorded, and played back for those that follow.
+"""Optimizer steps as a CUDA graph: one step is captured and then replayed.
 
-A GPU takes less time for a step of a small model than Python takes to ask for its hundred operations.
+For a small model, Python takes longer to launch the hundred operations of a step than a GPU takes to run them.
 """
 
 from collections.abc import Callable
@@ -13,72 +13,76 @@ from datamodules.base import chunk_batches
 from vae.errors import UserError
 
 
-def capture_graph(work: Callable[[], None]) -> Callable[[], None]:
-    """`work` as a CUDA graph. It is recorded and not done; to call the graph does it. UserError where it cannot be."""
+def capture_graph(function: Callable[[], None]) -> Callable[[], None]:
+    """Capture `function` as a CUDA graph, without running it; return the function that replays the graph.
+
+    Raises UserError if an operation cannot be captured.
+    """
     graph = torch.cuda.CUDAGraph()
     try:
         with torch.cuda.graph(graph):
-            work()
+            function()
     except RuntimeError as error:
-        told = str(error.__context__ or error).partition("\n")[0]  # leaving the graph fails too, and says less
-        raise UserError(
-            f"cuda_graph=true: this step cannot be recorded ({told}); cuda_graph=false can take it"
-        ) from None
+        # leaving torch.cuda.graph raises a second, less informative error
+        reason = str(error.__context__ or error).partition("\n")[0]
+        raise UserError(f"cuda_graph=true: this step cannot be captured ({reason}); use cuda_graph=false") from None
     return graph.replay
 
 
 class CUDAGraphStepper:
-    """The steps of `module` on images of the shape of x, (B, C, H, W).
+    """Take optimizer steps of `module` on batches of the shape of x, (B, C, H, W), by replaying a CUDA graph.
 
-    They are those `module` would take itself, to rounding, with the same random numbers. The first call takes its steps
-    one by one, which makes ready what a graph cannot; the others play back. Where `module` has compiled its gradients,
-    the optimiser is compiled too.
+    The result is that of the module's own steps, up to rounding, with the same random numbers. The first call takes its
+    steps without a graph, because what they initialise must not be captured. If the module has a compiled step, the
+    optimizer is compiled too.
     """
 
     def __init__(self, module: Any, x: Tensor) -> None:
         self.module, self.shape = module, x.shape
         optimizer = module.optimizers().optimizer
-        self.groups = optimizer.param_groups
-        self.move = optimizer.step
-        for group in self.groups:
+        self.optimizer_step = optimizer.step
+        for group in optimizer.param_groups:
             group["capturable"] = True
-        if module.compiled:
-            for group in self.groups:
+        if module.compiled_step:
+            for group in optimizer.param_groups:
                 if "fused" in group:
-                    group["fused"] = False  # which would stay the one kernel it is
-            torch._dynamo.reset()  # or it would compile no more than eight optimisers in one process
-            self.move = torch.compile(self.move)
-        self.most = chunk_batches(x.numel(), on_gpu=True)
-        self.images = x.new_zeros(self.most, *x.shape)
-        self.told = x.new_ones(self.most, 2)  # a step's weight and learning rate
-        self.sums = x.new_zeros(self.most, len(module.names))
-        self.i = torch.zeros(1, dtype=torch.long, device=x.device)  # the step
+                    group["fused"] = False  # a fused kernel cannot be merged with other operations
+            torch._dynamo.reset()  # torch.compile gives up after eight optimizers in one process
+            self.optimizer_step = torch.compile(self.optimizer_step)
+        self.max_steps = chunk_batches(x.numel(), on_gpu=True)
+        self.images = x.new_zeros(self.max_steps, *x.shape)
+        self.step_inputs = x.new_ones(self.max_steps, 2)  # objective weight and learning rate of each step
+        self.sums = x.new_zeros(self.max_steps, len(module.metric_names))
+        self.step_index = torch.zeros(1, dtype=torch.long, device=x.device)
         self.lr = x.new_ones(())
-        self.graph: Callable[[], None] | None = None
+        self.replay: Callable[[], None] | None = None
 
     def step(self) -> None:
-        """A step on the images of self.i, which moves on."""
-        weight, lr = self.told.index_select(0, self.i)[0]
-        sums = self.module.gradients(self.images.index_select(0, self.i)[0], weight)
+        """Take the step of `step_index`, then increment it. All inputs and outputs are tensors at fixed addresses."""
+        weight, lr = self.step_inputs.index_select(0, self.step_index)[0]
+        sums = self.module.compute_gradients(self.images.index_select(0, self.step_index)[0], weight)
         self.lr.copy_(lr)
-        self.move()
-        self.sums.index_copy_(0, self.i, sums[None])
-        self.i.add_(1)
+        self.optimizer_step()
+        self.sums.index_copy_(0, self.step_index, sums[None])
+        self.step_index.add_(1)
 
     def steps(self, batches: list[Tensor], first: int) -> list[Tensor]:
-        """One on each of at most `most` batches, after `first` others; the sums of their values, each (n,)."""
+        """Take one step per batch; return each one's sums of metrics, (n,).
+
+        There are at most `max_steps` batches. `first` is the number of steps before this call.
+        """
         n = len(batches)
         torch.stack(batches, out=self.images[:n])
-        told = [(self.module.weight(step), self.module.lr(step)) for step in range(first, first + n)]
-        self.told[:n].copy_(torch.tensor(told), non_blocking=True)
-        self.i.zero_()
-        for group in self.groups:
-            group["lr"] = self.lr  # a number would be recorded as what it is now
-        step = self.graph or self.step
+        inputs = [
+            (self.module.objective_weight(step), self.module.learning_rate(step)) for step in range(first, first + n)
+        ]
+        self.step_inputs[:n].copy_(torch.tensor(inputs), non_blocking=True)
+        self.step_index.zero_()
+        self.module.set_learning_rate(self.lr)  # a tensor, because a float would be captured as a constant
+        step = self.replay or self.step
         for _ in batches:
             step()
-        self.graph = self.graph or capture_graph(self.step)
-        for group in self.groups:
-            group["lr"] = told[-1][1]
-        self.module.report(n)
+        self.replay = self.replay or capture_graph(self.step)
+        self.module.set_learning_rate(inputs[-1][1])
+        self.module.advance_step_counter(n)
         return list(self.sums[:n].clone())

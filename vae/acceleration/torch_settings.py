@@ -1,16 +1,20 @@
-"""What torch is told of the machine it runs on, once in a process and before its first operation."""
+"""Process-wide torch settings."""
 
 import os
 
 import torch
 
 
-def prepare() -> None:
-    """Of no effect on results, but that numbers below 1e-38 are 0."""
-    # Lightning has asked that every look for a GPU, one a step of the optimiser, begins with a search for its driver
+def configure_torch() -> None:
+    """Make torch faster. Call it once per process, before the first torch operation.
+
+    The only effect on results is that numbers below 1e-38 become 0.
+    """
+    # Lightning turns this on; then every check for a GPU, one per optimizer step, first searches for the driver
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
-    # such numbers, the weights of samples that count for nothing, make products of matrices many times slower
+    # such numbers, for example the weights of negligible samples, make matrix products many times slower
     torch.set_flush_denormal(True)
-    # glibc returns memory to the system, and has it cleared to get it back, where more is free than twice the largest
-    # block that it ever saw freed; of blocks above 32 MB it takes no notice
+    # glibc returns free memory to the system above a threshold: twice the largest block freed so far, not counting
+    # blocks above 32 MB. Getting it back is slow, because the system clears it. Freeing one large block now sets a
+    # high threshold.
     torch.empty(2**23 - 2**10)

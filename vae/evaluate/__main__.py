@@ -38,9 +38,9 @@ def evaluate(folder: Path, K: int, images: int | None, compiles: Compile) -> dic
     from vae.evaluate.scores import cached_scores  # only now is torch imported
     from vae.model.estimator import summarize
     from vae.tracking.loggers import finish_wandb
-    from vae.training.experiment import build_logger, load, load_trained, write_summary
+    from vae.training.experiment import build_logger, load_dataset, load_trained, write_summary
 
-    data = load(cfg)
+    data = load_dataset(cfg)
     x = data.x("test")
     if images is not None and images > len(x):
         raise UserError(f"images={images}: expected 2 to {len(x)}, or null for all")

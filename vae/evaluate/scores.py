@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from vae.acceleration.compilation import DRAWS, CompiledDraws, try_compile
+from vae.acceleration.compilation import MIN_DRAWS, CompiledDraws, try_compile
 from vae.config.schema import Compile
 from vae.errors import UserError
 from vae.model.estimator import BATCH_SIZE, Scores, chunk_size, importance_sample, score_terms
@@ -50,14 +50,16 @@ def cached_scores(
     Each batch is written to the npz `file` when it is done, with `weights`, a hash of the model's weights. Scores in
     this file are not computed again. Each batch has its own seed, so the results do not depend on interruptions. If
     `compiles` is True, the sampler is compiled, which changes results by rounding only; with "auto" this happens on a
-    CPU if at least DRAWS samples are left.
+    CPU if at least MIN_DRAWS samples are left.
     """
     device = next(vae.parameters()).device
     batches = x[: -(-n // BATCH_SIZE) * BATCH_SIZE].split(BATCH_SIZE)  # whole batches, even if n ends within one
     scores = read_cached_scores(file, weights)
     half_written = file.with_suffix(f".{os.getpid()}.part")
     compiled, remaining = None, n - scores.shape[1]
-    if remaining > 0 and (compiles is True or (compiles == "auto" and device.type == "cpu" and remaining * K >= DRAWS)):
+    if remaining > 0 and (
+        compiles is True or (compiles == "auto" and device.type == "cpu" and remaining * K >= MIN_DRAWS)
+    ):
         x = batches[scores.shape[1] // BATCH_SIZE].to(device)
         compiled = try_compile(lambda: compiled_draws(vae, x, K), compiles)
     with tqdm(desc=f"K = {K}", total=n, dynamic_ncols=True, disable=not sys.stderr.isatty()) as bar:

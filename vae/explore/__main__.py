@@ -65,10 +65,10 @@ def main(typed: Sequence[str]) -> None:
         from vae.explore.explorer import Explorer
         from vae.explore.server import Server, app
         from vae.generate.session import Session
-        from vae.training.experiment import load, load_trained
+        from vae.training.experiment import load_dataset, load_trained
 
         torch.set_num_threads(1)  # one code is decoded sooner by one; what takes long has a thread of its own
-        data = load(cfg)
+        data = load_dataset(cfg)
         module = load_trained(cfg, data.shape, folder)
         title = f"{run.choices['dataset']}, latent_dim={cfg.latent_dim}"
         explorer = Explorer(folder.resolve().name, title, Session(module.vae, data), bool(module.bounds), by_umap)

@@ -113,9 +113,9 @@ def export(folder: Path) -> dict[str, Any]:
     import torch
 
     from vae.export.onnx_modules import Decoder, Encoder
-    from vae.training.experiment import load, load_trained
+    from vae.training.experiment import load_dataset, load_trained
 
-    data = load(cfg)
+    data = load_dataset(cfg)
     vae = load_trained(cfg, data.shape, folder).vae.cpu()
     encoder, decoder = Encoder(vae, cfg.latent_dim), Decoder(vae)
     rng = torch.Generator().manual_seed(0)

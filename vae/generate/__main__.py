@@ -110,9 +110,9 @@ def generate(folder: Path, given: Arguments) -> list[Path]:
 
     from vae.generate.pictures import WHAT, Made
     from vae.generate.session import Session
-    from vae.training.experiment import load, load_trained
+    from vae.training.experiment import load_dataset, load_trained
 
-    data = load(cfg)
+    data = load_dataset(cfg)
     vae = load_trained(cfg, data.shape, folder).vae
     pair = [] if given.fuse in (None, "random") else list(given.fuse or ())
     typed = given.model_dump(exclude={"run", "what"}) | {"fuse": pair, "arithmetic": given.arithmetic or ()}

@@ -151,9 +151,9 @@ def latent(folder: Path, given: Arguments) -> list[str]:
 
     from vae import figures
     from vae.model.estimator import anomaly_score
-    from vae.training.experiment import load, load_trained
+    from vae.training.experiment import load_dataset, load_trained
 
-    data = load(cfg)
+    data = load_dataset(cfg)
     module = load_trained(cfg, data.shape, folder)
     vae, of_split = module.vae, data.images[given.split]
     x, labels = data.x(given.split), kinds(data, given.split)
@@ -166,7 +166,7 @@ def latent(folder: Path, given: Arguments) -> list[str]:
             found = measured(vae, data, codes, labels, given)
             (part / "latent.json").write_text(json.dumps(found, indent=2) + "\n")
             lines.append(table(found))
-        score = given.score if module.bounds else "reconstruction"
+        score = given.score if module.has_elbo else "reconstruction"
         strange = anomaly_score(vae, x, score, given.K)
         order = strange.argsort(descending=True)
         what = f"-log p(x) in nats, K = {given.K}" if score == "log_px" else "squared error of the reconstruction"

@@ -1,11 +1,10 @@
-"""A run in one process or, for trainer=ddp, in several that train one model together. Nothing here imports torch."""
+"""Launch a run in one process or, with trainer=ddp, in several that train one model. Nothing here imports torch."""
 
 import logging.config
 import multiprocessing
 import os
 import signal
 import socket
-import sys
 import time
 import traceback
 from contextlib import suppress
@@ -20,112 +19,118 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-SHUTDOWN_TIMEOUT = 60  # seconds to end by oneself, and to send what W&B has not yet, once another process has failed
-STOP = {signal.SIGINT, signal.SIGTERM}
+from vae.training.signals import STOP_SIGNALS, exit_on_signal
+
+SHUTDOWN_TIMEOUT = 60  # seconds to exit, and to finish the upload to W&B, after another process has failed
 
 
-def run(cfg: DictConfig, folder: Path) -> None:
-    """The run of this config in its folder, in as many processes as trainer.devices says; without that, in this one."""
+def launch(cfg: DictConfig, folder: Path) -> None:
+    """Run the config in `folder`: in trainer.devices new processes, or in this one if that key is not set."""
     if "devices" in cfg.trainer:
-        together(cfg, folder)
+        run_distributed(cfg, folder)
     else:
-        alone(cfg, folder)
+        run_single(cfg, folder)
 
 
-def alone(cfg: DictConfig, folder: Path) -> None:
+def run_single(cfg: DictConfig, folder: Path) -> None:
+    """Run in this process."""
     from vae.training.experiment import run
 
     run(cfg, folder)
 
 
-def together(cfg: DictConfig, folder: Path) -> None:
-    """The whole run in each of several new processes; the first error among them is raised here.
+def run_distributed(cfg: DictConfig, folder: Path) -> None:
+    """Run in several new processes, and raise the first error of any of them.
 
-    They are forks of a server that has imported torch and used nothing of it: those of this process could use neither
-    the GPU nor several threads once it has. Each is a group of its own, so that Ctrl-C is what is passed on, once.
+    The processes are forked from a server that has imported torch but not used it: forks of a process that has used
+    torch can use neither the GPU nor several threads. Each process has its own process group, so a Ctrl-C in the
+    terminal reaches only this process, which forwards it once.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["pytorch_lightning"])
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # or DDP warns that no parameter is left out
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    logs = OmegaConf.to_container(HydraConfig.get().job_logging, resolve=True)
-    ranks: dict[Any, BaseProcess] = {}  # by where they say how they ended
+    # silences DDP's warning that find_unused_parameters found none
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    logging_config = OmegaConf.to_container(HydraConfig.get().job_logging, resolve=True)
+    processes: dict[Any, BaseProcess] = {}  # by the pipe that receives the result
 
-    def pass_on(signum: int, _frame: FrameType | None) -> None:
-        for process in ranks.values():
+    def forward_signal(signum: int, _frame: FrameType | None) -> None:
+        for process in processes.values():
             if process.is_alive():
                 os.kill(process.pid or 0, signum)
 
-    resource_tracker.ensure_running()  # which unblocks signals
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP)  # until they can be passed on, and there is who understands them
+    resource_tracker.ensure_running()  # starting it later would unblock the signals
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # until there are processes to forward them to
     for rank in range(cfg.trainer.devices):
         reader, writer = context.Pipe(duplex=False)
-        ranks[reader] = context.Process(target=worker, args=(rank, port, logs, writer, cfg, folder))
-        ranks[reader].start()
+        processes[reader] = context.Process(target=worker, args=(rank, port, logging_config, writer, cfg, folder))
+        processes[reader].start()
         writer.close()
-    before = {signum: signal.signal(signum, pass_on) for signum in STOP}
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP)
-    errors = wait_for(ranks)
-    for signum, handler in before.items():
+    previous_handlers = {signum: signal.signal(signum, forward_signal) for signum in STOP_SIGNALS}
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+    errors = wait_for(processes)
+    for signum, handler in previous_handlers.items():
         signal.signal(signum, handler)
     if errors:
         raise errors[0]
 
 
-def wait_for(ranks: dict[Any, BaseProcess]) -> list[BaseException]:
-    """The errors of the processes, in order. After the first error, the others have SHUTDOWN_TIMEOUT seconds to end."""
+def wait_for(processes: dict[Any, BaseProcess]) -> list[BaseException]:
+    """Wait for all processes to exit; return their errors in order.
+
+    After the first error, kill the processes that have not exited within SHUTDOWN_TIMEOUT seconds.
+    """
     errors: list[BaseException] = []
-    running = dict(ranks)
+    running = dict(processes)
     while running:
-        ended = wait(running, SHUTDOWN_TIMEOUT if errors else None)
-        for reader in ended:
-            if error := outcome(running.pop(reader), reader):
+        ready = wait(running, SHUTDOWN_TIMEOUT if errors else None)
+        for reader in ready:
+            if error := receive_result(running.pop(reader), reader):
                 errors.append(error)
         for process in running.values():
-            if not ended:
+            if not ready:
                 process.kill()
-    for process in ranks.values():
+    for process in processes.values():
         process.join()
     return errors
 
 
-def outcome(process: BaseProcess, reader: Any) -> BaseException | None:
-    """The error a process has sent, or has not been able to."""
+def receive_result(process: BaseProcess, reader: Any) -> BaseException | None:
+    """Return the error a process sent, or an error if it exited without a result. None means success."""
     try:
         return reader.recv()
-    except Exception as error:  # noqa: BLE001 (it ended without a word, or with one that cannot be read)
+    except Exception as error:  # noqa: BLE001 (it exited without a result, or its error cannot be unpickled)
         process.join()
-        return ChildProcessError(f"trainer=ddp: a process ended with code {process.exitcode} ({type(error).__name__})")
+        return ChildProcessError(f"trainer=ddp: a process exited with code {process.exitcode} ({type(error).__name__})")
 
 
-def worker(rank: int, port: int, logs: dict[str, Any], writer: Any, cfg: DictConfig, folder: Path) -> None:
-    """The run as the process of this rank has it; the first alone has something to say."""
+def worker(rank: int, port: int, logging_config: dict[str, Any], writer: Any, cfg: DictConfig, folder: Path) -> None:
+    """Run as one of the processes, and send the error or None to the parent. Only rank 0 prints."""
     from pytorch_lightning.utilities import rank_zero_only
 
     os.setpgid(0, 0)
-    for signum in STOP:
-        signal.signal(signum, lambda signum, _frame: sys.exit(128 + signum))
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP)
+    exit_on_signal()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     Thread(target=watch_parent, daemon=True).start()
     rank_zero_only.rank = rank  # type: ignore[attr-defined]
     os.environ |= {"LOCAL_RANK": str(rank), "MASTER_PORT": str(port)}
     if rank == 0:
-        logging.config.dictConfig(logs)
+        logging.config.dictConfig(logging_config)
     else:
         for output in (1, 2):
             os.dup2(os.open(os.devnull, os.O_WRONLY), output)
     try:
-        alone(cfg, folder)
+        run_single(cfg, folder)
         writer.send(None)
-    except BaseException as error:  # noqa: BLE001 (it is raised where the run was started)
+    except BaseException as error:  # noqa: BLE001 (the parent raises it)
         error.add_note(traceback.format_exc())
-        with suppress(BrokenPipeError):  # nobody is left to be told
+        with suppress(BrokenPipeError):  # the parent has exited
             writer.send(error)
 
 
 def watch_parent() -> None:
-    """Ctrl-C, should the process that started this one be killed; and an end, should this one be stuck."""
+    """Interrupt this process if its parent is killed; exit if it has not stopped after SHUTDOWN_TIMEOUT seconds."""
     parent = multiprocessing.parent_process()
     if parent:
         parent.join()

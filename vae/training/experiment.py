@@ -1,4 +1,4 @@
-"""One run: from the config to a trained and tested model in its folder."""
+"""One run: build the data, model, callbacks and Trainer from the config, train, test, and write the results."""
 
 import gc
 import json
@@ -18,7 +18,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from datamodules.base import ImageDataModule, Images
 from vae.acceleration.compilation import check_compiler, try_compile
-from vae.acceleration.torch_settings import prepare
+from vae.acceleration.torch_settings import configure_torch
 from vae.config.command_line import run_name
 from vae.config.older_versions import current_override
 from vae.errors import UserError
@@ -26,24 +26,26 @@ from vae.model.vae import VAE
 from vae.runs.atomic_files import atomic_write
 from vae.tracking.loggers import MetricsCSV, finish_wandb
 from vae.training.callbacks.acceleration import CompileAtStart, CUDAGraphSteps, DelayedCompile
-from vae.training.callbacks.checkpoints import GracefulShutdown, NamedCheckpoint, ResumableEarlyStopping
+from vae.training.callbacks.checkpoints import NamedCheckpoint, ResumableEarlyStopping
+from vae.training.callbacks.graceful_shutdown import GracefulShutdown
 from vae.training.callbacks.pictures import Pictures
 from vae.training.callbacks.progress import Progress
 from vae.training.lightning_module import VAEModule
 
-prepare()
+configure_torch()
 
 log = logging.getLogger(__name__)
-for talkative in ("pytorch_lightning", "lightning_fabric"):
-    logging.getLogger(talkative).setLevel(logging.WARNING)
-for needless in (r"`isinstance\(treespec, LeafSpec\)`", "Checkpoint directory .* exists and is not empty"):
-    warnings.filterwarnings("ignore", needless)
+for name in ("pytorch_lightning", "lightning_fabric"):
+    logging.getLogger(name).setLevel(logging.WARNING)
+for message in (r"`isinstance\(treespec, LeafSpec\)`", "Checkpoint directory .* exists and is not empty"):
+    warnings.filterwarnings("ignore", message)
 
-UNREADABLE = (OSError, RuntimeError, EOFError, KeyError, TypeError, UnpicklingError)  # what a damaged checkpoint raises
+# what loading a damaged checkpoint may raise
+CHECKPOINT_ERRORS = (OSError, RuntimeError, EOFError, KeyError, TypeError, UnpicklingError)
 
 
 def build(cfg: DictConfig, shape: tuple[int, int, int]) -> VAEModule:
-    """The model for images of this shape. Past this function nothing of a model sees cfg."""
+    """Build the model for images of this shape, (C, H, W). The classes it creates never see cfg."""
     posterior, likelihood = instantiate(cfg.posterior), instantiate(cfg.likelihood)
     encoder = instantiate(cfg.architecture.encoder, shape=shape, outputs=posterior.outputs)
     decoder = instantiate(cfg.architecture.decoder, shape=shape, h_channels=likelihood.h_channels(shape[0]))
@@ -62,26 +64,29 @@ def build(cfg: DictConfig, shape: tuple[int, int, int]) -> VAEModule:
 
 
 def load_trained(cfg: DictConfig, shape: tuple[int, int, int], folder: Path) -> VAEModule:
-    """The model of a run in `folder`, with the weights of its best epoch, on its kind of device if there is one."""
+    """Load the model of the run in `folder` with the weights of its best epoch.
+
+    It is on the GPU if the config asks for one and one is available. Raises UserError if the checkpoint is damaged.
+    """
     module = build(cfg, shape)
     gpu = cfg.trainer.accelerator != "cpu" and torch.cuda.is_available()
     device = torch.device("cuda" if gpu else "cpu")
     path = folder / "checkpoints" / "best.ckpt"
     try:
         module.load_state_dict(torch.load(path, weights_only=True, map_location=device)["state_dict"])
-    except UNREADABLE:
-        raise UserError(f"run={folder}: {path} is damaged, or of another model than its config's") from None
+    except CHECKPOINT_ERRORS:
+        raise UserError(f"run={folder}: {path} is damaged or does not match the run's config") from None
     return module.to(device).eval()
 
 
-DATASET_CACHE: dict[str, dict[str, Images]] = {}  # shared by the jobs of a sweep
+DATASET_CACHE: dict[str, dict[str, Images]] = {}  # shared by the jobs of a sweep in one process
 
 
-def load(cfg: DictConfig) -> ImageDataModule:
-    """The dataset of the config, in memory."""
+def load_dataset(cfg: DictConfig) -> ImageDataModule:
+    """Load the dataset of the config into memory."""
     data = instantiate(cfg.dataset)
-    same = {key: value for key, value in cfg.dataset.items() if key not in ("batch_size", "seed")}
-    data.images = DATASET_CACHE.setdefault(f"{os.getcwd()} {same}", data.images)
+    image_keys = {key: value for key, value in cfg.dataset.items() if key not in ("batch_size", "seed")}
+    data.images = DATASET_CACHE.setdefault(f"{os.getcwd()} {image_keys}", data.images)
     while len(DATASET_CACHE) > 4:
         del DATASET_CACHE[next(iter(DATASET_CACHE))]
     data.prepare_data()
@@ -90,119 +95,123 @@ def load(cfg: DictConfig) -> ImageDataModule:
 
 
 def check_support(module: VAEModule, data: ImageDataModule, cfg: DictConfig) -> None:
-    """Raise UserError where the likelihood is no distribution over the pixels it would be given."""
+    """Raise UserError if pixels of the dataset are outside the support of the likelihood."""
     likelihood: Any = module.vae.likelihood
     if not likelihood.support.check(data.x("val")).all():
         raise UserError(
-            f"likelihood: {type(likelihood).__name__} is no distribution over these pixels"
-            f" (dataset.binarize={cfg.dataset.binarize}); expected one whose support holds them"
+            f"likelihood: {type(likelihood).__name__} is not defined for pixels with dataset.binarize="
+            f"{cfg.dataset.binarize}; expected a likelihood whose support contains them"
         )
 
 
-def check_parts(module: VAEModule, data: ImageDataModule) -> None:
-    """Raise UserError, from what refuses, where posterior, prior and objective do not go together."""
+def check_compatibility(module: VAEModule, data: ImageDataModule) -> None:
+    """Raise UserError if posterior, prior and objective cannot be combined, or a class does not accept a key."""
     with torch.random.fork_rng():
         for key, call in {
-            "objective": lambda: module.values(data.x("val", slice(2)), module.objective.weight(0.0)),
+            "objective": lambda: module.compute_metrics(data.x("val", slice(2)), module.objective.weight(0.0)),
             "optimizer": lambda: module.optimizer(module.vae.parameters()),
             "optimizer.schedule": lambda: module.schedule(0.0),
         }.items():
             try:
                 call()
-            except TypeError as error:  # a recipe's key that the class chosen in place of the recipe's does not have
-                raise UserError(f"{key}: {error}; ~{key}.KEY takes a key away") from None
+            except TypeError as error:  # the experiment set a key that the class chosen instead does not have
+                raise UserError(f"{key}: {error}; ~{key}.KEY removes a key") from None
 
 
-def acceleration_callbacks(cfg: DictConfig, stop: GracefulShutdown) -> list[Callback]:
-    """What compiles or captures a training's steps; UserError where this machine or the trainer cannot."""
+def acceleration_callbacks(cfg: DictConfig, shutdown: GracefulShutdown) -> list[Callback]:
+    """Return the callbacks that compile the training step or capture it as a CUDA graph.
+
+    Raises UserError if the machine or the trainer does not support what the config asks for.
+    """
     accelerator, processes = cfg.trainer.accelerator, cfg.trainer.get("devices", 1)
     gpu = accelerator in ("gpu", "cuda")
     if gpu and not torch.accelerator.is_available():
         raise UserError(f"trainer.accelerator={accelerator}: no GPU was found; expected cpu")
-    compiles, captures = cfg.get("compile"), cfg.get("cuda_graph")  # which runs of older versions do not have
+    compiles, captures = cfg.get("compile"), cfg.get("cuda_graph")  # older runs lack these keys
     precision = cfg.trainer.get("precision")
-    full = precision in (None, 32, "32", "32-true")
-    if (compiles is True or captures) and not full:
+    full_precision = precision in (None, 32, "32", "32-true")
+    if (compiles is True or captures) and not full_precision:
         raise UserError(f"trainer.precision={precision}: expected 32-true with compile=true or cuda_graph=true")
-    chosen: list[Callback] = []
-    if compiles == "auto" and accelerator == "cpu" and processes == 1 and full:
-        chosen.append(DelayedCompile(stop))
+    callbacks: list[Callback] = []
+    if compiles == "auto" and accelerator == "cpu" and processes == 1 and full_precision:
+        callbacks.append(DelayedCompile(shutdown))
     elif compiles is True:
         if processes > 1:
-            raise UserError(f"compile=true: expected a training in one process, and trainer.devices is {processes}")
-        try_compile(check_compiler, True)  # before W&B has a run of it
-        chosen.append(CompileAtStart())
+            raise UserError(f"compile=true: expected training in one process, not trainer.devices={processes}")
+        try_compile(check_compiler, True)  # before a W&B run starts
+        callbacks.append(CompileAtStart())
     if captures:
         if not (gpu and processes == 1 and torch.cuda.is_available()):
             given = f"trainer.accelerator={accelerator} and trainer.devices={processes}"
-            raise UserError(f"cuda_graph=true: expected one GPU of NVIDIA's, as with trainer=gpu, and not {given}")
-        chosen.append(CUDAGraphSteps())
-    return chosen
+            raise UserError(f"cuda_graph=true: expected one NVIDIA GPU, as with trainer=gpu; not {given}")
+        callbacks.append(CUDAGraphSteps())
+    return callbacks
 
 
 def build_logger(cfg: DictConfig, folder: Path) -> list[Any]:
-    """The logger of the config, if it is one, started and given the whole config; runs of a sweep are a group."""
+    """Start the logger of the config, if it has one, and log the config. The runs of a sweep form a group."""
     if "_target_" not in cfg.logger:
         return []
     overrides = [current_override(str(override)) for override in OmegaConf.load(folder / ".hydra" / "overrides.yaml")]
     hydra = OmegaConf.load(folder / ".hydra" / "hydra.yaml").hydra
     about: dict[str, Any] = {"job_type": "train", "name": run_name(overrides)}
     if hydra.mode == "MULTIRUN":
-        known = folder.parent / "sweep.json"
-        line = json.loads(known.read_text())["task"] if known.exists() else overrides
-        swept = " ".join(override for override in overrides if override not in line)
+        sweep_file = folder.parent / "sweep.json"
+        sweep_overrides = json.loads(sweep_file.read_text())["task"] if sweep_file.exists() else overrides
+        job_overrides = " ".join(override for override in overrides if override not in sweep_overrides)
         group = cfg.logger.group or Path(hydra.runtime.output_dir).parent.name
-        about = {"job_type": "sweep", "name": swept or about["name"], "group": group}
+        about = {"job_type": "sweep", "name": job_overrides or about["name"], "group": group}
     logger = instantiate(cfg.logger, run_dir=folder, **about)
     logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
     return [logger]
 
 
-def last_step(checkpoint: Path) -> int:
-    """The optimiser steps a checkpoint has behind it; UserError if it cannot be read."""
+def checkpoint_step(checkpoint: Path) -> int:
+    """Return the optimizer step of a checkpoint. Raises UserError if it cannot be read."""
     try:
         return torch.load(checkpoint, weights_only=True)["global_step"]
-    except UNREADABLE:
-        raise UserError(f"resume: {checkpoint} is damaged; expected a checkpoint of a run") from None
+    except CHECKPOINT_ERRORS:
+        raise UserError(f"resume={checkpoint.parent.parent}: {checkpoint} is damaged") from None
 
 
 @rank_zero_only
-def report(tested: dict[str, float], data: ImageDataModule, cfg: DictConfig, folder: Path) -> None:
-    """The test as a small table on the screen, and as summary.json."""
-    metric = {name.removeprefix("test/"): value for name, value in tested.items()}
+def report_test(test_metrics: dict[str, float], data: ImageDataModule, cfg: DictConfig, folder: Path) -> None:
+    """Log the test metrics as a table, and write them to summary.json."""
+    values = {name.removeprefix("test/"): value for name, value in test_metrics.items()}
     images = len(data.images["test"].pixels)
-    scored = min(cfg.test.images or images, images)
+    log_px_images = min(cfg.test.images or images, images)
     notes = {
-        "log_px": f"+- {metric.pop('log_px_se', 0):.2f}  K = {cfg.test.K}, {scored:,} images",
+        "log_px": f"+- {values.pop('log_px_se', 0):.2f}  K = {cfg.test.K}, {log_px_images:,} images",
         "active_units": f"of {cfg.latent_dim}",
     }
-    shown = {name: f"{value:.2f}" if isinstance(value, float) else str(value) for name, value in metric.items()}
-    lines = [f"  {name:<30}{value:>10} {notes.get(name, '')}".rstrip() for name, value in shown.items()]
-    log.info("\n".join(["", f"  test, over {images:,} images; nats per image", *lines, "", os.path.relpath(folder)]))
-    before = folder / "summary.json"
-    write_summary((json.loads(before.read_text()) if before.exists() else {}) | tested, folder)
+    texts = {name: f"{value:.2f}" if isinstance(value, float) else str(value) for name, value in values.items()}
+    lines = [f"  {name:<30}{text:>10} {notes.get(name, '')}".rstrip() for name, text in texts.items()]
+    title = f"  test metrics, in nats per image, over {images:,} images"
+    log.info("\n".join(["", title, *lines, "", os.path.relpath(folder)]))
+    summary = folder / "summary.json"  # vae.evaluate may have added to it
+    write_summary((json.loads(summary.read_text()) if summary.exists() else {}) | test_metrics, folder)
 
 
 def write_summary(values: dict[str, float], folder: Path) -> None:
-    """<folder>/summary.json."""
+    """Write <folder>/summary.json."""
     atomic_write(json.dumps(values, indent=2) + "\n", folder / "summary.json")
 
 
 def train(cfg: DictConfig, folder: Path) -> None:
-    """Fit, test the best epoch once, and leave everything in `folder`."""
+    """Train the model, test its best epoch, and write everything to `folder`."""
     seed_everything(cfg.seed, verbose=False)
-    data = load(cfg)
+    data = load_dataset(cfg)
     module = build(cfg, data.shape)
     check_support(module, data, cfg)
-    check_parts(module, data)
+    check_compatibility(module, data)
     checkpoints, history = folder / "checkpoints", MetricsCSV(folder)
-    stop = GracefulShutdown(checkpoints / "last.ckpt")
-    steps = acceleration_callbacks(cfg, stop)
-    resumed = checkpoints / "last.ckpt" if cfg.resume else None
-    if resumed:
-        history.drop_rows_after(last_step(resumed))
+    shutdown = GracefulShutdown(checkpoints / "last.ckpt")
+    acceleration = acceleration_callbacks(cfg, shutdown)
+    resume_from = checkpoints / "last.ckpt" if cfg.resume else None
+    if resume_from:
+        history.drop_rows_after(checkpoint_step(resume_from))
     elif history.path.exists():
-        raise UserError(f"hydra.run.dir={folder}: expected a folder without a run; resume= goes on with the one in it")
+        raise UserError(f"hydra.run.dir={folder}: expected a folder without a run; resume= continues the run in it")
     best = NamedCheckpoint(checkpoints, "best", monitor="val/objective", mode="max", save_weights_only=True)
     trainer: Trainer = instantiate(
         cfg.trainer,
@@ -210,45 +219,46 @@ def train(cfg: DictConfig, folder: Path) -> None:
         devices=cfg.trainer.get("devices", 1),
         logger=history,
         callbacks=[
-            *steps,
+            *acceleration,
             Progress(),
             Pictures(folder / "figures", history),
             best,
             NamedCheckpoint(checkpoints, "last", every_n_epochs=1),
-            stop,
+            shutdown,
             ResumableEarlyStopping("val/objective", cfg.patience or sys.maxsize),
         ],
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        log_every_n_steps=1,  # of what the module records, every cfg.log_every_n_steps
+        log_every_n_steps=1,  # VAEModule logs every cfg.log_every_n_steps
     )
     if trainer.is_global_zero:
         trainer.loggers += build_logger(cfg, folder)
 
-    size = sum(parameter.numel() for parameter in module.parameters())
-    log.info(f"{size:,} parameters, {len(data.images['train'].pixels):,} images; {os.path.relpath(folder)}")
+    size, images = sum(parameter.numel() for parameter in module.parameters()), len(data.images["train"].pixels)
+    log.info(f"{size:,} parameters, {images:,} training images; {os.path.relpath(folder)}")
     torch.set_float32_matmul_precision(cfg.get("matmul_precision", "highest"))
-    gc.enable()  # which train.py has off until here
+    gc.enable()  # train.py disables it
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=resumed, weights_only=True)
+        trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True)
     finally:
         torch.set_float32_matmul_precision("highest")
     trainer.test(module, datamodule=data, ckpt_path=best.best_model_path or None, weights_only=True, verbose=False)
-    report({name: x for name, x in module.latest.items() if name.startswith("test/")}, data, cfg, folder)
+    test_metrics = {name: value for name, value in module.latest_metrics.items() if name.startswith("test/")}
+    report_test(test_metrics, data, cfg, folder)
 
 
 def run(cfg: DictConfig, folder: Path) -> None:
-    """`train`, with an end for the tracker however it ends.
+    """Train and test in `folder`, then finish the W&B run with the exit code, also after an error.
 
-    With cfg.resume, which is `folder` itself, the training goes on from its last checkpoint.
+    If cfg.resume is set (to `folder`), training continues from its last checkpoint.
     """
     code: Any = 1
     try:
         train(cfg, folder)
         code = 0
-    except SystemExit as stop:
-        code = stop.code
+    except SystemExit as error:
+        code = error.code
         raise
     finally:
         finish_wandb(code)

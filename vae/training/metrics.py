@@ -1,4 +1,4 @@
-"""What is measured of a model: means over images, and what its test finds."""
+"""Means of metrics over images, and the metrics of the test set."""
 
 import sys
 from collections.abc import Iterable
@@ -11,57 +11,63 @@ from vae.model.vae import VAE
 
 
 class RunningMeans:
-    """Averages over images of `names`; the sums, (n,), stay where they are until they are read."""
+    """Means over images of n metrics, `names`. The sums, (n,), stay on their device until `compute` is called.
+
+    Checkpoints store the attributes: keep their names.
+    """
 
     def __init__(self, names: Iterable[str]) -> None:
         self.names = list(names)
         self.sums: Tensor | float = 0.0
         self.images = 0
 
-    def add(self, sums: Tensor, images: int) -> None:
+    def update(self, sums: Tensor, images: int) -> None:
+        """Add the sums over a number of images, (n,)."""
         self.sums = self.sums + sums
         self.images += images
 
-    def read(self, split: str) -> dict[str, float]:
+    def compute(self, split: str) -> dict[str, float]:
+        """Return the means as {split/name: mean}."""
         means = (torch.as_tensor(self.sums) / self.images).tolist()
         return {f"{split}/{name}": mean for name, mean in zip(self.names, means, strict=True)}
 
 
 class TestMetrics:
-    """What a test finds of `vae` on the images it is given: the means of `curves`, and of squared errors and codes.
+    """Test metrics: the means of the curves, squared error, active units, and log p(x).
 
-    `curves` are the terms, by the names they are recorded under; `mean_image`, (C, H, W), is that of the training
-    images. Unless K is 0, log p(x) of the first `images` (None: all) from K importance samples.
+    `curves` maps metric names to attributes of Terms. `mean_image`, (C, H, W), is the mean of the training images.
+    log p(x) is computed with K importance samples for the first `images` images (None: all), or not at all if K is 0.
     """
 
     def __init__(self, vae: VAE, curves: dict[str, str], mean_image: Tensor, K: int, images: int | None) -> None:
         self.vae, self.terms, self.mean_image, self.K = vae, list(curves.values()), mean_image, K
-        self.left = (sys.maxsize if images is None else images) if K else 0
+        self.images_remaining = (sys.maxsize if images is None else images) if K else 0
         self.means = RunningMeans(curves)
-        self.log_px: list[Tensor] = []
-        self.codes: list[Tensor] = []  # the means of q(z|x), (B, D)
-        self.errors: list[Tensor] = []  # (2, B)
+        self.log_px: list[Tensor] = []  # (B,)
+        self.latents: list[Tensor] = []  # the means of q(z|x), (B, D)
+        self.squared_errors: list[Tensor] = []  # of the reconstruction and of mean_image, (2, B)
 
-    def add(self, x: Tensor) -> None:
-        """Of images x, (B, C, H, W)."""
+    def update(self, x: Tensor) -> None:
+        """Add a batch of images x, (B, C, H, W)."""
         terms = self.vae.terms(x)
-        self.means.add(torch.stack([getattr(terms, term).sum() for term in self.terms]), len(x))
-        self.codes.append(terms.q_z.mean)
-        shown = torch.stack([self.vae.p_x(self.codes[-1]).mean, self.mean_image.expand_as(x)])
-        self.errors.append((shown - x).square().sum((-3, -2, -1)))
-        if self.left > 0:
-            self.log_px.append(importance_sample(self.vae, x[: self.left], self.K).log_px)
-            self.left -= len(x)
+        self.means.update(torch.stack([getattr(terms, term).sum() for term in self.terms]), len(x))
+        z = terms.q_z.mean
+        self.latents.append(z)
+        predictions = torch.stack([self.vae.p_x(z).mean, self.mean_image.expand_as(x)])
+        self.squared_errors.append((predictions - x).square().sum((-3, -2, -1)))
+        if self.images_remaining > 0:
+            self.log_px.append(importance_sample(self.vae, x[: self.images_remaining], self.K).log_px)
+            self.images_remaining -= len(x)
 
-    def read(self) -> dict[str, float]:
-        """Everything, by the name it is recorded under."""
-        reconstruction, baseline = torch.cat(self.errors, 1).mean(1).tolist()
-        values = self.means.read("test") | {
-            "test/active_units": active_units(torch.cat(self.codes)),
+    def compute(self) -> dict[str, float]:
+        """Return all test metrics by name."""
+        reconstruction, baseline = torch.cat(self.squared_errors, 1).mean(1).tolist()
+        values = self.means.compute("test") | {
+            "test/active_units": active_units(torch.cat(self.latents)),
             "test/squared_error": reconstruction,
             "test/squared_error_of_mean_image": baseline,
         }
         if self.log_px:
-            scored = summarize(torch.cat(self.log_px), self.vae, self.mean_image.numel())
-            values |= {f"test/{name}": value for name, value in scored.items()}
+            scores = summarize(torch.cat(self.log_px), self.vae, self.mean_image.numel())
+            values |= {f"test/{name}": value for name, value in scores.items()}
         return values

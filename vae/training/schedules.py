@@ -1,4 +1,8 @@
-"""What changes over a run: a schedule maps the part of it that is done, in [0, 1], to a factor of `lr` or of `beta`."""
+"""Schedules: functions of the fraction of training that is done, in [0, 1].
+
+`optimizer.schedule` returns the factor of the learning rate (VAEModule.learning_rate), `objective.schedule` the factor
+of the objective's weight, such as beta for a KL warm-up (Beta.weight).
+"""
 
 import math
 from dataclasses import dataclass
@@ -6,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Constant:
-    """The value itself, throughout."""
+    """Always 1."""
 
     def __call__(self, _done: float) -> float:
         return 1.0
@@ -14,7 +18,7 @@ class Constant:
 
 @dataclass(frozen=True)
 class Linear:
-    """Up from 0 in a straight line during `warmup`, a part of the run, and there it stays."""
+    """Rise linearly from 0 to 1 during `warmup`, a fraction of the training, then stay at 1."""
 
     warmup: float
 
@@ -24,7 +28,7 @@ class Linear:
 
 @dataclass(frozen=True)
 class Cyclical:
-    """`cycles` times up from 0 in a straight line, each during `warmup`, a part of the cycle (Fu et al. 2019)."""
+    """Repeat `cycles` times: rise linearly from 0 to 1 during `warmup`, a fraction of the cycle (Fu et al. 2019)."""
 
     cycles: int
     warmup: float
@@ -36,7 +40,10 @@ class Cyclical:
 
 @dataclass(frozen=True)
 class OneCycle:
-    """Up in a straight line during `warmup`, a part of the run, then down half a cosine to 0 (Smith & Topin 2018)."""
+    """Rise linearly to 1 during `warmup`, a fraction of the training, then follow half a cosine down to 0.
+
+    From Smith & Topin (2018).
+    """
 
     warmup: float
 
@@ -48,14 +55,14 @@ class OneCycle:
 
 @dataclass(frozen=True)
 class BurdaSchedule:
-    """In `stages` stages, each three times as long as the one before, evenly in the logarithm down to 0.1.
+    """Fall from 1 to 0.1 in `stages` steps, equal on a log scale. Each stage is three times as long as the last one.
 
-    With 8, over 3280 epochs: 10^(-i/7) during 3^i epochs, i = 0..7 (Burda et al. 2016).
+    With 8 stages over 3280 epochs: 10^(-i/7) during 3^i epochs, i = 0..7 (Burda et al. 2016).
     """
 
     stages: int
 
     def __call__(self, done: float) -> float:
-        first = 1 + done * (3**self.stages - 1)  # 3^i where stage i begins
-        i = min(int(math.log(first, 3) + 1e-9), self.stages - 1)
+        position = 1 + done * (3**self.stages - 1)  # 3^i at the start of stage i
+        i = min(int(math.log(position, 3) + 1e-9), self.stages - 1)
         return 10 ** (-i / (self.stages - 1))

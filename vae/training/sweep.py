@@ -1,4 +1,4 @@
-"""The jobs of a sweep: each is begun, gone on with or passed over, whatever becomes of the others; then, a table."""
+"""Sweeps: run, resume or skip each job, independently of the others, and print a table of all runs at the end."""
 
 import json
 import logging
@@ -19,43 +19,43 @@ from vae.errors import USER_ERRORS, UserError, one_line
 from vae.runs.atomic_files import atomic_write
 from vae.runs.results_table import format_table
 from vae.runs.run_folder import find_runs, read_metrics, read_run
-from vae.training.ddp import run
+from vae.training.ddp import launch
 
 log = logging.getLogger(__name__)
 
 
-def job(cfg: DictConfig, folder: Path) -> float:
-    """Run one job in its folder, unless that was done before; the best val/elbo, which a search maximises.
+def run_job(cfg: DictConfig, folder: Path) -> float:
+    """Run one job in its folder, unless it is finished; return its best val/elbo, which a search maximises.
 
-    A job that was cut off goes on from its last checkpoint. Why one failed is logged, and kept in failed.txt; for a
-    search it is worth less than any other.
+    An interrupted job continues from its last checkpoint. If a job fails, its error is logged and written to
+    failed.txt, and the result is -inf.
     """
     failed = folder / "failed.txt"
     try:
         with FileLock(folder / ".lock", timeout=0):
             if finished(folder):
-                log.info(f"{os.path.relpath(folder)} is finished")
+                log.info(f"{os.path.relpath(folder)} is already finished")
             else:
-                for old in (failed, folder / "summary.json"):
-                    old.unlink(missing_ok=True)
+                for outdated in (failed, folder / "summary.json"):
+                    outdated.unlink(missing_ok=True)
                 resume_job(cfg, folder)
-            return best(folder)
+            return best_elbo(folder)
     except Timeout:
-        log.warning(f"{os.path.relpath(folder)} is under way in another process")
+        log.warning(f"{os.path.relpath(folder)} is running in another process")
     except (*USER_ERRORS, OSError) as error:
         failed.write_text(one_line(error) + "\n")
         log.error(one_line(error))
     except Exception as error:
         failed.write_text(f"{type(error).__name__}: {one_line(error)}\n")
-        log.exception("this run failed")
+        log.exception("run failed")
     except SystemExit:
-        log.info(hint(folder.parent))
+        log.info(resume_hint(folder.parent))
         raise
     return -math.inf
 
 
 def finished(folder: Path) -> bool:
-    """Whether there is a summary that can be read."""
+    """Return whether the folder has a summary that can be read."""
     try:
         return read_run(folder).status == "finished"
     except UserError:
@@ -63,32 +63,32 @@ def finished(folder: Path) -> bool:
 
 
 def resume_job(cfg: DictConfig, folder: Path) -> None:
-    """Run what is left of a job: all of it, where it was cut off before its first checkpoint."""
+    """Continue a job from its last checkpoint, or start it again if it has none."""
     if (folder / "checkpoints" / "last.ckpt").exists():
         with open_dict(cfg):
             cfg.resume = str(folder)
     else:
-        for left in ("checkpoints", "figures"):
-            shutil.rmtree(folder / left, ignore_errors=True)
-        for left in ("metrics.csv", "wandb_id"):
-            (folder / left).unlink(missing_ok=True)
+        for name in ("checkpoints", "figures"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+        for name in ("metrics.csv", "wandb_id"):
+            (folder / name).unlink(missing_ok=True)
     validate(cfg)
-    run(cfg, folder)  # only now is torch imported
+    launch(cfg, folder)  # imports torch
 
 
-def best(folder: Path) -> float:
-    """The best val/elbo of a run; -inf of one that records none."""
+def best_elbo(folder: Path) -> float:
+    """Return the best val/elbo of a run, or -inf if it logs none."""
     elbos = (record["val/elbo"] for record in read_metrics(folder / "metrics.csv") if "val/elbo" in record)
     return max(elbos, default=-math.inf)
 
 
-def hint(folder: Path) -> str:
-    """How to go on with the sweep in this folder."""
-    return f"to go on with this sweep if it is cut off: python train.py sweep={shlex.quote(os.path.relpath(folder))}"
+def resume_hint(folder: Path) -> str:
+    """Return a line that says how to resume the sweep in this folder."""
+    return f"to resume this sweep if it is interrupted: python train.py sweep={shlex.quote(os.path.relpath(folder))}"
 
 
 def requeue_trials(sweeper: DictConfig) -> None:
-    """Have a search begin with the trials that it had begun when it was cut off."""
+    """Make a resumed search start with the trials that were running when it was interrupted."""
     import optuna
 
     if sweeper.study_name in (study.study_name for study in optuna.get_all_study_summaries(sweeper.storage)):
@@ -99,23 +99,23 @@ def requeue_trials(sweeper: DictConfig) -> None:
 
 
 class Sweep(Callback):
-    """What Hydra calls before the first job of a sweep, and after the last."""
+    """Hydra callback: save the command line of a sweep at its start, and print a table of its runs at its end."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Keep the line that was typed, for `sweep=` to go on with, and say so."""
+        """Write the command line to sweep.json, for `sweep=` to resume, and print how to resume."""
         folder = Path(config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         atomic_write(json.dumps(OmegaConf.to_container(config.hydra.overrides), indent=2) + "\n", folder / "sweep.json")
         if config.hydra.sweeper.get("storage"):
             requeue_trials(config.hydra.sweeper)
-        print(hint(folder))
+        print(resume_hint(folder))
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        """Show what came of them; exit code 1 unless all are finished."""
+        """Log a table of the runs. Exit with code 1 unless all are finished."""
         folder = Path(config.hydra.sweep.dir)
         try:
             runs = find_runs([folder])
-        except UserError as error:  # Hydra would make a warning of it
+        except UserError as error:  # Hydra would turn it into a warning
             log.error(one_line(error))
             sys.exit(1)
         log.info(f"\n{format_table(runs)}\n\n{os.path.relpath(folder)}")

@@ -1,4 +1,4 @@
-"""When the steps of a training are compiled, or recorded as a CUDA graph."""
+"""Callbacks that compile the training step, or capture it as a CUDA graph."""
 
 import logging
 import time
@@ -7,50 +7,55 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, Trainer
 
-from vae.acceleration.compilation import STEPS, CompiledStep, try_compile
+from vae.acceleration.compilation import MIN_STEPS, CompiledStep, try_compile
 from vae.acceleration.cuda_graph import CUDAGraphStepper
-from vae.training.callbacks.checkpoints import GracefulShutdown
+from vae.training.callbacks.graceful_shutdown import GracefulShutdown
 
 log = logging.getLogger(__name__)
 
 
-def whole_batch(trainer: Any) -> torch.Tensor:
-    """Images such as a step is taken on."""
+def example_batch(trainer: Any) -> torch.Tensor:
+    """Return a full batch of training images on the training device."""
     data = trainer.datamodule
     return data.x("train", slice(data.batch_size)).to(trainer.strategy.root_device)
 
 
 class CompileAtStart(Callback):
-    """Compiles a training's step before it begins."""
+    """Compile the training step before training starts. Raises UserError if that fails."""
 
     def on_fit_start(self, trainer: Trainer, module: Any) -> None:
-        module.compiled = try_compile(lambda: CompiledStep(module, whole_batch(trainer)), True)
+        module.compiled_step = try_compile(lambda: CompiledStep(module, example_batch(trainer)), True)
 
 
 class DelayedCompile(Callback):
-    """Compiles the step of a training before its second epoch, if it can be, and STEPS or more are then to come."""
+    """Compile the training step after the first epoch, if at least MIN_STEPS steps follow.
 
-    def __init__(self, stop: GracefulShutdown) -> None:
-        self.stop = stop
-        self.due = True
+    If that fails, training continues without compilation.
+    """
+
+    def __init__(self, shutdown: GracefulShutdown) -> None:
+        self.shutdown = shutdown
+        self.pending = True
 
     def on_train_batch_start(self, trainer: Any, module: Any, *_: Any) -> None:
-        if self.due and trainer.current_epoch and module.steps - trainer.datamodule.batches_per_epoch >= STEPS:
-            self.due, begun = False, time.perf_counter()
-            with self.stop.at_once():
-                module.compiled = try_compile(lambda: CompiledStep(module, whole_batch(trainer)), "auto")
-            module.since += time.perf_counter() - begun
+        if not self.pending or trainer.current_epoch == 0:
+            return
+        if module.total_steps - trainer.datamodule.batches_per_epoch >= MIN_STEPS:
+            self.pending, start_time = False, time.perf_counter()
+            with self.shutdown.stop_immediately():
+                module.compiled_step = try_compile(lambda: CompiledStep(module, example_batch(trainer)), "auto")
+            module.interval_start += time.perf_counter() - start_time
 
 
 class CUDAGraphSteps(Callback):
-    """Has a training's steps played back, if its optimiser is made for that."""
+    """Take the training steps with a CUDA graph, if the optimizer supports it."""
 
     def on_train_start(self, trainer: Trainer, module: Any) -> None:
         optimizer = module.optimizers().optimizer
         if "capturable" not in optimizer.defaults:
-            log.info(f"cuda_graph: {type(optimizer).__name__} is not made for graphs; its steps are taken one by one")
+            log.info(f"cuda_graph: {type(optimizer).__name__} does not support CUDA graphs; training without one")
             return
-        module.captured = CUDAGraphStepper(module, whole_batch(trainer))
+        module.cuda_graph = CUDAGraphStepper(module, example_batch(trainer))
 
     def on_train_end(self, _trainer: Trainer, module: Any) -> None:
-        module.captured = None
+        module.cuda_graph = None

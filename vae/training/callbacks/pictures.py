@@ -1,4 +1,4 @@
-"""Pictures during and after the training."""
+"""The callback that saves and logs pictures."""
 
 from pathlib import Path
 from typing import Any
@@ -12,20 +12,21 @@ from vae.tracking.loggers import MetricsCSV
 
 
 class Pictures(Callback):
-    """PNGs in `folder`, and in every logger that takes pictures.
+    """Save pictures as PNG files in `folder`, and send them to every logger that accepts images.
 
-    After epochs 1, 2, 4, 8, ... the samples, and validation images beside their reconstructions; after the test the
-    rest, from test images.
+    After epochs 1, 2, 4, 8, ...: samples, and reconstructions of validation images. After the test: all pictures, with
+    reconstructions and latents of test images.
     """
 
     def __init__(self, folder: Path, history: MetricsCSV) -> None:
         self.folder, self.history = folder, history
 
-    def show(self, trainer: Trainer, name: str, picture: figures.Picture) -> None:
+    def save_and_log(self, trainer: Trainer, name: str, picture: figures.Picture) -> None:
+        """Write <folder>/<name>.png and log it."""
         file = self.folder / f"{name}.png"
         figures.save(picture, file)
         for logger in trainer.loggers:
-            if hasattr(logger, "log_image"):  # a PNG takes longer to make than to copy
+            if hasattr(logger, "log_image"):  # given the file, because encoding a PNG again is slow
                 logger.log_image(key=name, images=[str(file)], step=trainer.global_step)
 
     @rank_zero_only
@@ -34,26 +35,27 @@ class Pictures(Callback):
         epoch = trainer.current_epoch + 1
         if epoch & (epoch - 1) == 0:
             x = trainer.datamodule.x("val", slice(50)).to(module.device)
-            self.show(trainer, "val_reconstructions", figures.reconstructions(module.vae, x))
-            self.show(trainer, "samples", figures.samples(module.vae))
+            self.save_and_log(trainer, "val_reconstructions", figures.reconstructions(module.vae, x))
+            self.save_and_log(trainer, "samples", figures.samples(module.vae))
 
     @rank_zero_only
     @torch.inference_mode()
     def on_test_end(self, trainer: Any, module: Any) -> None:
         data = trainer.datamodule
-        codes = torch.cat(module.tested.codes)
+        test_latents = torch.cat(module.test_metrics.latents)
         x = data.x("test", slice(50)).to(module.device)
-        self.show(trainer, "reconstructions", figures.reconstructions(module.vae, x))
-        self.show(trainer, "samples", figures.samples(module.vae))
-        self.show(trainer, "latents", figures.latents(codes, data.images["test"].labels))
-        known = data.images["train"]
-        chunks = (data.x("train", slice(i, i + 500)) for i in range(0, min(len(known.pixels), 5000), 500))
-        learned = torch.cat([module.vae.q_z(x.to(module.device)).mean for x in chunks])
-        self.show(trainer, "mixture_samples", figures.mixture_samples(module.vae, learned))
-        pairs = torch.linspace(0, len(known.pixels) - 1, 16).long()
-        names = known.names and [known.names[i] for i in pairs]
-        x = data.x("train", pairs).to(module.device)
-        self.show(trainer, "fusions", figures.fusions(module.vae, x, names))
-        if codes.shape[1] == 2:
-            self.show(trainer, "manifold", figures.manifold(module.vae))
-        self.show(trainer, "curves", figures.curves(self.history.rows, list(module.curves)))
+        self.save_and_log(trainer, "reconstructions", figures.reconstructions(module.vae, x))
+        self.save_and_log(trainer, "samples", figures.samples(module.vae))
+        self.save_and_log(trainer, "latents", figures.latents(test_latents, data.images["test"].labels))
+        train_images = data.images["train"]
+        n = len(train_images.pixels)
+        chunks = (data.x("train", slice(i, i + 500)) for i in range(0, min(n, 5000), 500))
+        train_latents = torch.cat([module.vae.q_z(x.to(module.device)).mean for x in chunks])
+        self.save_and_log(trainer, "mixture_samples", figures.mixture_samples(module.vae, train_latents))
+        rows = torch.linspace(0, n - 1, 16).long()
+        names = train_images.names and [train_images.names[i] for i in rows]
+        x = data.x("train", rows).to(module.device)
+        self.save_and_log(trainer, "fusions", figures.fusions(module.vae, x, names))
+        if test_latents.shape[1] == 2:
+            self.save_and_log(trainer, "manifold", figures.manifold(module.vae))
+        self.save_and_log(trainer, "curves", figures.curves(self.history.rows, list(module.curves)))

@@ -1,0 +1,136 @@
+"""resume=FOLDER: a run that was stopped and resumed ends with the numbers of an uninterrupted run."""
+
+import math
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from run_outputs import load_checkpoint, load_weights, same_weights, without_times
+from toy_dataset import WORSE_AT_THE_END
+
+from vae.training.lightning_module import VAEModule
+
+EPOCHS = ["trainer.max_epochs=4"]
+DELAYED_COMPILE = [*EPOCHS, "compile=auto"]
+STEPS = ["trainer.max_epochs=-1", "trainer.max_steps=45", "prior=vampprior", "patience=9"]
+
+
+def stopped_run(other):
+    """The folder of the run that has no summary yet; `other` is the finished one."""
+    (folder,) = {path.parent for path in Path("outputs").rglob("checkpoints")} - {Path(os.path.relpath(other))}
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("limit", "stop_after", "by", "code"),
+    [
+        (EPOCHS, 12, "signal", 130),
+        (EPOCHS, 29, "signal", 130),
+        (EPOCHS, 29, "crash", 1),
+        ([*EPOCHS, "compile=true"], 29, "signal", 130),
+        (DELAYED_COMPILE, 9, "signal", 130),
+        (DELAYED_COMPILE, 12, "signal", 130),
+        (DELAYED_COMPILE, 29, "signal", 130),
+        (STEPS, 12, "signal", 130),
+        (STEPS, 29, "signal", 130),
+        (STEPS, 29, "crash", 1),
+    ],
+)
+def test_a_resumed_run_gives_the_same_weights(stop_after, by, code, limit, cli, runs, monkeypatch):
+    """Ctrl-C saves a checkpoint of the current step; after a crash, there is that of the last epoch, of 12 steps."""
+    monkeypatch.setattr("vae.training.callbacks.acceleration.MIN_STEPS", 36 if "compile=auto" in limit else math.inf)
+    exit_code, out, _ = cli(*limit)
+    assert (exit_code, "compiling" in out) == (0, {"compile=auto", "compile=true"} & set(limit) != set())
+    (uninterrupted,) = runs()
+    train_on_batch = VAEModule.train_on_batch
+
+    def stop(module, x):
+        if module.global_step == stop_after - 1:
+            if by == "crash":
+                sys.exit(1)
+            os.kill(os.getpid(), signal.SIGINT)
+        return train_on_batch(module, x)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(VAEModule, "train_on_batch", stop)
+        assert cli(*limit)[0] == code
+    stopped = stopped_run(uninterrupted)
+    assert not (stopped / "summary.json").exists()
+    step = load_checkpoint(stopped)["global_step"]
+    assert step >= stop_after if by == "signal" else step == 24
+    torch.manual_seed(99)
+    assert cli(f"resume={stopped}/", defaults=())[0] == 0
+    assert same_weights(load_weights(stopped), load_weights(uninterrupted))
+    assert same_weights(load_weights(stopped, "best"), load_weights(uninterrupted, "best"))
+    assert (stopped / "summary.json").read_text() == (uninterrupted / "summary.json").read_text()
+    assert without_times(stopped) == without_times(uninterrupted)
+
+
+def test_a_run_with_one_chunk_per_epoch_stops_between_epochs(cli, runs, monkeypatch):
+    monkeypatch.setattr("datamodules.base.BATCHES_PER_CHUNK", 100)
+    assert cli(*EPOCHS)[0] == 0
+    (uninterrupted,) = runs()
+    train_on_batch = VAEModule.train_on_batch
+
+    def stop(module, x):
+        if module.global_step == 17:
+            os.kill(os.getpid(), signal.SIGINT)
+        return train_on_batch(module, x)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(VAEModule, "train_on_batch", stop)
+        assert cli(*EPOCHS)[0] == 130
+    stopped = stopped_run(uninterrupted)
+    assert load_checkpoint(stopped)["global_step"] == 24
+    assert cli(f"resume={stopped}/", defaults=())[0] == 0
+    assert same_weights(load_weights(stopped), load_weights(uninterrupted))
+    assert without_times(stopped) == without_times(uninterrupted)
+
+
+def test_resume_with_a_folder_that_is_not_a_run_is_a_one_line_error(cli, tmp_path):
+    (tmp_path / "run" / ".hydra").mkdir(parents=True)
+    for needed in (".hydra/config.yaml", "checkpoints/last.ckpt"):
+        code, _, err = cli(f"resume={tmp_path / 'run'}", defaults=())
+        assert (code, err.count("\n")) == (2, 1)
+        assert needed in err
+        (tmp_path / "run" / ".hydra" / "config.yaml").write_text("{}")
+    assert "expected no other key" in cli("resume=run", "seed=1", defaults=())[2]
+
+
+def test_a_new_run_does_not_overwrite_an_old_one(cli, runs):
+    cli("hydra.run.dir=outputs/mine")
+    (folder,) = runs()
+    before = (folder / "metrics.csv").read_text(), (folder / "checkpoints" / "last.ckpt").read_bytes()
+    code, _, err = cli("hydra.run.dir=outputs/mine", "seed=1")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "hydra.run.dir" in err
+    assert before == ((folder / "metrics.csv").read_text(), (folder / "checkpoints" / "last.ckpt").read_bytes())
+
+
+def test_resume_with_a_damaged_checkpoint_is_a_one_line_error(cli, runs):
+    cli()
+    (folder,) = runs()
+    checkpoint = folder / "checkpoints" / "last.ckpt"
+    content = checkpoint.read_bytes()
+    checkpoint.write_bytes(content[: len(content) // 2])
+    (folder / "metrics.csv").unlink()
+    before = {path.relative_to(folder) for path in folder.rglob("*")}
+    code, _, err = cli(f"resume={folder}", defaults=())
+    assert (code, err) == (2, f"resume={folder}: {checkpoint} is damaged\n")
+    assert {path.relative_to(folder) for path in folder.rglob("*")} == before
+
+
+def test_a_run_of_a_sweep_resumes_after_its_folder_was_moved(cli, runs, tmp_path):
+    cli("-m", "seed=0,1", "trainer.max_epochs=5", *WORSE_AT_THE_END)
+    (_, folder) = runs()
+    before = (folder / "summary.json").read_text()
+    moved = tmp_path / "moved" / folder.name
+    moved.parent.mkdir()
+    folder.rename(moved)
+    assert "=" in moved.name
+    assert cli(f"resume={moved}", defaults=())[0] == 0
+    assert (moved / "summary.json").read_text() == before
+    assert not folder.exists()

@@ -1,0 +1,114 @@
+"""The files that a run of train.py writes, and its progress bar."""
+
+import json
+import math
+import re
+import shutil
+import subprocess
+import sys
+from functools import partial
+
+import numpy as np
+import pytest
+from conftest import SHORT
+from PIL import Image
+from run_outputs import ROOT, read_metrics
+
+from vae.training.callbacks import progress
+
+
+def test_a_run_writes_the_expected_files(cli, runs):
+    code, out, _ = cli("latent_dim=2", "trainer.max_epochs=4")
+    assert code == 0
+    (folder,) = runs()
+    files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert files == {
+        *(f".hydra/{name}.yaml" for name in ("config", "hydra", "overrides")),
+        *(f"checkpoints/{name}.ckpt" for name in ("best", "last")),
+        *(
+            f"figures/{name}.png"
+            for name in (
+                "curves",
+                "fusions",
+                "latents",
+                "manifold",
+                "mixture_samples",
+                "reconstructions",
+                "samples",
+                "val_reconstructions",
+            )
+        ),
+        *("metrics.csv", "summary.json", "train.log"),
+    }
+    assert "epoch   4" in (folder / "train.log").read_text()
+    for path in (folder / "figures").iterdir():
+        pixels = np.asarray(Image.open(path))
+        assert min(pixels.shape[:2]) > 100
+        assert pixels.max() - pixels.min() > 50
+    assert "log_px" in out
+
+
+def test_the_progress_bar_shows_the_metrics_and_the_remaining_time(cli, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("vae.training.callbacks.progress.tqdm", partial(progress.tqdm, mininterval=0, ncols=200))
+    _, _, err = cli("trainer.max_epochs=3")
+    last = [line for line in re.split(r"[\r\n]", err) if line.startswith("train") and "elbo=" in line][-1]
+    assert re.search(r"36/36 \[.*<.*, elbo=-\d+\.\d, kl=\d+\.\d, log_likelihood=-\d+\.\d", last)
+    assert re.search(r"test.*1/1", err)
+
+
+def test_the_digits_dataset_needs_no_network(cli, runs, monkeypatch):
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("tried to use the network"))
+    monkeypatch.setenv("PATH", "")
+    code, _, err = cli("dataset=digits", "trainer.max_epochs=8", defaults=(*SHORT, "hidden_size=100", "logger=csv"))
+    assert code == 0, err
+    (folder,) = runs()
+    elbo = [row["val/elbo"] for row in read_metrics(folder) if "val/elbo" in row]
+    assert elbo[-1] > elbo[0] + 10
+    # a uniform guess among 17 levels costs log2 17 = 4.1 bits; the frequencies of the levels cost about 3
+    assert json.loads((folder / "summary.json").read_text())["test/bits_per_dim"] < 3
+    assert len(list((folder / "figures").glob("*.png"))) == 7
+
+
+@pytest.mark.parametrize("likelihood", ["discretized_logistic", "shades"])
+def test_a_folder_of_colour_images_that_are_not_square(likelihood, cli, runs, tmp_path):
+    (tmp_path / "mine").mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(40):
+        Image.fromarray(rng.integers(0, 256, (9, 12, 3)).astype(np.uint8)).save(tmp_path / "mine" / f"{i:02}.png")
+    dataset = ["dataset=folder", f"dataset.path={tmp_path / 'mine'}", "dataset.size=[9,12]", f"likelihood={likelihood}"]
+    small = ["architecture.encoder.channels=[4,6]", "latent_dim=2", "hidden_size=8", "logger=csv"]
+    assert cli(*dataset, *small, defaults=SHORT)[0] == 0
+    (folder,) = runs()
+    assert all(math.isfinite(value) for value in json.loads((folder / "summary.json").read_text()).values())
+    (folder / "summary.json").unlink()
+    assert cli(f"resume={folder}", defaults=())[0] == 0
+    pictures = {path.stem: np.asarray(Image.open(path)) for path in (folder / "figures").glob("*.png")}
+    assert set(pictures) >= {"samples", "reconstructions", "mixture_samples", "fusions", "manifold"}
+    assert pictures["samples"].std(-1).max() > 5  # in colour
+
+
+def test_the_dataset_and_the_prior_of_the_readme_work(tmp_path):
+    for name in ("conf", "vae", "datamodules", "train.py"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, tmp_path / name)
+    text = (ROOT / "README.md").read_text()
+    blocks = re.findall(r"`((?:conf|vae|datamodules)/\w+(?:/\w+)?\.\w+)`[^`]*:\n\n```\w+\n(.*?)```", text, re.DOTALL)
+    assert [path for path, _ in blocks] == [
+        "conf/dataset/stripes.yaml",
+        "datamodules/stripes.py",
+        "conf/prior/laplace.yaml",
+        "vae/laplace.py",
+    ]
+    for path, block in blocks:
+        (tmp_path / path).write_text(block)
+    done = subprocess.run(
+        [sys.executable, "train.py", *SHORT, "dataset=stripes", "prior=laplace", "latent_dim=2", "logger=none"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    (summary,) = tmp_path.rglob("summary.json")
+    assert math.isfinite(json.loads(summary.read_text())["test/log_px"])
