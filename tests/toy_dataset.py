@@ -38,6 +38,9 @@ class WorseAtTheEnd:
         return 1.0 if progress < 0.6 else -1.0
 
 
+WORSE_AT_THE_END = ["optimizer/schedule=constant", "optimizer.schedule._target_=toy_dataset.WorseAtTheEnd"]
+
+
 class KillSecondJob:
     """Schedule that kills the process halfway through its second job, unless the file `killed` exists."""
 
