@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 from vae.errors import UserError
 from vae.export import __main__ as export
-from vae.export import portable
+from vae.export import onnx_modules
 from vae.model.likelihoods import ContinuousBernoulli
 from vae.runs.run_folder import finished
 from vae.training.experiment import build, load, load_trained
@@ -81,7 +81,7 @@ def test_onnx_gives_the_code_that_torch_gives(name, model, tmp_path):
             for parameter in vae.posterior.parameters():
                 parameter.mul_(8)  # so that the mean of a flow is not the flow of a mean
     names = ["mean"] if "iaf" in name or "point" in name else ["mean", "log_var"]
-    export.write_onnx(portable.Encoder(vae, 3), x, ["x", *names], tmp_path / "e.onnx")
+    export.write_onnx(onnx_modules.Encoder(vae, 3), x, ["x", *names], tmp_path / "e.onnx")
     mean, *log_var = outputs(tmp_path / "e.onnx", x=x[:5].numpy())
     assert len(names) == 1 + len(log_var)
     with torch.inference_mode():
@@ -99,7 +99,7 @@ def test_onnx_gives_the_code_that_torch_gives(name, model, tmp_path):
 def test_onnx_gives_the_picture_that_torch_gives(name, model, tmp_path):
     shape, *overrides = DECODERS[name]
     vae, z = model(shape, *overrides), 2 * torch.randn(11, 3)
-    export.write_onnx(portable.Decoder(vae), z, ["z", "picture", "h"], tmp_path / "d.onnx")
+    export.write_onnx(onnx_modules.Decoder(vae), z, ["z", "picture", "h"], tmp_path / "d.onnx")
     picture, h = outputs(tmp_path / "d.onnx", z=z[:1].numpy())
     with torch.inference_mode():
         np.testing.assert_allclose(picture, vae.picture(z[:1]), atol=1e-4)
@@ -177,7 +177,7 @@ def test_a_failed_export_leaves_the_one_of_before(cli, runs, exported, monkeypat
     (folder,) = runs()
     (folder / "export").mkdir()
     (folder / "export/encoder.onnx").write_text("before")
-    monkeypatch.setattr(portable, "Decoder", Off)
+    monkeypatch.setattr(onnx_modules, "Decoder", Off)
     code, out, err = exported(f"run={folder}")
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert "decoder" in err
@@ -197,7 +197,7 @@ def test_a_posterior_without_a_code_is_refused(model):
 
     vae.posterior = Other()
     with pytest.raises(UserError, match="posterior: Other has no code"):
-        portable.Encoder(vae, 3)
+        onnx_modules.Encoder(vae, 3)
 
 
 def test_what_cannot_be_is_one_line_and_exit_code_2(cli, runs, exported, monkeypatch):

@@ -13,7 +13,7 @@ from PIL import Image
 
 from vae.config.command_line import composing
 from vae.generate import __main__ as generate
-from vae.generate import creations
+from vae.generate import pictures
 from vae.training.experiment import build
 
 
@@ -176,7 +176,7 @@ ASKS = {
 }
 
 
-@pytest.mark.parametrize("name", creations.WHAT)
+@pytest.mark.parametrize("name", pictures.WHAT)
 def test_what_takes_nothing_of_a_key_refuses_it_and_the_help_names_all_that_it_takes(name, run_of, cli):
     folder = run_of("run", *COLOUR)
     line = cli("--help")[1].partition(f"\n  {name} ")[2].partition("\n")[0]
@@ -242,7 +242,7 @@ def test_ctrl_c_is_one_line_and_130(run_of, cli, monkeypatch):
         raise KeyboardInterrupt
 
     folder = run_of("run")
-    monkeypatch.setitem(creations.WHAT, "walk", stopped)
+    monkeypatch.setitem(pictures.WHAT, "walk", stopped)
     assert cli("what=[samples,walk]") == (130, "", "stopped; nothing was written\n")
     assert not (folder / "generated").exists()
 
@@ -250,5 +250,5 @@ def test_ctrl_c_is_one_line_and_130(run_of, cli, monkeypatch):
 def test_the_help_names_all_there_is(cli):
     code, out, _ = cli("--help")
     assert code == 0
-    for name in creations.WHAT:
+    for name in pictures.WHAT:
         assert f"\n  {name} " in out

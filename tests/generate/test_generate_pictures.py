@@ -13,7 +13,7 @@ from torch.distributions import Normal
 
 from vae.errors import UserError
 from vae.generate import __main__ as generate
-from vae.generate import creations
+from vae.generate import pictures
 from vae.generate.session import Session
 from vae.model.likelihoods import Bernoulli
 from vae.model.posteriors import DiagonalNormal
@@ -24,10 +24,10 @@ from vae.model.vae import VAE
 @pytest.fixture
 def studio(monkeypatch):
     """A Session of the hand-made model, whose pictures are the rows and frames that they would be drawn of."""
-    monkeypatch.setattr(creations, "sheet", lambda rows: rows)
-    monkeypatch.setattr(creations, "png", lambda picture: picture)
-    monkeypatch.setattr(creations, "moving", lambda frames, *_, **__: frames)
-    monkeypatch.setattr(creations.figures, "grid", lambda x, columns: (x, columns))
+    monkeypatch.setattr(pictures, "sheet", lambda rows: rows)
+    monkeypatch.setattr(pictures, "png", lambda picture: picture)
+    monkeypatch.setattr(pictures, "moving", lambda frames, *_, **__: frames)
+    monkeypatch.setattr(pictures.figures, "grid", lambda x, columns: (x, columns))
     torch.manual_seed(0)
     vae = VAE(nn.Identity(), Halves(), Pixels(), Bernoulli(), StandardNormal(4, SHAPE))
     data = ready(Four)
@@ -52,36 +52,36 @@ def test_the_known_codes_are_the_same_whatever_was_drawn_before(studio, monkeypa
 
 
 def test_samples_are_decoded_draws(studio):
-    shown, columns = creations.samples(studio(n=12, temperature=0.0))["samples.png"]
+    shown, columns = pictures.samples(studio(n=12, temperature=0.0))["samples.png"]
     torch.testing.assert_close(shown, torch.full((12, *SHAPE), 0.5))
     assert columns in (3, 4)
-    shown, columns = creations.samples(studio(temperature=2.0))["samples.png"]
+    shown, columns = pictures.samples(studio(temperature=2.0))["samples.png"]
     assert (shown.shape, columns) == ((100, *SHAPE), 10)
     assert shown.logit().std() == pytest.approx(2, rel=0.15)
     torch.manual_seed(0)
-    shown, _ = creations.samples(studio(n=300, source="mixture"))["mixture_samples.png"]
+    shown, _ = pictures.samples(studio(n=300, source="mixture"))["mixture_samples.png"]
     codes = code(ready(Four).x("train"))
     torch.testing.assert_close(shown.logit().flatten(1).mean(0), codes.mean(0), atol=0.3, rtol=0)
     assert shown.logit().flatten(1)[:, 2:].std() < 0.3  # where the prior has 1
-    shown, _ = creations.samples(studio(n=9, source="mixture", temperature=0.0))["mixture_samples.png"]
+    shown, _ = pictures.samples(studio(n=9, source="mixture", temperature=0.0))["mixture_samples.png"]
     torch.testing.assert_close(shown.flatten(1), codes.mean(0).sigmoid().expand(9, 4))  # of so few, one Gaussian
     first, other = (studio(source="mixture", seed=seed).drawn(9) for seed in (0, 1))
     assert not torch.equal(first, other)
 
 
 def test_each_image_is_left_of_what_the_model_makes_of_it(studio):
-    shown, columns = creations.reconstructions(studio(images=[4, 2, 9]))["reconstructions.png"]
+    shown, columns = pictures.reconstructions(studio(images=[4, 2, 9]))["reconstructions.png"]
     x = ready(Four).x("test")[[4, 2, 9]]
     torch.testing.assert_close(shown[::2], x)
     torch.testing.assert_close(shown[1::2].flatten(1), code(x).sigmoid())
     assert columns == 6
-    shown, _ = creations.reconstructions(studio(n=7))["reconstructions.png"]
+    shown, _ = pictures.reconstructions(studio(n=7))["reconstructions.png"]
     rows = (shown[::2, None] == ready(Four).x("test")).flatten(2).all(2).nonzero()[:, 1]
     assert len({*rows.tolist()}) == 7  # seven of the test images
 
 
 def test_the_middle_of_a_straight_way_is_the_mean_of_two_codes(studio):
-    family, strip = creations.fuse(studio(fuse=[1, 6]))["fused.png"]
+    family, strip = pictures.fuse(studio(fuse=[1, 6]))["fused.png"]
     x = ready(Four).x("test")[[1, 6]]
     a, b = code(x)
     torch.testing.assert_close(family.images[[0, 2]], x)
@@ -92,7 +92,7 @@ def test_the_middle_of_a_straight_way_is_the_mean_of_two_codes(studio):
 
 
 def test_the_middle_of_a_spherical_way_bisects_the_angle(studio):
-    family, _ = creations.fuse(studio(fuse=[1, 6], way="spherical"))["fused.png"]
+    family, _ = pictures.fuse(studio(fuse=[1, 6], way="spherical"))["fused.png"]
     a, b = code(ready(Four).x("test")[[1, 6]])
     middle = a / a.norm() + b / b.norm()
     middle *= (a.norm() + b.norm()) / 2 / middle.norm()
@@ -100,7 +100,7 @@ def test_the_middle_of_a_spherical_way_bisects_the_angle(studio):
 
 
 def test_a_page_of_children_of_training_images(studio):
-    rows = creations.fuse(studio(n=3))["fused_random.png"]
+    rows = pictures.fuse(studio(n=3))["fused_random.png"]
     assert [len(row.images) for row in rows] == [7, 7]  # so that the last stands below the first
     known = ready(Four).x("train")
     for parents in (rows[0].images[:3], rows[0].images[4:], rows[1].images[:3]):
@@ -111,17 +111,17 @@ def test_a_page_of_children_of_training_images(studio):
     assert rows[0].images[3].eq(1).all()
     assert rows[1].images[3:].eq(1).all()
     assert rows[1].captions[3:] == [""] * 4
-    (alone,) = creations.fuse(studio(n=1))["fused_random.png"]
+    (alone,) = pictures.fuse(studio(n=1))["fused_random.png"]
     assert len(alone.images) == len(alone.captions) == 3
 
 
 def test_names_are_fused_too():
-    assert creations.fused_name(["pikachu", "charizard-mega-x"]) == "pikaizard"
-    assert creations.fused_name(["test 3", "test 4"]) == "the middle"
+    assert pictures.fused_name(["pikachu", "charizard-mega-x"]) == "pikaizard"
+    assert pictures.fused_name(["test 3", "test 4"]) == "the middle"
 
 
 def test_interpolation_has_the_images_at_its_ends_and_a_film_goes_there_and_back(studio):
-    made = creations.interpolation(studio(images=[0, 5]))
+    made = pictures.interpolation(studio(images=[0, 5]))
     ((images, captions, *_),) = made["interpolation.png"]
     x = ready(Four).x("test")[[0, 5]]
     torch.testing.assert_close(images[[0, -1]], x)
@@ -150,12 +150,12 @@ def test_how_many_there_are_unless_said_is_what_the_help_says(studio):
     vae = VAE(nn.Identity(), Twelve(), Pixels(), Bernoulli(), StandardNormal(12, SHAPE))
     made = replace(studio(), vae=vae, data=ready(Many))
     found = {
-        "samples": len(creations.samples(made)["samples.png"][0]),
-        "reconstructions": len(creations.reconstructions(made)["reconstructions.png"][0]) // 2,
-        "traversal": len(creations.traversal(made)["traversal.png"]) - 1,
-        "nearest": len(creations.nearest(made)["nearest.png"]),
-        "walk": creations.walk(made)["walk.gif"].shape[1],
-        "fuse": 2 * len(creations.fuse(made)["fused_random.png"]),
+        "samples": len(pictures.samples(made)["samples.png"][0]),
+        "reconstructions": len(pictures.reconstructions(made)["reconstructions.png"][0]) // 2,
+        "traversal": len(pictures.traversal(made)["traversal.png"]) - 1,
+        "nearest": len(pictures.nearest(made)["nearest.png"]),
+        "walk": pictures.walk(made)["walk.gif"].shape[1],
+        "fuse": 2 * len(pictures.fuse(made)["fused_random.png"]),
     }
     said = re.findall(r"^  (\w+) .* n=(\d+)", generate.__doc__, re.MULTILINE)
     assert found == {name: int(n) for name, n in said}
@@ -163,8 +163,8 @@ def test_how_many_there_are_unless_said_is_what_the_help_says(studio):
 
 def test_what_nobody_chose_is_a_training_image(studio):
     known = ready(Four).x("train")
-    (row,) = creations.interpolation(studio())["interpolation.png"]
-    start = creations.traversal(studio())["traversal.png"][0]
+    (row,) = pictures.interpolation(studio())["interpolation.png"]
+    start = pictures.traversal(studio())["traversal.png"][0]
     chosen = {row.captions[0]: row.images[0], row.captions[-1]: row.images[-1], start.captions[0]: start.images[0]}
     for name, image in chosen.items():
         split, number = name.split()
@@ -173,7 +173,7 @@ def test_what_nobody_chose_is_a_training_image(studio):
 
 
 def test_traversal_begins_with_what_carries_most_and_moves_nothing_else(studio):
-    start, *rows = creations.traversal(studio(images=[7]))["traversal.png"]
+    start, *rows = pictures.traversal(studio(images=[7]))["traversal.png"]
     torch.testing.assert_close(start.images, ready(Four).x("test")[[7]])
     assert [row.label.split()[0] for row in rows] == ["z2", "z1", "z3", "z4"]
     mean = code(ready(Four).x("train"))
@@ -191,8 +191,8 @@ def test_traversal_begins_with_what_carries_most_and_moves_nothing_else(studio):
         assert logits[5, d].item() == pytest.approx(mean[:, d].mean().item(), abs=4 * off.item())
         assert (logits[:, d].diff() > 0).all()
     assert rows[-1].captions[0] == "\N{MINUS SIGN}2.5 sd"
-    assert len(creations.traversal(studio(n=2))["traversal.png"]) == 3
-    _, *chosen = creations.traversal(studio(images=[7], dimensions=[4, 2]))["traversal.png"]
+    assert len(pictures.traversal(studio(n=2))["traversal.png"]) == 3
+    _, *chosen = pictures.traversal(studio(images=[7], dimensions=[4, 2]))["traversal.png"]
     assert [row.label for row in chosen] == [rows[3].label, rows[0].label]
     torch.testing.assert_close(chosen[1].images, rows[0].images, atol=0.02, rtol=0.2)  # the spread is drawn
 
@@ -200,13 +200,13 @@ def test_traversal_begins_with_what_carries_most_and_moves_nothing_else(studio):
 def test_what_has_no_kl_of_one_dimension_is_sorted_by_the_variance_of_its_means(studio):
     made = studio(images=[7])
     made.vae.prior = prior_of("mixture")
-    _, *rows = creations.traversal(made)["traversal.png"]
+    _, *rows = pictures.traversal(made)["traversal.png"]
     variance = code(ready(Four).x("train")).var(0)
     assert [row.label for row in rows[:2]] == [f"z{d + 1}   {variance[d]:.2f} variance" for d in (1, 0)]
 
 
 def test_the_nearest_training_images_are_those_of_a_search_by_hand(studio):
-    rows = creations.nearest(studio(n=4))["nearest.png"]
+    rows = pictures.nearest(studio(n=4))["nearest.png"]
     known = ready(Four).x("train")
     assert len(rows) == 4
     for row in rows:
@@ -221,14 +221,14 @@ def test_the_nearest_training_images_are_those_of_a_search_by_hand(studio):
 
 def test_distances_are_root_mean_squares_over_pixels_and_channels():
     rng = torch.manual_seed(0)
-    pictures, pixels = torch.rand(3, 2, 4, 5, generator=rng), torch.randint(256, (7, 2, 4, 5), generator=rng).byte()
-    far = (pictures.numpy()[:, None] - pixels.numpy() / 255) ** 2
-    np.testing.assert_allclose(creations.distances(pictures, pixels), far.mean((2, 3, 4)) ** 0.5, atol=1e-5)
+    shown, pixels = torch.rand(3, 2, 4, 5, generator=rng), torch.randint(256, (7, 2, 4, 5), generator=rng).byte()
+    far = (shown.numpy()[:, None] - pixels.numpy() / 255) ** 2
+    np.testing.assert_allclose(pictures.distances(shown, pixels), far.mean((2, 3, 4)) ** 0.5, atol=1e-5)
 
 
 def test_a_walk_stops_at_drawn_codes(studio):
     torch.manual_seed(3)
-    film = creations.walk(studio(n=6))["walk.gif"]
+    film = pictures.walk(studio(n=6))["walk.gif"]
     torch.manual_seed(3)
     codes = studio().drawn(5 * 6).view(5, 6, 4)
     assert film.shape == (80, 6, *SHAPE)
@@ -237,23 +237,23 @@ def test_a_walk_stops_at_drawn_codes(studio):
 
 def test_a_walk_is_not_of_a_crowd(studio):
     with pytest.raises(UserError, match="n=37: expected 36"):
-        creations.walk(studio(n=37))
+        pictures.walk(studio(n=37))
 
 
 def test_arithmetic_is_of_the_mean_codes_of_labels_or_of_images(studio):
-    ((images, captions, *_),) = creations.arithmetic(studio(arithmetic=[2, 0, 1]))["arithmetic.png"]
+    ((images, captions, *_),) = pictures.arithmetic(studio(arithmetic=[2, 0, 1]))["arithmetic.png"]
     data = ready(Four)
     x, labels = data.x("train"), data.images["train"].labels
     a, b, c = (code(x[labels == kind]).mean(0) for kind in (2, 0, 1))
     torch.testing.assert_close(images.flatten(1), torch.stack([a, b, c, a - b + c]).sigmoid())
     assert captions == ["all of 2", "\N{MINUS SIGN} all of 0", "+ all of 1", "="]
     with pytest.raises(UserError, match=r"arithmetic=5: expected a label of training images, such as \[0, 1, 2\]"):
-        creations.arithmetic(studio(arithmetic=[2, 0, 5]))
+        pictures.arithmetic(studio(arithmetic=[2, 0, 5]))
 
 
 def test_a_manifold_is_of_two_dimensions(studio):
     with pytest.raises(UserError, match=r"what=manifold: expected a run with latent_dim=2, .* here it is 4"):
-        creations.manifold(studio())
+        pictures.manifold(studio())
 
 
 @pytest.mark.parametrize(("name", "by_codes"), [("standard_normal", False), ("mixture", True)])
@@ -261,17 +261,17 @@ def test_a_manifold_is_of_the_prior_where_its_quantiles_are_known(name, by_codes
     made = studio()
     made.vae.prior = prior_of(name)
     made.__dict__["known"] = torch.randn(9, 2)
-    monkeypatch.setattr(creations.figures, "manifold", lambda _, codes: codes)
-    found = creations.manifold(made)["manifold.png"]
+    monkeypatch.setattr(pictures.figures, "manifold", lambda _, codes: codes)
+    found = pictures.manifold(made)["manifold.png"]
     assert found is (made.known if by_codes else None)
 
 
 def test_a_manifold_of_another_prior_goes_through_the_quantiles_of_the_codes(monkeypatch):
-    monkeypatch.setattr(creations, "png", lambda picture: picture)
+    monkeypatch.setattr(pictures, "png", lambda picture: picture)
     seen = []
     vae = VAE(nn.Identity(), Halves(), Pixels(), Bernoulli(), StandardNormal(2, SHAPE))
     monkeypatch.setattr(vae, "picture", lambda z: seen.append(z) or torch.zeros(len(z), *SHAPE))
     codes = torch.stack([torch.linspace(0, 1, 401) ** 2 * 8, torch.linspace(-1, 0, 401)], 1)
-    creations.figures.manifold(vae, 2, codes)
+    pictures.figures.manifold(vae, 2, codes)
     expected = [[0.25**2 * 8, -0.25], [0.75**2 * 8, -0.25], [0.25**2 * 8, -0.75], [0.75**2 * 8, -0.75]]
     torch.testing.assert_close(seen[0], torch.tensor(expected))
