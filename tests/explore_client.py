@@ -5,7 +5,7 @@ import threading
 from contextlib import contextmanager
 
 import torch
-from fakes import ready
+from fakes import load_data
 from torch import nn
 
 from datamodules.base import ImageDataModule, Images
@@ -56,7 +56,7 @@ class Logits(nn.Module):
 
 
 def explorer(kind=Named, bounded=True, by_umap=False):
-    data = ready(kind)
+    data = load_data(kind)
     vae = VAE(nn.Identity(), Linear(), Logits(), Bernoulli(), StandardNormal(3, SHAPE))
     return Explorer("made-by-hand", "named, latent_dim=3", Session(vae, data), bounded, by_umap)
 

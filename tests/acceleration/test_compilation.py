@@ -295,7 +295,7 @@ def test_a_compiler_that_fails_is_one_line(cli, monkeypatch, tmp_path):
 @pytest.mark.parametrize(("how", "expected"), [("true", 2), ("auto", 0)])
 def test_a_part_that_no_list_of_operations_can_hold_is_one_line(how, expected, cli, monkeypatch):
     monkeypatch.setattr("vae.training.callbacks.acceleration.STEPS", 1)
-    code, out, err = cli(f"compile={how}", "objective._target_=fakes.Looks")
+    code, out, err = cli(f"compile={how}", "objective._target_=fakes.ItemELBO")
     assert code == expected
     (line,) = [line for line in (out + err).splitlines() if f"compile={how}" in line]
     assert "data-dependent" in line

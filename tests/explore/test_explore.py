@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from explore_client import NAMES, TO_CODE, TO_LOGIT, Named, explorer, file, picture, served
-from fakes import ready
+from fakes import load_data
 from PIL import Image, ImageDraw
 from torch.distributions import Bernoulli, Independent, Normal
 
@@ -292,14 +292,14 @@ class Colour(Square):
 
 @pytest.mark.parametrize(("kind", "ground"), [(Square, "dark"), (Light, "light"), (Grey, None), (Colour, None)])
 def test_things_are_drawn_on_plain_ground_alone(kind, ground):
-    assert image_input.on_plain_ground(ready(kind)) == ground
+    assert image_input.on_plain_ground(load_data(kind)) == ground
 
 
 @pytest.mark.parametrize("kind", [Square, Light])
 def test_a_drawing_lies_where_a_digit_of_mnist_would(kind):
     drawing = Image.new("L", (280, 280))
     ImageDraw.Draw(drawing).rectangle([10, 20, 29, 99], fill=255)  # 20 wide, 80 high, in a corner
-    found = np.asarray(Image.open(image_input.centred(file(drawing), ready(kind)))).astype(float)
+    found = np.asarray(Image.open(image_input.centred(file(drawing), load_data(kind)))).astype(float)
     found = 255 - found if kind is Light else found
     assert found.shape == (28, 28)
     rows, columns = (np.flatnonzero(found.sum(axis) > 500) for axis in (1, 0))
@@ -314,7 +314,7 @@ def test_nothing_drawn_is_said():
         dots.putpixel(at, 60)
     for drawing in (Image.new("L", (280, 280)), dots):
         with pytest.raises(UserError, match="nothing is drawn yet"):
-            image_input.centred(file(drawing), ready(Square))
+            image_input.centred(file(drawing), load_data(Square))
 
 
 def test_a_drawing_that_cannot_be_read_is_refused(ask):

@@ -174,8 +174,8 @@ def test_a_run_s_codes_map_and_measures(cli, runs, look, monkeypatch):
     groups = probes.clusters(codes["mean"][rows], 8, "kmeans")
     assert found["found"]["codes"]["nmi"] == pytest.approx(probes.agreement(test_labels[rows].numpy(), groups)["nmi"])
     pictures = [np.asarray(Image.open(folder / f"latent/{name}.png")) for name in ("map", "strangest")]
-    plane = figures.plane(q_z.mean)
-    expected = figures.scattered(plane.of(q_z.mean), plane.names, test_labels, "means of q(z|x), test images")
+    plane = figures.fit_projection(q_z.mean)
+    expected = figures.scatter_plot(plane.project(q_z.mean), plane.axis_names, test_labels, "means of q(z|x), test images")
     assert (pictures[0] == expected).mean() > 0.999
     assert pictures[1].std() > 0
     assert [line.strip().split("/")[-1] for line in out.splitlines()[-4:]] == [

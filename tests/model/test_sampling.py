@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from fakes import PRIORS, Halves, code, prior_of
+from fakes import PRIORS, Halves, build_prior, code
 
 from vae.model.sampling import draw, draw_near
 
@@ -25,7 +25,7 @@ def peaks(name, prior):
 @pytest.mark.parametrize("name", PRIORS)
 @torch.inference_mode()
 def test_temperature_0_is_a_peak_of_the_prior_and_1_the_prior(name):
-    prior = prior_of(name)
+    prior = build_prior(name)
     found = draw(prior(Halves()), 500, 0.0)
     known = peaks(name, prior)
     assert torch.cdist(found, known).min(1).values.max() < 1e-3
@@ -44,7 +44,7 @@ def test_temperature_0_is_a_peak_of_the_prior_and_1_the_prior(name):
 @pytest.mark.parametrize("name", ["standard_normal", "mixture", "vampprior", "two_layers"])
 @torch.inference_mode()
 def test_temperature_is_the_spread_about_a_peak(name):
-    prior = prior_of(name)
+    prior = build_prior(name)
     if name == "mixture":
         prior.means.mul_(100)
     if name == "two_layers":

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from vae.errors import UserError
 from vae.explore.image_input import BYTES, centred, on_plain_ground, remarks
-from vae.figures import MANY, plane
-from vae.generate.image_selection import SPLITS, SelectedImages, at, called, of_picture
+from vae.figures import MAX_CLASSES, fit_projection
+from vae.generate.image_selection import SPLITS, SelectedImages, image_name, model_input, read_image_file, select
 from vae.generate.interpolation import spherical
 from vae.generate.session import Session
 from vae.latent.probes import umap_of
@@ -63,12 +63,12 @@ class Explorer:
         self.chance = Lock()  # who has it has the random numbers, which all threads share, to itself
         self.entries = [entry for split in SPLITS for entry in self.entries_of(split)]
         with torch.inference_mode():
-            self.home: list[float] = studio.known.mean(0).tolist()
+            self.home: list[float] = studio.train_codes.mean(0).tolist()
 
     def entries_of(self, split: str) -> list[Entry]:
         images = self.studio.data.images[split]
         labels = [None] * len(images.pixels) if images.labels is None else images.labels.tolist()
-        return [Entry(split, row, called(images, split, row), label) for row, label in enumerate(labels)]
+        return [Entry(split, row, image_name(images, split, row), label) for row, label in enumerate(labels)]
 
     @cached_property
     def by_name(self) -> dict[str, Entry]:
@@ -80,10 +80,10 @@ class Explorer:
         """The map with its points, the dimensions with those that carry most first, and where to begin."""
         studio, shown = self.studio, self.entries[:SHOWN]
         rows = {split: torch.tensor([e.row for e in shown if e.split == split], dtype=torch.long) for split in SPLITS}
-        codes = torch.cat([studio.codes(studio.data.x(split, of)) for split, of in rows.items() if len(of)]).cpu()
-        amount, unit = studio.carried
+        codes = torch.cat([studio.encode(studio.data.x(split, of)) for split, of in rows.items() if len(of)]).cpu()
+        amount, unit = studio.dimension_information
         with self.chance:
-            mean, sd = studio.spread
+            mean, sd = studio.aggregate_posterior_stats
         low, high = numbers(mean - REACH * sd), numbers(mean + REACH * sd)
         kinds = sorted({entry.label for entry in shown if entry.label is not None})
         return {
@@ -97,7 +97,7 @@ class Explorer:
             ],
             **self.map_of(codes),
             "images": [[f"{e.split}/{e.row}", e.title, e.label] for e in shown],
-            "kinds": kinds if len(kinds) <= MANY else [],
+            "kinds": kinds if len(kinds) <= MAX_CLASSES else [],
             "home": self.home,
             "ground": on_plain_ground(studio.data),
             "score": self.score,
@@ -110,21 +110,21 @@ class Explorer:
         if self.by_umap:
             found = {"axes": ["UMAP 1", "UMAP 2"], "points": umap_of(codes.numpy()).tolist()}
             return found | {"plane": None, "codes": numbers(codes)}
-        on = plane(codes)
-        names = [name.replace("$", "").replace("_", "") for name in on.names]
-        found = {"axes": names, "points": numbers(on.of(codes))}
+        on = fit_projection(codes)
+        names = [name.replace("$", "").replace("_", "") for name in on.axis_names]
+        found = {"axes": names, "points": numbers(on.project(codes))}
         return found | {"plane": {"origin": on.origin.tolist(), "axes": on.axes.tolist()}, "codes": None}
 
     @torch.inference_mode()
     def decoded(self, codes: Sequence[Sequence[float]]) -> bytes:
         """The pictures of codes, (N, D)."""
-        return rgba(self.studio.pictures(torch.tensor(codes, device=self.studio.device)))
+        return rgba(self.studio.decode(torch.tensor(codes, device=self.studio.device)))
 
     @torch.inference_mode()
     def drawn(self) -> list[float]:
         """A code of the prior."""
         with self.chance:
-            return self.studio.drawn(1)[0].tolist()
+            return self.studio.sample_codes(1)[0].tolist()
 
     def entry(self, name: str) -> Entry:
         """UserError if there is none."""
@@ -135,7 +135,7 @@ class Explorer:
     def image(self, name: str) -> SelectedImages:
         """The image of a split and row, such as test/3."""
         entry = self.entry(name)
-        return at(self.studio.data, entry.split, torch.tensor([entry.row]))
+        return select(self.studio.data, entry.split, torch.tensor([entry.row]))
 
     def search(self, words: str) -> list[tuple[str, str, int | None]]:
         """Names, titles and labels of images whose title, or label, is what was typed, or begins so, or has it."""
@@ -152,7 +152,7 @@ class Explorer:
     @torch.inference_mode()
     def between(self, first: str, second: str) -> list[list[float]]:
         """Codes on the arc from one image's to the other's."""
-        a, b = self.studio.codes(torch.cat([self.image(first).x, self.image(second).x]))
+        a, b = self.studio.encode(torch.cat([self.image(first).x, self.image(second).x]))
         return spherical(a, b, torch.linspace(0, 1, STEPS, device=a.device)).tolist()
 
     def known(self, name: str) -> dict[str, Any]:
@@ -164,7 +164,8 @@ class Explorer:
         """What the model makes of a picture file, or of a drawing; UserError if it is none."""
         told, data = remarks(content), self.studio.data
         file = centred(content, data) if drawn else io.BytesIO(content)
-        image = of_picture(data, "picture", file, "your drawing" if drawn else "your picture")
+        name = "your drawing" if drawn else "your picture"
+        image = SelectedImages(model_input(data, read_image_file(data, "picture", file, name)), [name])
         return self.seen(image) | {"label": None, "remarks": told}
 
     @torch.inference_mode()
@@ -172,7 +173,7 @@ class Explorer:
         """An image as the model is fed it, its code, and how likely it is."""
         return {
             "title": image.names[0],
-            "z": self.studio.codes(image.x)[0].tolist(),
+            "z": self.studio.encode(image.x)[0].tolist(),
             "pixels": base64.b64encode(rgba(image.x)).decode(),
             "score": self.scores(image.x).item(),
         }

@@ -175,12 +175,12 @@ def latent(folder: Path, given: Arguments) -> list[str]:
         lines.append(f"  strangest, by {what}: {', '.join(named)}")
         pairs = x[order[:SHOWN]].to(next(vae.parameters()).device)
         figures.save(figures.reconstructions(vae, pairs), part / "strangest.png")
-        plane = figures.plane(codes.mean)
-        z, names = plane.of(codes.mean), plane.names
+        plane = figures.fit_projection(codes.mean)
+        z, names = plane.project(codes.mean), plane.axis_names
         if by_umap:
             z, names = torch.from_numpy(probes.umap_of(codes.mean.numpy())), ["UMAP 1", "UMAP 2"]
         title = f"means of q(z|x), {given.split} images"
-        figures.save(figures.scattered(z, names, of_split.labels, title), part / "map.png")
+        figures.save(figures.scatter_plot(z, names, of_split.labels, title), part / "map.png")
         arrays = {"mean": codes.mean, "log_var": codes.log_var, "labels": of_split.labels, "names": of_split.names}
         kept: dict[str, Any] = {name: np.asarray(array) for name, array in arrays.items() if array is not None}
         kept |= {"map": z.numpy(), "anomaly_score": strange.numpy(), "score": score, "split": given.split}
