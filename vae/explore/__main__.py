@@ -20,7 +20,7 @@ from pydantic import BaseModel, Field
 
 from vae.config.command_line import arguments, command
 from vae.errors import UserError
-from vae.latent.probes import umap
+from vae.latent.probes import import_umap
 from vae.runs.run_folder import finished, newest, read
 
 HOME = ("127.0.0.1", "localhost")
@@ -57,7 +57,7 @@ def main(typed: Sequence[str]) -> None:
         raise UserError(f"vae.explore needs {error.name}: pip install -e '.[explore]'") from None
     by_umap = given.map == "umap" and cfg.latent_dim > 2
     if by_umap:
-        umap()  # refused before the work
+        import_umap()  # fail early if it is missing
     with listening(given.host, given.port) as taken:
         import torch
 

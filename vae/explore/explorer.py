@@ -19,7 +19,7 @@ from vae.figures import MAX_CLASSES, fit_projection
 from vae.generate.image_selection import SPLITS, SelectedImages, image_name, model_input, read_image_file, select
 from vae.generate.interpolation import spherical
 from vae.generate.session import Session
-from vae.latent.probes import umap_of
+from vae.latent.probes import umap_projection
 from vae.model.estimator import anomaly_score
 
 SHOWN = 3000  # points on the map, at most
@@ -108,7 +108,7 @@ class Explorer:
     def map_of(self, codes: Tensor) -> dict[str, Any]:
         """The places of codes (N, D), and that by which others have theirs: a plane, or the codes themselves."""
         if self.by_umap:
-            found = {"axes": ["UMAP 1", "UMAP 2"], "points": umap_of(codes.numpy()).tolist()}
+            found = {"axes": ["UMAP 1", "UMAP 2"], "points": umap_projection(codes.numpy()).tolist()}
             return found | {"plane": None, "codes": numbers(codes)}
         on = fit_projection(codes)
         names = [name.replace("$", "").replace("_", "") for name in on.axis_names]
