@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 from torch.distributions import Independent, Normal
@@ -119,3 +120,17 @@ def test_codes_of_one_or_two_dimensions_are_not_projected():
     z = figures.fit_projection(codes[:, :1]).project(codes[:, :1])
     torch.testing.assert_close(z[:, 0], codes[:, 0].double())
     assert (z[:, 1] == 0).all()
+
+
+@pytest.mark.parametrize("n", [10, figures.MAX_CLASSES])
+def test_each_class_has_its_own_colour(n):
+    assert len(set(figures.class_colours(n))) == n
+
+
+def test_points_have_the_colours_of_their_classes():
+    z = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    picture = figures.scatter_plot(z, ["", ""], torch.tensor([3, 5, 9]), "").astype(float)
+    for colour in figures.class_colours(3):
+        rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
+        blended = 0.6 * rgb + 0.4 * 255
+        assert (np.abs(picture - blended).max(-1) < 3).sum() > 100

@@ -17,6 +17,7 @@ from vae.model.vae import VAE
 Picture = NDArray[np.uint8]
 
 MAX_CLASSES = 20  # with more labels than this, colour is a continuous scale
+CONTINUOUS = "viridis"
 CURVE_STYLES = {"train": ("tab:blue", 1), "val": ("tab:orange", 2)}  # colour and line width per split
 
 
@@ -94,6 +95,23 @@ def latents(codes: Tensor, labels: Tensor | None) -> Picture:
     return scatter_plot(projection.project(codes), projection.axis_names, labels, "means of q(z|x), test images")
 
 
+def class_colours(n: int) -> list[str]:
+    """Return different colours for n classes, up to MAX_CLASSES, as hex strings."""
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    palette = colormaps["tab10" if n <= 10 else "tab20"]
+    return [to_hex(palette(i)) for i in range(n)]
+
+
+def continuous_colours(n: int = 64) -> list[str]:
+    """Return n colours of the continuous scale, from the smallest to the largest label, as hex strings."""
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    return [to_hex(colormaps[CONTINUOUS](i / (n - 1))) for i in range(n)]
+
+
 def scatter_plot(z: Tensor, axis_names: Sequence[str], labels: Tensor | None, title: str) -> Picture:
     """Plot points (N, 2) coloured by label: one colour per label, or a continuous scale for many labels."""
     from matplotlib.figure import Figure
@@ -104,12 +122,12 @@ def scatter_plot(z: Tensor, axis_names: Sequence[str], labels: Tensor | None, ti
     size = min(60, max(3, 20_000 / len(z)))
     classes = [] if labels is None else labels.unique().tolist()
     if len(classes) > MAX_CLASSES:
-        scale = axes.scatter(z[:, 0], z[:, 1], s=size, c=labels, alpha=0.6, linewidths=0)
+        scale = axes.scatter(z[:, 0], z[:, 1], s=size, c=labels, cmap=CONTINUOUS, alpha=0.6, linewidths=0)
         figure.colorbar(scale, label="label", fraction=0.04)
     else:
-        for label in classes or [None]:
+        for label, colour in zip(classes or [None], class_colours(max(1, len(classes))), strict=True):
             points = z if label is None else z[labels == label]
-            axes.scatter(points[:, 0], points[:, 1], s=size, alpha=0.6, linewidths=0, label=label)
+            axes.scatter(points[:, 0], points[:, 1], s=size, color=colour, alpha=0.6, linewidths=0, label=label)
     if 0 < len(classes) <= MAX_CLASSES:
         axes.legend(markerscale=(75 / size) ** 0.5, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
