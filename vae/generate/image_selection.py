@@ -59,33 +59,33 @@ def model_input(data: ImageDataModule, pixels: Tensor) -> Tensor:
     return unit(BINARIZE[data.binarize][2](pixels, rng))
 
 
-def resolve_image(data: ImageDataModule, key: str, meant: str | int) -> SelectedImages:
+def resolve_image(data: ImageDataModule, key: str, identifier: str | int) -> SelectedImages:
     """Return the image with this name, the test image with this number, or the image in this file.
 
     Raises UserError if there is none.
     """
     last = len(data.images["test"].pixels) - 1
-    if isinstance(meant, int):
-        if not 0 <= meant <= last:
-            raise UserError(f"{key}={meant}: expected 0 to {last}, the number of a test image")
-        return select(data, "test", torch.tensor([meant]))
-    known: dict[str, tuple[str, int]] = {}
+    if isinstance(identifier, int):
+        if not 0 <= identifier <= last:
+            raise UserError(f"{key}={identifier}: expected 0 to {last}, the number of a test image")
+        return select(data, "test", torch.tensor([identifier]))
+    by_name: dict[str, tuple[str, int]] = {}
     for split in SPLITS:
         for row, name in enumerate(data.images[split].names or ()):
-            known.setdefault(name, (split, row))
-    lower = {name.lower(): name for name in known}
-    if found := known.get(meant) or known.get(lower.get(meant.lower(), "")):
+            by_name.setdefault(name, (split, row))
+    lower = {name.lower(): name for name in by_name}
+    if found := by_name.get(identifier) or by_name.get(lower.get(identifier.lower(), "")):
         return select(data, found[0], torch.tensor([found[1]]))
-    if Path(meant).is_file():
-        pixels = read_image_file(data, key, Path(meant), meant)
-        return SelectedImages(model_input(data, pixels), [Path(meant).stem])
-    close = [lower[name] for name in get_close_matches(meant.lower(), lower, n=3)]
+    if Path(identifier).is_file():
+        pixels = read_image_file(data, key, Path(identifier), identifier)
+        return SelectedImages(model_input(data, pixels), [Path(identifier).stem])
+    close = [lower[name] for name in get_close_matches(identifier.lower(), lower, n=3)]
     guess = f"; did you mean {' or '.join(close)}?" if close else ""
-    named = "the name of an image, " if known else ""
-    raise UserError(f"{key}={meant}: expected {named}the number of a test image, 0 to {last}, or a file{guess}")
+    named = "the name of an image, " if by_name else ""
+    raise UserError(f"{key}={identifier}: expected {named}the number of a test image, 0 to {last}, or a file{guess}")
 
 
-def resolve_images(data: ImageDataModule, key: str, meant: Sequence[str | int]) -> SelectedImages:
+def resolve_images(data: ImageDataModule, key: str, identifiers: Sequence[str | int]) -> SelectedImages:
     """Return several images, in the given order."""
-    found = [resolve_image(data, key, which) for which in meant]
+    found = [resolve_image(data, key, identifier) for identifier in identifiers]
     return SelectedImages(torch.cat([image.x for image in found]), [image.names[0] for image in found])

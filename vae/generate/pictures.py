@@ -180,24 +180,24 @@ def fuse_random(session: Session) -> Files:
     return {"fused_random.png": encode_png(render_rows(rows))}
 
 
-def operand_code(session: Session, meant: str | int) -> tuple[Tensor, str]:
+def operand_code(session: Session, identifier: str | int) -> tuple[Tensor, str]:
     """Return the mean code (D,) of the training images with a label, or else the code of an image, and its caption."""
     labels = session.data.images["train"].labels
-    if labels is None or not isinstance(meant, int):
-        image = resolve_image(session.data, "arithmetic", meant)
+    if labels is None or not isinstance(identifier, int):
+        image = resolve_image(session.data, "arithmetic", identifier)
         return session.encode(image.x)[0], image.names[0]
-    rows = (labels == meant).nonzero()[:MAX_TRAIN_CODES, 0]
+    rows = (labels == identifier).nonzero()[:MAX_TRAIN_CODES, 0]
     if not len(rows):
-        close = sorted(labels.unique().tolist(), key=lambda label: (abs(label - meant), label))[:10]
-        raise UserError(f"arithmetic={meant}: expected a label of the training images, such as {sorted(close)}")
-    return session.encode(session.data.x("train", rows)).mean(0), f"mean of {meant}"
+        close = sorted(labels.unique().tolist(), key=lambda label: (abs(label - identifier), label))[:10]
+        raise UserError(f"arithmetic={identifier}: expected a label of the training images, such as {sorted(close)}")
+    return session.encode(session.data.x("train", rows)).mean(0), f"mean of {identifier}"
 
 
 def arithmetic(session: Session) -> Files:
     """Decode a - b + c: the third code plus the difference between the first and the second."""
     if not session.arithmetic:
         raise UserError("arithmetic: expected three labels or images, such as arithmetic=[8,3,0] for 8 - 3 + 0")
-    (a, b, c), names = zip(*(operand_code(session, meant) for meant in session.arithmetic), strict=True)
+    (a, b, c), names = zip(*(operand_code(session, identifier) for identifier in session.arithmetic), strict=True)
     captions = [f"{sign}{name}" for sign, name in zip(("", "\N{MINUS SIGN} ", "+ "), names, strict=True)]
     pictures = session.decode(torch.stack([a, b, c, a - b + c]))
     return {"arithmetic.png": encode_png(render_rows([Row(pictures, [*captions, "="], side=180)]))}
