@@ -1,4 +1,4 @@
-"""A model and images made by hand, whose codes and pictures are a line of arithmetic, and priors of 4 dimensions."""
+"""A linear model and small datasets with known codes and pictures, and priors of 4 dimensions."""
 
 import torch
 from torch import nn
@@ -14,7 +14,7 @@ NAMES = ["pikachu", "charizard", "Mew", "mewtwo", "raichu", "ditto", "onix", "ab
 
 
 class Named(ImageDataModule):
-    """Images in colour, with names and no labels."""
+    """Colour images with names and without labels."""
 
     def load(self):
         pixels = torch.randint(256, (48, 3, 6, 5), generator=torch.manual_seed(0)).byte()
@@ -22,8 +22,8 @@ class Named(ImageDataModule):
         return self.split_off(Images(pixels[8:], names=names[8:])) | {"test": Images(pixels[:8], names=names[:8])}
 
 
-class Looks(ELBO):
-    """The ELBO, after a look at the number, which an operation on tensors is not."""
+class ItemELBO(ELBO):
+    """The ELBO with a call of .item(), which breaks the compiled graph."""
 
     def __call__(self, terms, weight):
         assert terms.elbo.sum().item() < 0
@@ -31,7 +31,7 @@ class Looks(ELBO):
 
 
 class Halves(nn.Module):
-    """q(z|x) of 4 dimensions: 3 (2 x - 1) of the first two pixels, the first by half; the last two carry nothing."""
+    """q(z|x) of 4 dimensions: 3 (2 x - 1) of the first two pixels, the first halved; the last two equal the prior."""
 
     def forward(self, x):
         mean = 3 * (2 * x.flatten(1)[:, :2] - 1) * torch.tensor([0.5, 1.0])
@@ -39,7 +39,7 @@ class Halves(nn.Module):
 
 
 class Pixels(nn.Module):
-    """p(x|z) of 4 pixels, with the first four dimensions of the code as logits."""
+    """p(x|z) of 4 pixels whose logits are the first four dimensions of z."""
 
     def __init__(self):
         super().__init__()
@@ -50,7 +50,7 @@ class Pixels(nn.Module):
 
 
 class Four(ImageDataModule):
-    """Images of 4 pixels, with labels."""
+    """Images of 4 pixels with labels."""
 
     n, tests = 40, 10
 
@@ -60,24 +60,26 @@ class Four(ImageDataModule):
         return self.split_off(training) | {"test": Images(pixels[: self.tests])}
 
 
-def ready(kind):
-    data = kind("data", 10, 0, 10, 0, "none")
+def load_data(dataset):
+    """Create a dataset without binarization and load its images."""
+    data = dataset("data", 10, 0, 10, 0, "none")
     data.setup()
     return data
 
 
 def code(x):
-    """The means of `Halves`, written out."""
+    """Return the means of `Halves`, computed by hand."""
     x = x.flatten(1)
     zero = torch.zeros(len(x))
     return torch.stack([3 * x[:, 0] - 1.5, 6 * x[:, 1] - 3, zero, zero], 1)
 
 
-def prior_of(name):
+def build_prior(name):
+    """Build a prior of 4 dimensions with random parameters."""
     torch.manual_seed(0)
-    about = {"standard_normal": StandardNormal, "mixture": Mixture, "vampprior": VampPrior, "flow": Flow}
-    given = {"mixture": (3,), "vampprior": (3, 0.5), "flow": (2, 8)}.get(name, ())
-    prior = TwoLayers(4, SHAPE, 2, 8, "tanh") if name == "two_layers" else about[name](4, SHAPE, *given)
+    classes = {"standard_normal": StandardNormal, "mixture": Mixture, "vampprior": VampPrior, "flow": Flow}
+    options = {"mixture": (3,), "vampprior": (3, 0.5), "flow": (2, 8)}.get(name, ())
+    prior = TwoLayers(4, SHAPE, 2, 8, "tanh") if name == "two_layers" else classes[name](4, SHAPE, *options)
     for parameter in prior.parameters():
         if name != "vampprior":
             nn.init.normal_(parameter, std=0.7)

@@ -1,4 +1,4 @@
-"""What the page of vae.explore asks for, over HTTP and without a browser; and the command."""
+"""The HTTP server of vae.explore, without a browser, and the command."""
 
 import http.client
 import io
@@ -13,15 +13,12 @@ import threading
 import numpy as np
 import pytest
 import torch
-from explore_client import NAMES, TO_CODE, TO_LOGIT, Named, explorer, file, picture, served
-from fakes import ready
-from PIL import Image, ImageDraw
+from explore_client import NAMES, TO_CODE, TO_LOGIT, Named, all_means, encode_file, explorer, picture, served
+from PIL import Image
 from torch.distributions import Bernoulli, Independent, Normal
 
 from datamodules.base import Images
-from vae.errors import UserError
 from vae.explore import __main__ as explore
-from vae.explore import uploads
 from vae.generate.interpolation import spherical
 
 
@@ -31,41 +28,41 @@ def address():
         yield address
 
 
-def asking(address):
-    """ask(path, body=None, host=None) -> (status, body), as bytes."""
+def client(address):
+    """Return fetch(path, body=None, host=None), which returns (status, body as bytes)."""
 
-    def ask(path, body=None, host=None):
+    def fetch(path, body=None, host=None):
         connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=20)
         connection.request("GET" if body is None else "POST", path, body, {"Host": host} if host else {})
-        answer = connection.getresponse()
-        return answer.status, answer.read()
+        response = connection.getresponse()
+        return response.status, response.read()
 
-    return ask
+    return fetch
 
 
 @pytest.fixture
-def ask(address):
-    return asking(address)
+def fetch(address):
+    return client(address)
 
 
-def message(answer):
-    status, body = answer
+def message(response):
+    status, body = response
     assert status == 422
     return json.loads(body)["message"]
 
 
-def test_the_dimensions_are_by_what_they_carry(ask):
-    about = json.loads(ask("/about")[1])
-    data = explorer().studio.data
+def test_dimensions_are_sorted_by_kl(fetch):
+    about = json.loads(fetch("/about")[1])
+    data = explorer().session.data
     mean = data.x("train").flatten(1) @ TO_CODE
     sd = (torch.tensor([-1.0, -2.0, -4.0]) / 2).exp()
     kl = torch.distributions.kl_divergence(Normal(mean, sd), Normal(0.0, 1.0)).mean(0)
     assert [row["d"] for row in about["dimensions"]] == kl.argsort(descending=True).tolist()
     for row in about["dimensions"]:
-        assert abs(row["amount"] - kl[row["d"]].item()) < 0.006
+        assert abs(row["information"] - kl[row["d"]].item()) < 0.006
         width = (mean[:, row["d"]].var() + sd[row["d"]] ** 2) ** 0.5
         assert abs((row["high"] - row["low"]) / (7 * width) - 1) < 0.35
-    np.testing.assert_allclose(about["home"], mean.mean(0), atol=1e-5)
+    np.testing.assert_allclose(about["mean_code"], mean.mean(0), atol=1e-5)
 
 
 class Numbered(Named):
@@ -74,24 +71,26 @@ class Numbered(Named):
         return {split: Images(it.pixels, torch.arange(len(it.pixels)), it.names) for split, it in parts}
 
 
-def test_labels_have_names_in_the_legend_where_they_are_few():
-    assert explorer().about["kinds"] == [0, 1, 2]
-    assert explorer(Numbered).about["kinds"] == []
+def test_few_labels_are_classes_with_colours():
+    assert explorer().about["classes"] == [0, 1, 2]
+    assert explorer().about["colours"] == ["#1f77b4", "#ff7f0e", "#2ca02c"]  # tab10, as in latents.png
+    many = explorer(Numbered).about
+    assert many["classes"] == []
+    assert [many["colours"][0], many["colours"][-1]] == ["#440154", "#fde725"]  # viridis, as in latents.png
 
 
-def test_the_map_is_of_the_first_two_principal_components(ask):
-    about = json.loads(ask("/about")[1])
-    data = explorer().studio.data
-    mean = (torch.cat([data.x(split) for split in ("test", "val", "train")]).flatten(1) @ TO_CODE).double().numpy()
+def test_map_shows_the_first_two_principal_components(fetch):
+    about = json.loads(fetch("/about")[1])
+    mean = all_means()
     assert [name for name, _, _ in about["images"]][7:9] == ["test/7", "val/0"]
     _, _, directions = np.linalg.svd(mean - mean.mean(0), full_matrices=False)
     expected = (mean - mean.mean(0)) @ directions[:2].T
     np.testing.assert_allclose(np.abs(about["points"]), np.abs(expected), atol=1e-3)
 
 
-def test_codes_are_decoded_to_the_bytes_of_canvases(ask):
+def test_codes_are_decoded_to_rgba_bytes(fetch):
     codes = [[0.5, -1.0, 2.0], [0.0, 0.25, -0.5]]
-    status, body = ask("/decode", json.dumps({"codes": codes}))
+    status, body = fetch("/decode", json.dumps({"codes": codes}))
     assert status == 200
     found = np.frombuffer(body, np.uint8).reshape(2, 14, 10, 4).astype(float)
     for grey, code in zip(found, codes, strict=True):
@@ -114,74 +113,74 @@ def test_codes_are_decoded_to_the_bytes_of_canvases(ask):
         (b"\xff\xfe", "JSON"),
     ],
 )
-def test_what_are_no_codes_is_refused(ask, body, part):
-    assert part in message(ask("/decode", body))
+def test_invalid_codes_are_an_error(fetch, body, part):
+    assert part in message(fetch("/decode", body))
 
 
-def test_the_way_between_two_images_begins_and_ends_with_their_codes(ask):
-    data = explorer().studio.data
-    codes = np.array(json.loads(ask("/between?first=test/0&second=train/3")[1]))
+def test_interpolation_starts_and_ends_with_the_codes_of_the_images(fetch):
+    data = explorer().session.data
+    codes = np.array(json.loads(fetch("/interpolate?first=test/0&second=train/3")[1]))
     a, b = data.x("test")[0].flatten() @ TO_CODE, data.x("train")[3].flatten() @ TO_CODE
     np.testing.assert_allclose(codes[[0, -1]], torch.stack([a, b]), atol=1e-4)
     np.testing.assert_allclose(codes[25], spherical(a, b, torch.tensor([0.5]))[0], atol=1e-4)
 
 
-def test_images_are_found_by_name_label_and_number(ask):
-    def found(words):
-        return [title for _, title, _ in json.loads(ask(f"/search?q={words}")[1])]
+def test_images_are_found_by_name_label_and_number(fetch):
+    def search(text):
+        return [title for _, title, _ in json.loads(fetch(f"/search?q={text}")[1])]
 
-    assert found("char") == ["charizard", "charmander"]
-    assert found("ZARD") == ["charizard"]
-    assert found("mew")[:2] == ["mew", "mewtwo"]
-    assert len(found("")) == 8
-    assert all(title.startswith("other") for title in found("o")), "not mewtwo, which only has it"
-    assert found("missingno") == []
-    assert found("2")[0] not in NAMES[:2]
-    assert all(label == 2 for _, _, label in json.loads(ask("/search?q=2")[1])[:8])
+    assert search("char") == ["charizard", "charmander"]
+    assert search("ZARD") == ["charizard"]
+    assert search("mew")[:2] == ["mew", "mewtwo"]
+    assert len(search("")) == 8
+    assert all(title.startswith("other") for title in search("o")), "titles that begin with the text come before mewtwo"
+    assert search("missingno") == []
+    assert search("2")[0] not in NAMES[:2]
+    assert all(label == 2 for _, _, label in json.loads(fetch("/search?q=2")[1])[:8])
 
 
-def test_an_image_is_a_png_of_what_the_model_is_fed(ask):
-    status, body = ask("/image/test/3.png")
+def test_image_is_a_png_of_the_model_input(fetch):
+    status, body = fetch("/image/test/3.png")
     assert status == 200
-    seen = np.asarray(Image.open(io.BytesIO(body)).convert("L"))
-    np.testing.assert_array_equal(seen, explorer().studio.data.images["test"].pixels[3, 0])
+    image = np.asarray(Image.open(io.BytesIO(body)).convert("L"))
+    np.testing.assert_array_equal(image, explorer().session.data.images["test"].pixels[3, 0])
 
 
 @pytest.mark.parametrize(
     "path",
     [
-        "/seen/test/8",
-        "/seen/test/-1",
-        "/seen/../../etc/passwd",
-        "/seen/test/0/../../../etc/passwd",
+        "/encode/test/8",
+        "/encode/test/-1",
+        "/encode/../../etc/passwd",
+        "/encode/test/0/../../../etc/passwd",
         "/image/..%2f..%2f..%2fetc/passwd.png",
-        "/between?first=/etc/passwd&second=test/0",
-        "/between",
+        "/interpolate?first=/etc/passwd&second=test/0",
+        "/interpolate",
     ],
 )
-def test_no_image_goes_by_a_path(ask, path):
-    assert "expected one such as test/0" in message(ask(path))
+def test_images_are_not_requested_by_path(fetch, path):
+    assert "expected a split and a row such as test/0" in message(fetch(path))
 
 
 @pytest.mark.parametrize("path", ["/../server.py", "/%2e%2e/server.py", "/..%2fserver.py", "//etc/passwd", "/page.py"])
-def test_no_file_beside_the_page_is_served(ask, path):
-    assert ask(path)[0] == 404
+def test_only_files_of_the_page_are_served(fetch, path):
+    assert fetch(path)[0] == 404
 
 
-def test_the_page_is_this_machine_s_alone(ask):
-    assert ask("/about", host="evil.example")[0] == 400
-    assert ask("/", host="127.0.0.1:1")[0] == 200
+def test_other_hosts_are_rejected(fetch):
+    assert fetch("/about", host="evil.example")[0] == 400
+    assert fetch("/", host="127.0.0.1:1")[0] == 200
 
 
-def test_the_page_is_anybody_s_if_asked_for():
+def test_all_hosts_are_allowed_with_0_0_0_0():
     with served(explorer(), ["0.0.0.0"]) as address:
-        assert asking(address)("/about", host="anybody.example")[0] == 200
+        assert client(address)("/about", host="other.example")[0] == 200
 
 
-def test_log_px_is_that_of_importance_samples(ask):
-    seen = json.loads(ask("/seen/test/1")[1])
-    x = explorer().studio.data.x("test")[1].flatten()
-    np.testing.assert_allclose(seen["z"], x @ TO_CODE, atol=1e-4)
+def test_score_is_log_px_by_importance_sampling(fetch):
+    image = json.loads(fetch("/encode/test/1")[1])
+    x = explorer().session.data.x("test")[1].flatten()
+    np.testing.assert_allclose(image["z"], x @ TO_CODE, atol=1e-4)
     torch.manual_seed(0)
     q = Normal(x @ TO_CODE, (torch.tensor([-1.0, -2.0, -4.0]) / 2).exp())
     z = q.sample([20_000])
@@ -189,150 +188,106 @@ def test_log_px_is_that_of_importance_samples(ask):
     log_w = p.log_prob(x) + Normal(0.0, 1.0).log_prob(z).sum(-1) - q.log_prob(z).sum(-1)
     exact = (log_w.logsumexp(0) - np.log(20_000)).item()
     few = torch.stack([part.logsumexp(0) - np.log(20) for part in log_w.split(20)])
-    assert abs(seen["score"] - few.mean()) < 4 * few.std()
-    assert seen["score"] < exact + 4 * few.std()
-    others = json.loads(ask("/others")[1])
-    assert others == sorted(others)
-    assert len(others) == 8
-    assert min(abs(np.array(others) - seen["score"])) < 4 * few.std()
+    assert abs(image["score"] - few.mean()) < 4 * few.std()
+    assert image["score"] < exact + 4 * few.std()
+    reference = json.loads(fetch("/reference_scores")[1])
+    assert reference == sorted(reference)
+    assert len(reference) == 8
+    assert min(abs(np.array(reference) - image["score"])) < 4 * few.std()
 
 
-def test_a_score_is_the_same_whatever_is_asked_for_meanwhile():
+def test_score_does_not_depend_on_concurrent_requests():
     it = explorer()
-    x = it.studio.data.x("test", slice(1))
+    x = it.session.data.x("test", slice(1))
     undisturbed = it.scores(x)
     drawn = []
-    drawing = threading.Thread(target=lambda: drawn.extend(it.drawn() for _ in range(3)))
+    drawing = threading.Thread(target=lambda: drawn.extend(it.sample_prior() for _ in range(3)))
 
-    def begin(*_):
+    def start_drawing(*_):
         if not drawing.ident:
             drawing.start()
-            drawing.join(0.2)  # long enough for whoever does not have to wait
+            drawing.join(0.2)  # long enough for a thread that does not wait for the lock
 
-    it.studio.vae.encoder.register_forward_hook(begin)
+    it.session.vae.encoder.register_forward_hook(start_drawing)
     assert it.scores(x) == undisturbed
     drawing.join()
     assert len(drawn) == 3
-    assert it.drawn() not in drawn
+    assert it.sample_prior() not in drawn
 
 
-def test_where_nothing_bounds_log_px_images_are_compared_by_their_reconstructions():
+def test_without_a_bound_on_log_px_the_score_is_the_reconstruction_error():
     it = explorer(bounded=False)
-    x = it.studio.data.x("test")[2].flatten()
+    x = it.session.data.x("test")[2].flatten()
     error = (torch.sigmoid(x @ TO_CODE @ TO_LOGIT) - x).square()
-    assert it.known("test/2")["score"] == pytest.approx(-error.sum().item(), rel=1e-4)
+    assert it.dataset_image("test/2")["score"] == pytest.approx(-error.sum().item(), rel=1e-4)
     assert it.about["score"] == "reconstruction"
 
 
-def test_a_picture_is_cut_and_scaled_and_seen(ask):
+def test_uploaded_picture_is_cropped_scaled_and_encoded(fetch):
     pixels = np.random.default_rng(0).integers(0, 256, (14, 10), np.uint8)
-    seen = json.loads(ask("/seen", file(Image.fromarray(pixels)))[1])
-    np.testing.assert_allclose(seen["z"], torch.from_numpy(pixels / 255).float().flatten() @ TO_CODE, atol=1e-4)
-    assert seen["remarks"] == []
+    image = json.loads(fetch("/encode", encode_file(Image.fromarray(pixels)))[1])
+    np.testing.assert_allclose(image["z"], torch.from_numpy(pixels / 255).float().flatten() @ TO_CODE, atol=1e-4)
+    assert image["remarks"] == []
     large = np.kron(pixels, np.ones((30, 30), np.uint8))
-    seen = json.loads(ask("/seen", file(Image.fromarray(large).convert("RGB"), "JPEG", quality=95))[1])
-    assert seen["title"] == "your picture"
+    image = json.loads(fetch("/encode", encode_file(Image.fromarray(large).convert("RGB"), "JPEG", quality=95))[1])
+    assert image["title"] == "your picture"
 
 
 @pytest.mark.parametrize(
     ("content", "part"),
     [
-        (b"", "no picture that can be read"),
-        (b"not a picture", "no picture that can be read"),
-        (file(Image.effect_noise((28, 28), 50))[:200], "expected a picture; image file is truncated"),
-        (file(Image.new("L", (1, 1))), "1 x 1 pixels: expected 4 or more a side"),
-        (file(Image.new("L", (3000, 1))), "3000 x 1 pixels"),
-        (file(Image.new("1", (8_000, 8_000))), "8000 x 8000 pixels: expected 4 or more a side, and at most 50 million"),
-        (file(Image.new("1", (20_000, 20_000))), "far too many pixels"),
-        (bytes(17_000_000), "17.0 MB: expected 16 MB at most"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n%%EndComments\n", "no picture that can be read"),
+        (b"", "cannot be read as an image"),
+        (b"not a picture", "cannot be read as an image"),
+        (encode_file(Image.effect_noise((28, 28), 50))[:200], "expected a picture; image file is truncated"),
+        (encode_file(Image.new("L", (1, 1))), "1 x 1 pixels: expected at least 4 per side"),
+        (encode_file(Image.new("L", (3000, 1))), "3000 x 1 pixels"),
+        (encode_file(Image.new("1", (8_000, 8_000))), "expected at least 4 per side and at most 50 million in total"),
+        (encode_file(Image.new("1", (20_000, 20_000))), "too many pixels"),
+        (bytes(17_000_000), "17.0 MB: expected at most 16 MB"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n%%EndComments\n", "cannot be read as an image"),
     ],
 )
-def test_what_is_no_picture_is_refused_and_the_next_is_seen(ask, content, part):
-    assert part in message(ask("/seen", content))
-    assert ask("/seen", file(Image.new("L", (28, 28))))[0] == 200
+def test_invalid_picture_is_an_error_and_the_next_one_is_encoded(fetch, content, part):
+    assert part in message(fetch("/encode", content))
+    assert fetch("/encode", encode_file(Image.new("L", (28, 28))))[0] == 200
 
 
-def test_a_hundred_megabytes_are_not_kept(ask):
-    assert "100.0 MB: expected 16 MB at most" in message(ask("/seen", bytes(100_000_000)))
+def test_a_body_of_a_hundred_megabytes_is_an_error(fetch):
+    assert "100.0 MB: expected at most 16 MB" in message(fetch("/encode", bytes(100_000_000)))
 
 
-def test_of_what_moves_the_first_frame_is_seen(ask):
-    first, second = (Image.fromarray(np.full((14, 10), level, np.uint8)) for level in (200, 10))
-    seen = json.loads(ask("/seen", file(first, "GIF", save_all=True, append_images=[second]))[1])
-    assert seen["remarks"] == ["it moves: of its 2 frames, this is the first"]
-    np.testing.assert_allclose(seen["z"], 200 / 255 * TO_CODE.sum(0), atol=1e-3)
+def test_dark_on_light_picture_is_inverted_for_a_dataset_on_black(fetch):
+    pixels = np.full((14, 10), 250, np.uint8)
+    pixels[4:9, 4:6] = 20
+    image = json.loads(fetch("/encode", encode_file(Image.fromarray(pixels)))[1])
+    assert image["remarks"] == ["inverted, because the images of this dataset have a dark background"]
+    np.testing.assert_allclose(image["z"], torch.tensor((255 - pixels) / 255.0).float().flatten() @ TO_CODE, atol=1e-4)
 
 
-class Square(Named):
-    """As MNIST: 28 x 28; on white if `light`."""
-
-    light = False
-
-    def load(self):
-        pixels = torch.zeros(60, 1, 28, 28, dtype=torch.uint8)
-        pixels[:, :, 6:20, 6:20] = 200
-        pixels = 255 - pixels if self.light else pixels
-        return self.split_off(Images(pixels)) | {"test": Images(pixels[:8])}
+def test_first_frame_of_an_animation_is_encoded(fetch):
+    first, second = (Image.fromarray(np.full((14, 10), level, np.uint8)) for level in (100, 10))
+    image = json.loads(fetch("/encode", encode_file(first, "GIF", save_all=True, append_images=[second]))[1])
+    assert image["remarks"] == ["animated image: the first of 2 frames is used"]
+    np.testing.assert_allclose(image["z"], 100 / 255 * TO_CODE.sum(0), atol=1e-3)
 
 
-class Light(Square):
-    light = True
-
-
-class Grey(Square):
-    def load(self):
-        return {split: Images(images.pixels // 2 + 60) for split, images in super().load().items()}
-
-
-class Colour(Square):
-    def load(self):
-        return {split: Images(images.pixels.expand(-1, 3, -1, -1)) for split, images in super().load().items()}
-
-
-@pytest.mark.parametrize(("kind", "ground"), [(Square, "dark"), (Light, "light"), (Grey, None), (Colour, None)])
-def test_things_are_drawn_on_plain_ground_alone(kind, ground):
-    assert uploads.on_plain_ground(ready(kind)) == ground
-
-
-@pytest.mark.parametrize("kind", [Square, Light])
-def test_a_drawing_lies_where_a_digit_of_mnist_would(kind):
-    drawing = Image.new("L", (280, 280))
-    ImageDraw.Draw(drawing).rectangle([10, 20, 29, 99], fill=255)  # 20 wide, 80 high, in a corner
-    found = np.asarray(Image.open(uploads.centred(file(drawing), ready(kind)))).astype(float)
-    found = 255 - found if kind is Light else found
-    assert found.shape == (28, 28)
-    rows, columns = (np.flatnonzero(found.sum(axis) > 500) for axis in (1, 0))
-    assert (len(rows), len(columns)) == (20, 5)
-    assert abs(np.average(np.arange(28) + 0.5, weights=found.sum(1)) - 14) <= 0.5
-    assert abs(np.average(np.arange(28) + 0.5, weights=found.sum(0)) - 14) <= 0.5
-
-
-def test_nothing_drawn_is_said():
-    dots = Image.new("L", (2000, 2000))
-    for at in [(0, 0), (1999, 1999)]:
-        dots.putpixel(at, 60)
-    for drawing in (Image.new("L", (280, 280)), dots):
-        with pytest.raises(UserError, match="nothing is drawn yet"):
-            uploads.centred(file(drawing), ready(Square))
-
-
-def test_a_drawing_that_cannot_be_read_is_refused(ask):
-    for content in (file(Image.effect_noise((28, 28), 50))[:200], file(Image.new("LAB", (20, 20)), "TIFF")):
-        assert "no picture that can be read" in message(ask("/seen?drawn", content))
+def test_unreadable_drawing_is_an_error(fetch):
+    truncated = encode_file(Image.effect_noise((28, 28), 50))[:200]
+    for content in (truncated, encode_file(Image.new("LAB", (20, 20)), "TIFF")):
+        assert "cannot be read as an image" in message(fetch("/encode?drawn", content))
 
 
 @pytest.fixture
-def command(module_cli):
+def run_command(module_cli):
     return module_cli(explore)
 
 
-def test_bad_arguments_are_one_line(command, cli):
+def test_invalid_arguments_are_one_line(run_command, cli):
     assert cli("trainer.max_epochs=1")[0] == 0
     with socket.create_server(("127.0.0.1", 0)) as taken:
         for argument, part in {
             "run=nowhere": "run=nowhere: expected the folder of a finished run",
-            "port=70000": "port=70000: expected a whole number, 0 (any that is free) to 65535",
+            "port=70000": "port=70000: expected a whole number, 0 (any free port) to 65535",
             "prot=1": "did you mean port?",
             "map=tsne": "map=tsne: expected 'pca' or 'umap'",
             "browser=maybe": "browser=maybe: expected true or false",
@@ -340,32 +295,32 @@ def test_bad_arguments_are_one_line(command, cli):
             "host=192.0.2.1": "host=192.0.2.1 port=8765: ",
             "host=no.such.host.invalid": "host=no.such.host.invalid port=8765: ",
         }.items():
-            code, out, err = command("browser=false", argument)
+            code, out, err = run_command("browser=false", argument)
             assert (code, out) == (2, "")
             assert part in err
             assert err.count("\n") == 1
 
 
-def test_the_page_of_a_run_until_ctrl_c(cli, runs):
+def test_command_serves_the_page_until_ctrl_c(cli, runs):
     assert cli("trainer.max_epochs=1")[0] == 0
     line = [sys.executable, "-m", "vae.explore", f"run={runs()[0]}", "browser=false", "port=0"]
-    found = {"PYTHONPATH": os.pathsep.join(sys.path)}
+    path = {"PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen(
-        line, env=os.environ | found, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        line, env=os.environ | path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
-        late = threading.Timer(120, process.kill)
-        late.daemon = True  # nor does it hold up whoever runs the tests
-        late.start()
+        deadline = threading.Timer(120, process.kill)
+        deadline.daemon = True
+        deadline.start()
         address = process.stdout.readline().split()[0]
-        ask = asking(address)
+        fetch = client(address)
         slow = socket.create_connection(address.removeprefix("http://").split(":"))
-        slow.sendall(b"POST /seen HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nand")
-        about = json.loads(ask("/about", host="localhost")[1])  # by when the slow one is heard too
+        slow.sendall(b"POST /encode HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nand")
+        about = json.loads(fetch("/about", host="localhost")[1])  # the slow request has arrived by now
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
-        assert process.stderr.read() == "encoding images ...\nended\n"
+        assert process.stderr.read() == "encoding images ...\nstopped\n"
         slow.close()
-        late.cancel()
+        deadline.cancel()
     assert about["title"].endswith("latent_dim=3")
     assert len(about["dimensions"]) == 3
     assert about["score"] == "log_px"

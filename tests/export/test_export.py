@@ -1,4 +1,4 @@
-"""python -m vae.export: ONNX against torch, and an export against what can be read of it without torch."""
+"""python -m vae.export: ONNX compared with torch, and the use of an export without torch."""
 
 import json
 import subprocess
@@ -12,10 +12,10 @@ from safetensors.numpy import load_file
 
 from vae.errors import UserError
 from vae.export import __main__ as export
-from vae.export import portable
+from vae.export import onnx_modules
 from vae.model.likelihoods import ContinuousBernoulli
 from vae.runs.run_folder import read_finished_run
-from vae.training.experiment import build, load, load_trained
+from vae.training.experiment import build, load_dataset, load_trained
 
 SMALL = ["latent_dim=3", "hidden_size=8"]
 ENCODERS = {
@@ -37,12 +37,12 @@ DECODERS = {
 
 @pytest.fixture
 def model():
-    """The model of these overrides for images of a shape, with other weights than before training."""
+    """make(shape, *overrides) builds a model for images of a shape, with weights away from the initial ones."""
     from hydra import compose
 
     from vae.config.command_line import initialize_conf
 
-    def made(shape, *overrides):
+    def make(shape, *overrides):
         with initialize_conf():
             cfg = compose("config", [*SMALL, *overrides])
         torch.manual_seed(0)
@@ -52,36 +52,36 @@ def model():
                 parameter.add_(0.03 * torch.randn_like(parameter))
         return vae
 
-    return made
+    return make
 
 
 @pytest.fixture
-def exported(module_cli):
-    return module_cli(export)
+def run_export(command_of):
+    return command_of(export)
 
 
 def outputs(file, **inputs):
     return onnxruntime.InferenceSession(file).run(None, inputs)
 
 
-class Surer(torch.nn.Module):
-    """What an encoder says of 3 dimensions, (B, 6 and more), with log-variances that are 2 less."""
+class SmallerVariance(torch.nn.Module):
+    """Subtract 2 from the log-variances of 3 dimensions in the output of an encoder, (B, 6 or more)."""
 
     def forward(self, h):
         return h - 2 * torch.eye(h.shape[-1])[3:6].sum(0)
 
 
 @pytest.mark.parametrize("name", ENCODERS)
-def test_onnx_gives_the_code_that_torch_gives(name, model, tmp_path):
+def test_onnx_encoder_equals_torch(name, model, tmp_path):
     shape, *overrides = ENCODERS[name]
     vae, x = model(shape, *overrides), torch.rand(11, *shape)
     if "iaf" in name:
-        vae.encoder = torch.nn.Sequential(vae.encoder, Surer())
+        vae.encoder = torch.nn.Sequential(vae.encoder, SmallerVariance())
         with torch.no_grad():
             for parameter in vae.posterior.parameters():
-                parameter.mul_(8)  # so that the mean of a flow is not the flow of a mean
+                parameter.mul_(8)  # a strong flow: its mean is not the flow of the mean
     names = ["mean"] if "iaf" in name or "point" in name else ["mean", "log_var"]
-    export.write_onnx(portable.Encoder(vae, 3), x, ["x", *names], tmp_path / "e.onnx")
+    export.write_onnx(onnx_modules.Encoder(vae, 3), x, ["x", *names], tmp_path / "e.onnx")
     mean, *log_var = outputs(tmp_path / "e.onnx", x=x[:5].numpy())
     assert len(names) == 1 + len(log_var)
     with torch.inference_mode():
@@ -90,16 +90,16 @@ def test_onnx_gives_the_code_that_torch_gives(name, model, tmp_path):
             np.testing.assert_allclose(mean, q_z.mean, atol=1e-4, rtol=1e-4)
         if log_var:
             np.testing.assert_allclose(log_var[0], q_z.variance.log(), atol=1e-4, rtol=1e-4)
-        if "iaf" in name:  # of 256 samples
+        if "iaf" in name:  # estimated from 256 samples
             samples = q_z.sample((40_000,))
             np.testing.assert_array_less((torch.tensor(mean) - samples.mean(0)).abs(), samples.std(0) / 8)
 
 
 @pytest.mark.parametrize("name", DECODERS)
-def test_onnx_gives_the_picture_that_torch_gives(name, model, tmp_path):
+def test_onnx_decoder_equals_torch(name, model, tmp_path):
     shape, *overrides = DECODERS[name]
     vae, z = model(shape, *overrides), 2 * torch.randn(11, 3)
-    export.write_onnx(portable.Decoder(vae), z, ["z", "picture", "h"], tmp_path / "d.onnx")
+    export.write_onnx(onnx_modules.Decoder(vae), z, ["z", "picture", "h"], tmp_path / "d.onnx")
     picture, h = outputs(tmp_path / "d.onnx", z=z[:1].numpy())
     with torch.inference_mode():
         np.testing.assert_allclose(picture, vae.decode(z[:1]), atol=1e-4)
@@ -107,7 +107,7 @@ def test_onnx_gives_the_picture_that_torch_gives(name, model, tmp_path):
     assert picture.shape == (1, *shape)
 
 
-def test_the_mean_of_a_continuous_bernoulli_is_right_to_a_millionth():
+def test_mean_of_the_continuous_bernoulli():
     h = torch.linspace(-1, 1, 20_000)
     exact = 1 / (1 - torch.exp(-h.double())) - 1 / h.double()  # (Loaiza-Ganem & Cunningham 2019)
     np.testing.assert_allclose(ContinuousBernoulli()(h.view(1, 1, 1, -1)).mean.flatten(), exact, atol=1e-5)
@@ -118,23 +118,23 @@ import json, sys
 import numpy as np, onnxruntime
 from safetensors.numpy import load_file
 
-about = json.load(open("export/export.json"))
-decoder = onnxruntime.InferenceSession("export/" + about["decoder"]["file"])
-(z,) = about["decoder"]["inputs"]
-picture, h = decoder.run(list(about["decoder"]["outputs"]), {z: np.eye(about["latent_dim"], dtype=np.float32)})
-assert load_file("export/" + about["weights"])
+export = json.load(open("export/export.json"))
+decoder = onnxruntime.InferenceSession("export/" + export["decoder"]["file"])
+(z,) = export["decoder"]["inputs"]
+picture, h = decoder.run(list(export["decoder"]["outputs"]), {z: np.eye(export["latent_dim"], dtype=np.float32)})
+assert load_file("export/" + export["weights"])
 assert not {"torch", "pytorch_lightning", "hydra", "vae"} & set(sys.modules)
 np.save("picture.npy", picture)
 """
 
 
-def test_an_export_is_used_without_torch(cli, runs, exported):
+def test_export_is_usable_without_torch(cli, runs, run_export):
     cli()
     (folder,) = runs()
-    code, out, err = exported()  # the newest, and the only one
+    code, out, err = run_export()  # the newest run is the only one
     assert (code, err, out.count("\n")) == (0, "", 4)
     run = read_finished_run(folder)
-    data = load(run.config)
+    data = load_dataset(run.config)
     vae = load_trained(run.config, data.shape, folder).vae
     done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -147,17 +147,17 @@ def test_an_export_is_used_without_torch(cli, runs, exported):
     assert weights.keys() == vae.state_dict().keys()
     for name, value in vae.state_dict().items():
         np.testing.assert_array_equal(weights[name], value)
-    about = json.loads((folder / "export/export.json").read_text())
-    assert about["shape"] == list(data.shape)
-    assert about["latent_dim"] == 3
-    assert (about["likelihood"], about["posterior"]) == ("bernoulli", "diagonal_gaussian")
-    assert about["test"] == run.summary
-    assert about["encoder"]["largest_difference_from_torch"] < 1e-4
+    description = json.loads((folder / "export/export.json").read_text())
+    assert description["shape"] == list(data.shape)
+    assert description["latent_dim"] == 3
+    assert (description["likelihood"], description["posterior"]) == ("bernoulli", "diagonal_gaussian")
+    assert description["test"] == run.summary
+    assert description["encoder"]["largest_difference_from_torch"] < 1e-4
     assert sorted(path.name for path in folder.iterdir() if path.name.startswith("export")) == ["export"]
 
 
-class Off(torch.nn.Module):
-    """One thing while it is traced, and another afterwards."""
+class UnstableModule(torch.nn.Module):
+    """A module that computes something else after it was traced."""
 
     def __init__(self, *_):
         super().__init__()
@@ -167,18 +167,18 @@ class Off(torch.nn.Module):
         return (x + 0.001 * (not torch.compiler.is_exporting()),)
 
 
-def test_what_differs_from_torch_is_refused(tmp_path):
+def test_difference_from_torch_is_an_error(tmp_path):
     with pytest.raises(UserError, match=r"ONNX and torch differ by 0.001"):
-        export.write_onnx(Off(), torch.zeros(4, 2), ["x", "y"], tmp_path / "off")
+        export.write_onnx(UnstableModule(), torch.zeros(4, 2), ["x", "y"], tmp_path / "unstable")
 
 
-def test_a_failed_export_leaves_the_one_of_before(cli, runs, exported, monkeypatch):
+def test_failed_export_keeps_the_previous_one(cli, runs, run_export, monkeypatch):
     cli("trainer.max_epochs=1")
     (folder,) = runs()
     (folder / "export").mkdir()
     (folder / "export/encoder.onnx").write_text("before")
-    monkeypatch.setattr(portable, "Decoder", Off)
-    code, out, err = exported(f"run={folder}")
+    monkeypatch.setattr(onnx_modules, "Decoder", UnstableModule)
+    code, out, err = run_export(f"run={folder}")
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert "decoder" in err
     assert [path.name for path in (folder / "export").iterdir()] == ["encoder.onnx"]
@@ -186,7 +186,7 @@ def test_a_failed_export_leaves_the_one_of_before(cli, runs, exported, monkeypat
     assert not list(folder.glob("*.part"))
 
 
-def test_a_posterior_without_a_code_is_refused(model):
+def test_posterior_without_a_mean_is_an_error(model):
     vae = model((1, 6, 5))
 
     class Other(torch.nn.Module):
@@ -196,23 +196,23 @@ def test_a_posterior_without_a_code_is_refused(model):
             return torch.distributions.Independent(torch.distributions.Normal(h, 1.0), 1)
 
     vae.posterior = Other()
-    with pytest.raises(UserError, match="posterior: Other has no code"):
-        portable.Encoder(vae, 3)
+    with pytest.raises(UserError, match="posterior: Other cannot be exported"):
+        onnx_modules.Encoder(vae, 3)
 
 
-def test_what_cannot_be_is_one_line_and_exit_code_2(cli, runs, exported, monkeypatch):
-    def refused(*arguments):
-        code, out, err = exported(*arguments)
+def test_user_error_is_one_line_and_exit_code_2(cli, runs, run_export, monkeypatch):
+    def error_of(*arguments):
+        code, out, err = run_export(*arguments)
         assert (code, out, err.count("\n")) == (2, "", 1)
         return err
 
     cli("trainer.max_epochs=1")
     (folder,) = runs()
-    assert "no such key; did you mean run?" in refused(f"runs={folder}")
-    assert "run=nowhere" in refused("run=nowhere")
+    assert "no such key; did you mean run?" in error_of(f"runs={folder}")
+    assert "run=nowhere" in error_of("run=nowhere")
     with monkeypatch.context() as patched:
         patched.setitem(sys.modules, "onnxscript", None)
-        assert "vae.export needs onnxscript: pip install -e '.[export]'" in refused(f"run={folder}")
+        assert "vae.export needs onnxscript: pip install -e '.[export]'" in error_of(f"run={folder}")
     (folder / "checkpoints/best.ckpt").unlink()
-    assert "best.ckpt" in refused(f"run={folder}")
-    assert "none in outputs/" in refused()
+    assert "best.ckpt" in error_of(f"run={folder}")
+    assert "none in outputs/" in error_of()

@@ -1,4 +1,4 @@
-"""python -m vae.generate: what it writes, and what it refuses."""
+"""python -m vae.generate: the files it writes and its error messages."""
 
 import io
 from pathlib import Path
@@ -13,13 +13,13 @@ from PIL import Image
 
 from vae.config.command_line import initialize_conf
 from vae.generate import __main__ as generate
-from vae.generate import creations
+from vae.generate import pictures
 from vae.training.experiment import build
 
 
 @pytest.fixture
-def run_of(tmp_path, monkeypatch):
-    """run_of(name, *overrides): the folder of a run that finished with the weights it began with."""
+def make_run(tmp_path, monkeypatch):
+    """make(name, *overrides) writes the folder of a finished run with the initial weights of its model."""
     monkeypatch.chdir(tmp_path)
 
     def make(name, *overrides):
@@ -49,7 +49,7 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in (folder / "generated").iterdir()}
 
 
-EVERY = {
+ALL_FILES = {
     *("samples.png", "reconstructions.png", "interpolation.png", "interpolation.gif", "traversal.png"),
     *("manifold.png", "nearest.png", "walk.gif", "fused_random.png"),
 }
@@ -57,7 +57,7 @@ COLOUR = ["dataset._target_=fakes.Named", "dataset.val_size=8", "dataset.binariz
 
 
 @pytest.mark.parametrize(
-    "about",
+    "overrides",
     [
         *([f"prior={prior}", "latent_dim=2"] for prior in PRIORS),
         ["posterior=iaf"],
@@ -67,43 +67,43 @@ COLOUR = ["dataset._target_=fakes.Named", "dataset.val_size=8", "dataset.binariz
     ],
     ids=" ".join,
 )
-def test_everything_that_fits_is_made_and_the_same_seed_makes_it_again(about, run_of, cli):
-    folder = run_of("run", *about)
+def test_default_makes_all_that_applies_and_the_seed_reproduces_it(overrides, make_run, cli):
+    folder = make_run("run", *overrides)
     code, out, err = cli(f"run={folder}", "seed=3", "n=5")
     assert code == 0, err
-    fit = EVERY if "latent_dim=2" in about else EVERY - {"manifold.png"}
-    assert {Path(line).name for line in out.split()} == fit
+    expected = ALL_FILES if "latent_dim=2" in overrides else ALL_FILES - {"manifold.png"}
+    assert {Path(line).name for line in out.split()} == expected
     assert all(Path(line).is_file() for line in out.split())
-    assert ("left out what=manifold: expected a run with latent_dim=2" in err) == (fit != EVERY)
+    assert ("skipped what=manifold: expected a run with latent_dim=2" in err) == (expected != ALL_FILES)
     first = contents(folder)
-    assert set(first) == fit
+    assert set(first) == expected
     for content in first.values():
         Image.open(io.BytesIO(content)).load()
-    alone = "walk.gif", "nearest.png", "traversal.png"
+    subset = "walk.gif", "nearest.png", "traversal.png"
     assert cli(f"run={folder}", "seed=3", "n=5", "what=[walk,nearest,traversal]")[0] == 0
     again = contents(folder)
-    assert all(first[name] == again[name] for name in alone)
+    assert all(first[name] == again[name] for name in subset)
     assert cli(f"run={folder}", "seed=4", "n=5", "what=[walk,nearest]")[0] == 0
     other = contents(folder)
     assert first["nearest.png"] != other["nearest.png"]
-    assert first["reconstructions.png"] == other["reconstructions.png"]  # what nobody asked for is left alone
+    assert first["reconstructions.png"] == other["reconstructions.png"]  # files that were not requested stay
 
 
-def test_by_default_it_is_the_run_that_finished_last(run_of, cli):
+def test_default_run_is_the_newest_finished_run(make_run, cli):
     code, out, err = cli("what=samples")
     assert (code, out, err) == (2, "", "run: expected the folder of a finished run; there is none in outputs/\n")
     for name in ("b/one", "a/two"):
-        run_of(name)
+        make_run(name)
     Path("outputs", "z").mkdir()
-    Path("outputs", "z", "summary.json").write_text("{}")  # a run whose weights were thrown away
+    Path("outputs", "z", "summary.json").write_text("{}")  # a run without weights
     code, out, _ = cli("what=samples")
     assert (code, out) == (0, "outputs/a/two/generated/samples.png\n")
     (Path("outputs") / "a" / "two" / "summary.json").unlink()
     assert cli("what=samples")[1] == "outputs/b/one/generated/samples.png\n"
 
 
-def test_what_is_given_says_what_is_wanted(run_of, cli):
-    run_of("run", *COLOUR)
+def test_keys_imply_what(make_run, cli):
+    make_run("run", *COLOUR)
     assert cli("fuse=[pikachu,charizard]")[1] == "outputs/run/generated/fused.png\n"
     assert cli("fuse=random", "n=2")[1] == "outputs/run/generated/fused_random.png\n"
     assert cli("arithmetic=[mewtwo,mew,3]")[1] == "outputs/run/generated/arithmetic.png\n"
@@ -112,7 +112,7 @@ def test_what_is_given_says_what_is_wanted(run_of, cli):
     assert cli("images=[ditto,0,mew]")[1] == "outputs/run/generated/reconstructions.png\n"
     both = cli("images=[ditto]", "fuse=[mew,ditto]")[1]
     assert both == "outputs/run/generated/fused.png\noutputs/run/generated/reconstructions.png\n"
-    assert cli("from=mixture", "what=samples", "n=3")[1] == "outputs/run/generated/mixture_samples.png\n"
+    assert cli("source=mixture", "what=samples", "n=3")[1] == "outputs/run/generated/mixture_samples.png\n"
 
 
 USER_ERRORS = {
@@ -130,10 +130,11 @@ USER_ERRORS = {
     "temperature=-1": ["temperature=-1", "0 to 10"],
     "temperature=.nan": ["temperature=nan", "0 to 10"],
     "temperature=warm": ["temperature=warm", "0 to 10"],
-    "from=mixtures": ["from=mixtures", "'prior' or 'mixture'"],
-    "source=prior": ["source: no such key"],
-    "form=prior": ["form: no such key", "did you mean from?"],
-    "way=sphere": ["way=sphere", "'linear' or 'spherical'"],
+    "source=mixtures": ["source=mixtures", "'prior' or 'mixture'", "did you mean mixture?"],
+    "sorce=prior": ["sorce: no such key", "did you mean source?"],
+    "from=mixture": ["from: no such key; did you mean source?"],
+    "interpolation=sphere": ["interpolation=sphere", "'linear' or 'spherical'"],
+    "way=linear": ["way: no such key; did you mean interpolation?"],
     "seed=-1": ["seed=-1", "0 or more"],
     "seed=4294967296": ["seed=4294967296", "below 2^32"],
     "images=[]": ["images=[]", "a list"],
@@ -153,15 +154,15 @@ USER_ERRORS = {
     "arithmetic=[1,2,mewtow]": ["arithmetic=mewtow", "did you mean mewtwo"],
     "dimensions=[0]": ["dimensions", "1 or more"],
     "dimensions=[]": ["dimensions=[]", "a list"],
-    "dimensions=[4]": ["dimensions=4", "expected 1 to 3; those that carry most are "],
+    "dimensions=[4]": ["dimensions=4", "expected 1 to 3; the most informative are "],
     "run=nowhere": ["run=nowhere", "finished run", "summary.json"],
     "samples": ["samples", "key=value"],
 }
 
 
 @pytest.mark.parametrize("argument", USER_ERRORS)
-def test_what_cannot_be_is_one_line_and_nothing_is_written(argument, run_of, cli):
-    folder = run_of("run", *COLOUR)
+def test_user_error_is_one_line_and_writes_nothing(argument, make_run, cli):
+    folder = make_run("run", *COLOUR)
     Path("bad.png").write_text("no picture")
     code, out, err = cli(*argument.split())
     assert (code, out, err.count("\n")) == (2, "", 1), err
@@ -170,67 +171,67 @@ def test_what_cannot_be_is_one_line_and_nothing_is_written(argument, run_of, cli
     assert not (folder / "generated").exists()
 
 
-ASKS = {
-    **{"n": "n=3", "temperature": "temperature=0.5", "from": "from=mixture", "way": "way=linear"},
+EXAMPLES = {
+    **{"n": "n=3", "temperature": "temperature=0.5", "source": "source=mixture"},
     **{"images": "images=[0]", "fuse": "fuse=[0,1]", "arithmetic": "arithmetic=[0,1,2]"},
-    **{"dimensions": "dimensions=[1]"},
+    **{"dimensions": "dimensions=[1]", "interpolation": "interpolation=linear"},
 }
 
 
-@pytest.mark.parametrize("name", creations.WHAT)
-def test_what_takes_nothing_of_a_key_refuses_it_and_the_help_names_all_that_it_takes(name, run_of, cli):
-    folder = run_of("run", *COLOUR)
+@pytest.mark.parametrize("name", pictures.GENERATORS)
+def test_unused_key_is_an_error_and_help_lists_the_used_ones(name, make_run, cli):
+    folder = make_run("run", *COLOUR)
     line = cli("--help")[1].partition(f"\n  {name} ")[2].partition("\n")[0]
     *_, defaults = line.rsplit("  ", 1)
-    taken = {key for key in ASKS if f"{key}=" in line or key in defaults.split(", ")}
-    assert taken == {*generate.TAKES[name]}
-    for key in ASKS.keys() - taken:
-        code, out, err = cli(f"what={name}", ASKS[key])
+    documented = {key for key in EXAMPLES if f"{key}=" in line or key in defaults.split(", ")}
+    assert documented == {*generate.ACCEPTED_KEYS[name]}
+    for key in EXAMPLES.keys() - documented:
+        code, out, err = cli(f"what={name}", EXAMPLES[key])
         assert (code, out, err.count("\n")) == (2, "", 1)
         assert err.startswith(f"{key}=")
-        assert f"not for {name}" in err
+        assert f"not with {name}" in err
     assert not (folder / "generated").exists()
 
 
-def test_more_images_than_there_are_is_one_line(run_of, cli):
-    run_of("run", *COLOUR)
+def test_more_images_than_available_is_one_line(make_run, cli):
+    make_run("run", *COLOUR)
     code, _, err = cli("n=30", "fuse=random")
-    assert (code, err) == (2, "n=30: expected 16 at most, 2 of 32 train images for each\n")
+    assert (code, err) == (2, "n=30: expected 16 or fewer; each uses 2 of 32 train images\n")
     code, out, err = cli("n=30")
     assert code == 0
     assert "samples.png" in out
-    assert "left out fuse: n=30: expected 16 at most, 2 of 32 train images for each\n" in err
-    assert "left out arithmetic: expected three" in err
+    assert "skipped fuse: n=30: expected 16 or fewer; each uses 2 of 32 train images\n" in err
+    assert "skipped arithmetic: expected three" in err
 
 
-def test_a_folder_that_cannot_be_written_is_one_line(run_of, cli):
-    folder = run_of("run")
+def test_unwritable_folder_is_one_line(make_run, cli):
+    folder = make_run("run")
     (folder / "generated").write_text("in the way")
     code, out, err = cli("what=samples")
     assert (code, out, err) == (2, "", f"{folder}/generated: expected a folder, or nothing yet; a file is in the way\n")
 
 
-DAMAGES = {
+DAMAGED = {
     "empty": lambda path: path.write_bytes(b""),
-    "cut off": lambda path: path.write_bytes(path.read_bytes()[:900]),
-    "no checkpoint": lambda path: path.write_text("hello"),
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:900]),
+    "text": lambda path: path.write_text("hello"),
     "a list": lambda path: torch.save([1, 2], path),
     "without weights": lambda path: torch.save({"epoch": 1}, path),
     "of another model": lambda path: torch.save({"state_dict": {"weight": torch.zeros(2)}}, path),
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_checkpoint_is_one_line(damage, run_of, cli):
-    path = run_of("run") / "checkpoints" / "best.ckpt"
-    DAMAGES[damage](path)
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_damaged_checkpoint_is_one_line(damage, make_run, cli):
+    path = make_run("run") / "checkpoints" / "best.ckpt"
+    DAMAGED[damage](path)
     code, out, err = cli("what=samples")
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert err.startswith(f"run=outputs/run: {path} is damaged")
 
 
-def test_a_config_that_lacks_a_key_is_one_line_that_names_the_run(run_of, cli):
-    path = run_of("run") / ".hydra" / "config.yaml"
+def test_config_without_a_key_is_one_line_that_names_the_run(make_run, cli):
+    path = make_run("run") / ".hydra" / "config.yaml"
     path.write_text("".join(line for line in path.open() if not line.startswith("latent_dim:")))
     code, out, err = cli("what=samples")
     assert (code, out, err.count("\n")) == (2, "", 1)
@@ -238,18 +239,18 @@ def test_a_config_that_lacks_a_key_is_one_line_that_names_the_run(run_of, cli):
     assert "latent_dim" in err
 
 
-def test_ctrl_c_is_one_line_and_130(run_of, cli, monkeypatch):
-    def stopped(_):
+def test_ctrl_c_is_one_line_and_exit_code_130(make_run, cli, monkeypatch):
+    def interrupt(_):
         raise KeyboardInterrupt
 
-    folder = run_of("run")
-    monkeypatch.setitem(creations.WHAT, "walk", stopped)
+    folder = make_run("run")
+    monkeypatch.setitem(pictures.GENERATORS, "walk", interrupt)
     assert cli("what=[samples,walk]") == (130, "", "stopped; nothing was written\n")
     assert not (folder / "generated").exists()
 
 
-def test_the_help_names_all_there_is(cli):
+def test_help_lists_every_what(cli):
     code, out, _ = cli("--help")
     assert code == 0
-    for name in creations.WHAT:
+    for name in pictures.GENERATORS:
         assert f"\n  {name} " in out

@@ -1,4 +1,4 @@
-"""What is made of a finished run, beside the same computed by hand."""
+"""The pictures of vae.generate, compared with values computed by hand."""
 
 import math
 import re
@@ -7,13 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from fakes import SHAPE, Four, Halves, Pixels, code, prior_of, ready
+from fakes import SHAPE, Four, Halves, Pixels, build_prior, code, load_data
 from torch import nn
 from torch.distributions import Normal
 
 from vae.errors import UserError
 from vae.generate import __main__ as generate
-from vae.generate import creations
+from vae.generate import pictures
 from vae.generate.session import Session
 from vae.model.likelihoods import Bernoulli
 from vae.model.posteriors import DiagonalNormal
@@ -22,67 +22,65 @@ from vae.model.vae import VAE
 
 
 @pytest.fixture
-def studio(monkeypatch):
-    """A Session of the hand-made model, whose pictures are the rows and frames that they would be drawn of."""
-    monkeypatch.setattr(creations, "sheet", lambda rows: rows)
-    monkeypatch.setattr(creations, "png", lambda picture: picture)
-    monkeypatch.setattr(creations, "moving", lambda frames, *_, **__: frames)
-    monkeypatch.setattr(creations.figures, "grid", lambda x, columns: (x, columns))
+def make_session(monkeypatch):
+    """make(**options): a Session of the linear model. Pictures are returned as rows and frames instead of files."""
+    monkeypatch.setattr(pictures, "render_rows", lambda rows: rows)
+    monkeypatch.setattr(pictures, "encode_png", lambda picture: picture)
+    monkeypatch.setattr(pictures, "animate", lambda frames, *_, **__: frames)
+    monkeypatch.setattr(pictures.figures, "grid", lambda x, columns: (x, columns))
     torch.manual_seed(0)
     vae = VAE(nn.Identity(), Halves(), Pixels(), Bernoulli(), StandardNormal(4, SHAPE))
-    data = ready(Four)
+    data = load_data(Four)
 
-    def make(**about):
-        given = {"n": None, "temperature": 1.0, "source": "prior", "way": "linear", "seed": 0}
-        given |= {"images": (), "fuse": (), "arithmetic": ()} | about
-        return Session(vae, data, **given)
+    def make(**options):
+        return Session(vae, data, **{"interpolation": "linear"} | options)
 
     with torch.inference_mode():
         yield make
 
 
-def test_the_known_codes_are_the_same_whatever_was_drawn_before(studio, monkeypatch):
-    made = studio(), studio(), studio(seed=1)
-    monkeypatch.setattr(Session, "codes", lambda _, x: code(x) + torch.randn(len(x), 4))  # as where means are estimated
-    first = made[0].known
+def test_train_codes_do_not_depend_on_earlier_draws(make_session, monkeypatch):
+    sessions = make_session(), make_session(), make_session(seed=1)
+    monkeypatch.setattr(Session, "encode", lambda _, x: code(x) + torch.randn(len(x), 4))  # like an estimated mean
+    first = sessions[0].train_codes
     torch.manual_seed(5)
-    second, other = (one.known for one in made[1:])
+    second, other = (session.train_codes for session in sessions[1:])
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
 
 
-def test_samples_are_decoded_draws(studio):
-    shown, columns = creations.samples(studio(n=12, temperature=0.0))["samples.png"]
+def test_samples_are_decoded_from_prior_and_mixture(make_session):
+    shown, columns = pictures.samples(make_session(n=12, temperature=0.0))["samples.png"]
     torch.testing.assert_close(shown, torch.full((12, *SHAPE), 0.5))
     assert columns in (3, 4)
-    shown, columns = creations.samples(studio(temperature=2.0))["samples.png"]
+    shown, columns = pictures.samples(make_session(temperature=2.0))["samples.png"]
     assert (shown.shape, columns) == ((100, *SHAPE), 10)
     assert shown.logit().std() == pytest.approx(2, rel=0.15)
     torch.manual_seed(0)
-    shown, _ = creations.samples(studio(n=300, source="mixture"))["mixture_samples.png"]
-    codes = code(ready(Four).x("train"))
+    shown, _ = pictures.samples(make_session(n=300, source="mixture"))["mixture_samples.png"]
+    codes = code(load_data(Four).x("train"))
     torch.testing.assert_close(shown.logit().flatten(1).mean(0), codes.mean(0), atol=0.3, rtol=0)
-    assert shown.logit().flatten(1)[:, 2:].std() < 0.3  # where the prior has 1
-    shown, _ = creations.samples(studio(n=9, source="mixture", temperature=0.0))["mixture_samples.png"]
-    torch.testing.assert_close(shown.flatten(1), codes.mean(0).sigmoid().expand(9, 4))  # of so few, one Gaussian
-    first, other = (studio(source="mixture", seed=seed).drawn(9) for seed in (0, 1))
+    assert shown.logit().flatten(1)[:, 2:].std() < 0.3  # 1 under the prior
+    shown, _ = pictures.samples(make_session(n=9, source="mixture", temperature=0.0))["mixture_samples.png"]
+    torch.testing.assert_close(shown.flatten(1), codes.mean(0).sigmoid().expand(9, 4))  # so few codes get one Gaussian
+    first, other = (make_session(source="mixture", seed=seed).sample_codes(9) for seed in (0, 1))
     assert not torch.equal(first, other)
 
 
-def test_each_image_is_left_of_what_the_model_makes_of_it(studio):
-    shown, columns = creations.reconstructions(studio(images=[4, 2, 9]))["reconstructions.png"]
-    x = ready(Four).x("test")[[4, 2, 9]]
+def test_each_image_is_left_of_its_reconstruction(make_session):
+    shown, columns = pictures.reconstructions(make_session(images=[4, 2, 9]))["reconstructions.png"]
+    x = load_data(Four).x("test")[[4, 2, 9]]
     torch.testing.assert_close(shown[::2], x)
     torch.testing.assert_close(shown[1::2].flatten(1), code(x).sigmoid())
     assert columns == 6
-    shown, _ = creations.reconstructions(studio(n=7))["reconstructions.png"]
-    rows = (shown[::2, None] == ready(Four).x("test")).flatten(2).all(2).nonzero()[:, 1]
-    assert len({*rows.tolist()}) == 7  # seven of the test images
+    shown, _ = pictures.reconstructions(make_session(n=7))["reconstructions.png"]
+    rows = (shown[::2, None] == load_data(Four).x("test")).flatten(2).all(2).nonzero()[:, 1]
+    assert len({*rows.tolist()}) == 7  # seven different test images
 
 
-def test_the_middle_of_a_straight_way_is_the_mean_of_two_codes(studio):
-    family, strip = creations.fuse(studio(fuse=[1, 6]))["fused.png"]
-    x = ready(Four).x("test")[[1, 6]]
+def test_linear_midpoint_is_the_mean_of_two_codes(make_session):
+    family, strip = pictures.fuse(make_session(fuse=[1, 6]))["fused.png"]
+    x = load_data(Four).x("test")[[1, 6]]
     a, b = code(x)
     torch.testing.assert_close(family.images[[0, 2]], x)
     torch.testing.assert_close(family.images[1].flatten(), ((a + b) / 2).sigmoid())
@@ -91,92 +89,92 @@ def test_the_middle_of_a_straight_way_is_the_mean_of_two_codes(studio):
         torch.testing.assert_close(image.flatten(), (a + (b - a) * i / 10).sigmoid())
 
 
-def test_the_middle_of_a_spherical_way_bisects_the_angle(studio):
-    family, _ = creations.fuse(studio(fuse=[1, 6], way="spherical"))["fused.png"]
-    a, b = code(ready(Four).x("test")[[1, 6]])
+def test_spherical_midpoint_bisects_the_angle(make_session):
+    family, _ = pictures.fuse(make_session(fuse=[1, 6], interpolation="spherical"))["fused.png"]
+    a, b = code(load_data(Four).x("test")[[1, 6]])
     middle = a / a.norm() + b / b.norm()
     middle *= (a.norm() + b.norm()) / 2 / middle.norm()
     torch.testing.assert_close(family.images[1].flatten().logit(), middle, atol=1e-4, rtol=1e-4)
 
 
-def test_a_page_of_children_of_training_images(studio):
-    rows = creations.fuse(studio(n=3))["fused_random.png"]
-    assert [len(row.images) for row in rows] == [7, 7]  # so that the last stands below the first
-    known = ready(Four).x("train")
+def test_random_fusions_are_of_training_images(make_session):
+    rows = pictures.fuse(make_session(n=3))["fused_random.png"]
+    assert [len(row.images) for row in rows] == [7, 7]  # the last family is aligned with the first
+    train = load_data(Four).x("train")
     for parents in (rows[0].images[:3], rows[0].images[4:], rows[1].images[:3]):
         for parent in parents[[0, 2]]:
-            assert (known - parent).abs().flatten(1).sum(1).min() == 0
+            assert (train - parent).abs().flatten(1).sum(1).min() == 0
         middle = code(parents[[0, 2]]).mean(0).sigmoid()
         torch.testing.assert_close(parents[1].flatten(), middle)
     assert rows[0].images[3].eq(1).all()
     assert rows[1].images[3:].eq(1).all()
     assert rows[1].captions[3:] == [""] * 4
-    (alone,) = creations.fuse(studio(n=1))["fused_random.png"]
+    (alone,) = pictures.fuse(make_session(n=1))["fused_random.png"]
     assert len(alone.images) == len(alone.captions) == 3
 
 
-def test_names_are_fused_too():
-    assert creations.fused_name(["pikachu", "charizard-mega-x"]) == "pikaizard"
-    assert creations.fused_name(["test 3", "test 4"]) == "the middle"
+def test_fused_names():
+    assert pictures.fused_name(["pikachu", "charizard-mega-x"]) == "pikaizard"
+    assert pictures.fused_name(["test 3", "test 4"]) == "midpoint"
 
 
-def test_interpolation_has_the_images_at_its_ends_and_a_film_goes_there_and_back(studio):
-    made = creations.interpolation(studio(images=[0, 5]))
-    ((images, captions, *_),) = made["interpolation.png"]
-    x = ready(Four).x("test")[[0, 5]]
+def test_interpolation_starts_and_ends_with_the_images_and_the_gif_returns(make_session):
+    files = pictures.interpolation(make_session(images=[0, 5]))
+    ((images, captions, *_),) = files["interpolation.png"]
+    x = load_data(Four).x("test")[[0, 5]]
     torch.testing.assert_close(images[[0, -1]], x)
     torch.testing.assert_close(images[[1, -2]].flatten(1), code(x).sigmoid())
     assert (captions[0], captions[-1], captions[6]) == ("test 0", "test 5", "50%")
-    film = made["interpolation.gif"].flatten(1)
-    torch.testing.assert_close(film[[0, 24, 33, 57, -1]], code(x)[[0, 1, 1, 0, 0]].sigmoid())
-    torch.testing.assert_close(film[[12, 45]], code(x).mean(0).sigmoid().expand(2, 4))
+    frames = files["interpolation.gif"].flatten(1)
+    torch.testing.assert_close(frames[[0, 24, 33, 57, -1]], code(x)[[0, 1, 1, 0, 0]].sigmoid())
+    torch.testing.assert_close(frames[[12, 45]], code(x).mean(0).sigmoid().expand(2, 4))
 
 
 class Many(Four):
-    """As many that there are enough for everything."""
+    """Enough images for every default of n."""
 
     n, tests = 200, 60
 
 
 class Twelve(Halves):
-    """The same in 12 dimensions, with nothing in the others."""
+    """`Halves` with 12 dimensions, of which only two are informative."""
 
     def forward(self, x):
         q_z, others = super().forward(x), torch.zeros(len(x), 8)
         return DiagonalNormal(torch.cat([q_z.mean, others], 1), torch.cat([q_z.log_var, others], 1))
 
 
-def test_how_many_there_are_unless_said_is_what_the_help_says(studio):
+def test_default_n_is_that_of_the_help(make_session):
     vae = VAE(nn.Identity(), Twelve(), Pixels(), Bernoulli(), StandardNormal(12, SHAPE))
-    made = replace(studio(), vae=vae, data=ready(Many))
+    session = replace(make_session(), vae=vae, data=load_data(Many))
     found = {
-        "samples": len(creations.samples(made)["samples.png"][0]),
-        "reconstructions": len(creations.reconstructions(made)["reconstructions.png"][0]) // 2,
-        "traversal": len(creations.traversal(made)["traversal.png"]) - 1,
-        "nearest": len(creations.nearest(made)["nearest.png"]),
-        "walk": creations.walk(made)["walk.gif"].shape[1],
-        "fuse": 2 * len(creations.fuse(made)["fused_random.png"]),
+        "samples": len(pictures.samples(session)["samples.png"][0]),
+        "reconstructions": len(pictures.reconstructions(session)["reconstructions.png"][0]) // 2,
+        "traversal": len(pictures.traversal(session)["traversal.png"]) - 1,
+        "nearest": len(pictures.nearest(session)["nearest.png"]),
+        "walk": pictures.walk(session)["walk.gif"].shape[1],
+        "fuse": 2 * len(pictures.fuse(session)["fused_random.png"]),
     }
-    said = re.findall(r"^  (\w+) .* n=(\d+)", generate.__doc__, re.MULTILINE)
-    assert found == {name: int(n) for name, n in said}
+    documented = re.findall(r"^  (\w+) .* n=(\d+)", generate.__doc__, re.MULTILINE)
+    assert found == {name: int(n) for name, n in documented}
 
 
-def test_what_nobody_chose_is_a_training_image(studio):
-    known = ready(Four).x("train")
-    (row,) = creations.interpolation(studio())["interpolation.png"]
-    start = creations.traversal(studio())["traversal.png"][0]
+def test_default_images_are_training_images(make_session):
+    train = load_data(Four).x("train")
+    (row,) = pictures.interpolation(make_session())["interpolation.png"]
+    start = pictures.traversal(make_session())["traversal.png"][0]
     chosen = {row.captions[0]: row.images[0], row.captions[-1]: row.images[-1], start.captions[0]: start.images[0]}
     for name, image in chosen.items():
         split, number = name.split()
         assert split == "train"
-        torch.testing.assert_close(image, known[int(number)])
+        torch.testing.assert_close(image, train[int(number)])
 
 
-def test_traversal_begins_with_what_carries_most_and_moves_nothing_else(studio):
-    start, *rows = creations.traversal(studio(images=[7]))["traversal.png"]
-    torch.testing.assert_close(start.images, ready(Four).x("test")[[7]])
+def test_traversal_sorts_by_kl_and_changes_one_dimension_per_row(make_session):
+    start, *rows = pictures.traversal(make_session(images=[7]))["traversal.png"]
+    torch.testing.assert_close(start.images, load_data(Four).x("test")[[7]])
     assert [row.label.split()[0] for row in rows] == ["z2", "z1", "z3", "z4"]
-    mean = code(ready(Four).x("train"))
+    mean = code(load_data(Four).x("train"))
     kl = (mean.square() + torch.tensor([-4.0, -4, 0, 0]).exp() - 1 - torch.tensor([-4.0, -4, 0, 0])).mean(0) / 2
     assert [row.label.split(maxsplit=1)[1] for row in rows] == [f"{kl[d]:.2f} nats" for d in (1, 0, 2, 3)]
     base = code(start.images)[0]
@@ -191,87 +189,89 @@ def test_traversal_begins_with_what_carries_most_and_moves_nothing_else(studio):
         assert logits[5, d].item() == pytest.approx(mean[:, d].mean().item(), abs=4 * off.item())
         assert (logits[:, d].diff() > 0).all()
     assert rows[-1].captions[0] == "\N{MINUS SIGN}2.5 sd"
-    assert len(creations.traversal(studio(n=2))["traversal.png"]) == 3
-    _, *chosen = creations.traversal(studio(images=[7], dimensions=[4, 2]))["traversal.png"]
+    assert len(pictures.traversal(make_session(n=2))["traversal.png"]) == 3
+    _, *chosen = pictures.traversal(make_session(images=[7], dimensions=[4, 2]))["traversal.png"]
     assert [row.label for row in chosen] == [rows[3].label, rows[0].label]
-    torch.testing.assert_close(chosen[1].images, rows[0].images, atol=0.02, rtol=0.2)  # the spread is drawn
+    torch.testing.assert_close(
+        chosen[1].images, rows[0].images, atol=0.02, rtol=0.2
+    )  # the moments are estimated from samples
 
 
-def test_what_has_no_kl_of_one_dimension_is_sorted_by_the_variance_of_its_means(studio):
-    made = studio(images=[7])
-    made.vae.prior = prior_of("mixture")
-    _, *rows = creations.traversal(made)["traversal.png"]
-    variance = code(ready(Four).x("train")).var(0)
+def test_without_kl_per_dimension_traversal_sorts_by_variance_of_the_means(make_session):
+    session = make_session(images=[7])
+    session.vae.prior = build_prior("mixture")
+    _, *rows = pictures.traversal(session)["traversal.png"]
+    variance = code(load_data(Four).x("train")).var(0)
     assert [row.label for row in rows[:2]] == [f"z{d + 1}   {variance[d]:.2f} variance" for d in (1, 0)]
 
 
-def test_the_nearest_training_images_are_those_of_a_search_by_hand(studio):
-    rows = creations.nearest(studio(n=4))["nearest.png"]
-    known = ready(Four).x("train")
+def test_nearest_training_images_equal_a_search_by_hand(make_session):
+    rows = pictures.nearest(make_session(n=4))["nearest.png"]
+    train = load_data(Four).x("train")
     assert len(rows) == 4
     for row in rows:
         far = [
             math.sqrt(sum((a - b) ** 2 for a, b in zip(x, row.images[0].flatten().tolist(), strict=True)) / 4)
-            for x in known.flatten(1).tolist()
+            for x in train.flatten(1).tolist()
         ]
         order = sorted(range(len(far)), key=lambda i: far[i])[:6]
-        torch.testing.assert_close(row.images[1:], known[order])
+        torch.testing.assert_close(row.images[1:], train[order])
         assert list(row.captions) == ["sample", *(f"{far[i]:.2f}" for i in order)]
 
 
-def test_distances_are_root_mean_squares_over_pixels_and_channels():
+def test_rms_distances_average_over_pixels_and_channels():
     rng = torch.manual_seed(0)
-    pictures, pixels = torch.rand(3, 2, 4, 5, generator=rng), torch.randint(256, (7, 2, 4, 5), generator=rng).byte()
-    far = (pictures.numpy()[:, None] - pixels.numpy() / 255) ** 2
-    np.testing.assert_allclose(creations.distances(pictures, pixels), far.mean((2, 3, 4)) ** 0.5, atol=1e-5)
+    shown, pixels = torch.rand(3, 2, 4, 5, generator=rng), torch.randint(256, (7, 2, 4, 5), generator=rng).byte()
+    far = (shown.numpy()[:, None] - pixels.numpy() / 255) ** 2
+    np.testing.assert_allclose(pictures.rms_distances(shown, pixels), far.mean((2, 3, 4)) ** 0.5, atol=1e-5)
 
 
-def test_a_walk_stops_at_drawn_codes(studio):
+def test_walk_passes_through_sampled_codes(make_session):
     torch.manual_seed(3)
-    film = creations.walk(studio(n=6))["walk.gif"]
+    frames = pictures.walk(make_session(n=6))["walk.gif"]
     torch.manual_seed(3)
-    codes = studio().drawn(5 * 6).view(5, 6, 4)
-    assert film.shape == (80, 6, *SHAPE)
-    torch.testing.assert_close(film[::16].flatten(2), codes.sigmoid())
+    codes = make_session().sample_codes(5 * 6).view(5, 6, 4)
+    assert frames.shape == (80, 6, *SHAPE)
+    torch.testing.assert_close(frames[::16].flatten(2), codes.sigmoid())
 
 
-def test_a_walk_is_not_of_a_crowd(studio):
+def test_walk_has_at_most_36_pictures(make_session):
     with pytest.raises(UserError, match="n=37: expected 36"):
-        creations.walk(studio(n=37))
+        pictures.walk(make_session(n=37))
 
 
-def test_arithmetic_is_of_the_mean_codes_of_labels_or_of_images(studio):
-    ((images, captions, *_),) = creations.arithmetic(studio(arithmetic=[2, 0, 1]))["arithmetic.png"]
-    data = ready(Four)
+def test_arithmetic_uses_mean_codes_of_labels(make_session):
+    ((images, captions, *_),) = pictures.arithmetic(make_session(arithmetic=[2, 0, 1]))["arithmetic.png"]
+    data = load_data(Four)
     x, labels = data.x("train"), data.images["train"].labels
-    a, b, c = (code(x[labels == kind]).mean(0) for kind in (2, 0, 1))
+    a, b, c = (code(x[labels == label]).mean(0) for label in (2, 0, 1))
     torch.testing.assert_close(images.flatten(1), torch.stack([a, b, c, a - b + c]).sigmoid())
-    assert captions == ["all of 2", "\N{MINUS SIGN} all of 0", "+ all of 1", "="]
-    with pytest.raises(UserError, match=r"arithmetic=5: expected a label of training images, such as \[0, 1, 2\]"):
-        creations.arithmetic(studio(arithmetic=[2, 0, 5]))
+    assert captions == ["mean of 2", "\N{MINUS SIGN} mean of 0", "+ mean of 1", "="]
+    with pytest.raises(UserError, match=r"arithmetic=5: expected a label of the training images, such as \[0, 1, 2\]"):
+        pictures.arithmetic(make_session(arithmetic=[2, 0, 5]))
 
 
-def test_a_manifold_is_of_two_dimensions(studio):
-    with pytest.raises(UserError, match=r"what=manifold: expected a run with latent_dim=2, .* here it is 4"):
-        creations.manifold(studio())
+def test_manifold_needs_two_dimensions(make_session):
+    with pytest.raises(UserError, match="what=manifold: expected a run with latent_dim=2; this one has latent_dim=4"):
+        pictures.manifold(make_session())
 
 
 @pytest.mark.parametrize(("name", "by_codes"), [("standard_normal", False), ("mixture", True)])
-def test_a_manifold_is_of_the_prior_where_its_quantiles_are_known(name, by_codes, studio, monkeypatch):
-    made = studio()
-    made.vae.prior = prior_of(name)
-    made.__dict__["known"] = torch.randn(9, 2)
-    monkeypatch.setattr(creations.figures, "manifold", lambda _, codes: codes)
-    found = creations.manifold(made)["manifold.png"]
-    assert found is (made.known if by_codes else None)
+def test_manifold_uses_the_prior_if_it_is_standard_normal(name, by_codes, make_session, monkeypatch):
+    session = make_session()
+    session.vae.prior = build_prior(name)
+    session.__dict__["train_codes"] = torch.randn(9, 2)
+    monkeypatch.setattr(pictures.figures, "manifold", lambda _, codes: codes)
+    found = pictures.manifold(session)["manifold.png"]
+    assert found is (session.train_codes if by_codes else None)
 
 
-def test_a_manifold_of_another_prior_goes_through_the_quantiles_of_the_codes(monkeypatch):
-    monkeypatch.setattr(creations, "png", lambda picture: picture)
-    seen = []
+def test_manifold_of_another_prior_uses_the_quantiles_of_the_codes(monkeypatch):
+    monkeypatch.setattr(pictures, "encode_png", lambda picture: picture)
+    decoded = []
     vae = VAE(nn.Identity(), Halves(), Pixels(), Bernoulli(), StandardNormal(2, SHAPE))
-    monkeypatch.setattr(vae, "picture", lambda z: seen.append(z) or torch.zeros(len(z), *SHAPE))
+    monkeypatch.setattr(vae, "picture", lambda z: decoded.append(z) or torch.zeros(len(z), *SHAPE))
     codes = torch.stack([torch.linspace(0, 1, 401) ** 2 * 8, torch.linspace(-1, 0, 401)], 1)
-    creations.figures.manifold(vae, 2, codes)
+    pictures.figures.manifold(vae, 2, codes)
     expected = [[0.25**2 * 8, -0.25], [0.75**2 * 8, -0.25], [0.25**2 * 8, -0.75], [0.75**2 * 8, -0.75]]
-    torch.testing.assert_close(seen[0], torch.tensor(expected))
+    torch.testing.assert_close(decoded[0], torch.tensor(expected))

@@ -1,4 +1,4 @@
-"""Pages and films, pixel by pixel."""
+"""Image grids and GIFs, pixel by pixel."""
 
 import io
 import re
@@ -9,74 +9,78 @@ import pytest
 import torch
 from PIL import Image
 
-from vae.generate import sheets
+from vae.generate import image_grid
 
 
-def test_a_sheet_shows_every_pixel_where_it_belongs():
+def test_rows_are_drawn_pixel_by_pixel():
     x = torch.rand(3, 1, 2, 4, generator=torch.manual_seed(0))
-    page = sheets.sheet([sheets.Row(x[:2], ["a", "b" * 200], side=8), sheets.Row(x[2:], label="label", side=4)])
+    page = image_grid.render_rows(
+        [image_grid.Row(x[:2], ["a", "b" * 200], side=8), image_grid.Row(x[2:], label="label", side=4)]
+    )
     expected = (x * 255).round().byte().numpy()
-    text = sheets.font(sheets.TEXT).getlength("label")
-    left = sheets.MARGIN + round(text) + sheets.GAP
-    for i, at in enumerate((left, left + 16 + sheets.GAP)):
-        place = page[sheets.MARGIN : sheets.MARGIN + 8, at : at + 16]
+    text = image_grid.font(image_grid.FONT_SIZE).getlength("label")
+    left = image_grid.MARGIN + round(text) + image_grid.GAP
+    for i, at in enumerate((left, left + 16 + image_grid.GAP)):
+        place = page[image_grid.MARGIN : image_grid.MARGIN + 8, at : at + 16]
         np.testing.assert_array_equal(place, np.kron(expected[i, 0], np.ones((4, 4)))[..., None].repeat(3, 2))
-    assert page.shape[1] == left + 2 * 16 + sheets.GAP + sheets.MARGIN
-    top = sheets.MARGIN + 8 + sheets.TEXT + 8 + sheets.GAP
-    at = left + (2 * 16 + sheets.GAP - 8) // 2
+    assert page.shape[1] == left + 2 * 16 + image_grid.GAP + image_grid.MARGIN
+    top = image_grid.MARGIN + 8 + image_grid.FONT_SIZE + 8 + image_grid.GAP
+    at = left + (2 * 16 + image_grid.GAP - 8) // 2
     np.testing.assert_array_equal(page[top : top + 4 : 2, at : at + 8 : 2, 1], expected[2, 0])
-    assert page[: sheets.MARGIN].min() == 255
-    assert page[:, -sheets.MARGIN + sheets.GAP :].min() == 255  # no caption leaves the page
-    ink = np.argwhere(page[sheets.MARGIN + 8 : top - sheets.GAP].min(-1) < 200)
+    assert page[: image_grid.MARGIN].min() == 255
+    assert page[:, -image_grid.MARGIN + image_grid.GAP :].min() == 255  # captions stay on the page
+    ink = np.argwhere(page[image_grid.MARGIN + 8 : top - image_grid.GAP].min(-1) < 200)
     assert len(ink) > 3
-    assert page[top - 4 : top + 8, sheets.MARGIN : left - sheets.GAP].min() < 200  # the label
-    assert page[: sheets.MARGIN + 8, : left - sheets.GAP].min() == 255  # and none where there is none
+    assert page[top - 4 : top + 8, image_grid.MARGIN : left - image_grid.GAP].min() < 200  # the label
+    assert page[: image_grid.MARGIN + 8, : left - image_grid.GAP].min() == 255  # the row without a label has none
 
 
-def test_between_captions_stays_what_is_between_images():
-    page = sheets.sheet([sheets.Row(torch.zeros(3, 1, 2, 8), ["one after the other"] * 3, side=16)])
-    captions = page[sheets.MARGIN + 16 : -sheets.MARGIN].min(-1)
-    images, gaps = np.split(captions[:, sheets.MARGIN :], [64], 1)
+def test_captions_do_not_touch():
+    page = image_grid.render_rows([image_grid.Row(torch.zeros(3, 1, 2, 8), ["a long caption text"] * 3, side=16)])
+    captions = page[image_grid.MARGIN + 16 : -image_grid.MARGIN].min(-1)
+    images, gaps = np.split(captions[:, image_grid.MARGIN :], [64], 1)
     assert images.min() < 200
-    assert gaps[:, : sheets.GAP].min() == 255
-    assert gaps[:, sheets.GAP : sheets.GAP + 64].min() < 200
+    assert gaps[:, : image_grid.GAP].min() == 255
+    assert gaps[:, image_grid.GAP : image_grid.GAP + 64].min() < 200
 
 
-def test_pixels_beyond_the_range_are_black_and_white():
-    (shown,) = sheets.arrays(torch.tensor([[[[-0.5, 0.0, 1.0, 1.5]]]]), 1)
+def test_pixels_are_clamped():
+    (shown,) = image_grid.to_arrays(torch.tensor([[[[-0.5, 0.0, 1.0, 1.5]]]]), 1)
     assert shown[0, :, 0].tolist() == [0, 0, 255, 255]
 
 
 @pytest.mark.parametrize(("fits", "size", "text"), [(13, 13, "charizard"), (10, 10, "charizard"), (0, 10, r"char\w*…")])
-def test_a_caption_grows_smaller_before_it_is_cut(fits, size, text):
+def test_caption_gets_a_smaller_font_and_is_then_shortened(fits, size, text):
     drawn = []
-    width = sheets.font(fits).getlength("charizard") if fits else 40
+    width = image_grid.font(fits).getlength("charizard") if fits else 40
     draw = SimpleNamespace(text=lambda at, text, _ink, font, anchor: drawn.append((at, text, font.size, anchor)))
-    sheets.written(draw, 5, 6, "charizard", width, "ma")
+    image_grid.draw_text(draw, 5, 6, "charizard", width, "ma")
     ((at, found, points, anchor),) = drawn
     assert (at, points, anchor) == ((5, 6), size, "ma")
     assert re.fullmatch(text, found)
-    assert sheets.font(points).getlength(found) <= width
+    assert image_grid.font(points).getlength(found) <= width
 
 
-def test_a_gif_loops_through_its_frames_and_is_no_larger_than_allowed(monkeypatch):
+def test_gif_loops_and_keeps_the_maximal_size(monkeypatch):
     frames = torch.linspace(0, 1, 12).view(12, 1, 1, 1, 1) * torch.ones(12, 5, 1, 4, 4)
-    film = Image.open(io.BytesIO(sheets.moving(frames, 3, 50, width=42)))
-    assert (film.n_frames, film.info["loop"], film.info["duration"]) == (12, 0, 50)
-    assert film.size == (3 * 14 + 4 - 4, 2 * 14 - 2) or film.size[0] == 3 * 18 - 2
+    gif = Image.open(io.BytesIO(image_grid.animate(frames, 3, 50, width=42)))
+    assert (gif.n_frames, gif.info["loop"], gif.info["duration"]) == (12, 0, 50)
+    assert gif.size == (3 * 14 + 4 - 4, 2 * 14 - 2) or gif.size[0] == 3 * 18 - 2
     for i in range(12):
-        film.seek(i)
-        shown = np.asarray(film.convert("L")).astype(int)
+        gif.seek(i)
+        shown = np.asarray(gif.convert("L")).astype(int)
         assert abs(shown[3, 3] - 255 * i / 11) < 3
-        assert shown[-1, -1] == 255  # there is no sixth image
+        assert shown[-1, -1] == 255  # the place of a sixth image is white
     noise = torch.rand(6, 2, 3, 20, 20, generator=torch.manual_seed(0))
-    large = sheets.moving(noise, 2, 50, 400)
-    monkeypatch.setattr(sheets, "MOST", len(large) - 1)
-    smaller = sheets.moving(noise, 2, 50, 400)
+    large = image_grid.animate(noise, 2, 50, 400)
+    monkeypatch.setattr(image_grid, "MAX_GIF_BYTES", len(large) - 1)
+    smaller = image_grid.animate(noise, 2, 50, 400)
     assert len(smaller) < len(large)
     assert Image.open(io.BytesIO(smaller)).size[0] < Image.open(io.BytesIO(large)).size[0]
-    monkeypatch.setattr(sheets, "MOST", len(sheets.moving(noise, 2, 50, 40)) - 1)  # less than every pixel once
-    smallest = Image.open(io.BytesIO(sheets.moving(noise, 2, 50, 400)))
+    monkeypatch.setattr(
+        image_grid, "MAX_GIF_BYTES", len(image_grid.animate(noise, 2, 50, 40)) - 1
+    )  # smaller than with one pixel per pixel
+    smallest = Image.open(io.BytesIO(image_grid.animate(noise, 2, 50, 400)))
     assert (smallest.size, smallest.n_frames) == ((22, 10), 6)
     shown = np.asarray(smallest.convert("RGB"))[:, :10].mean((0, 1))
     np.testing.assert_allclose(shown, 255 * noise[0, 0].mean((1, 2)), atol=12)

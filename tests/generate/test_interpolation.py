@@ -1,46 +1,46 @@
-"""Ways from code to code, in the plane and on the sphere."""
+"""Linear and spherical interpolation."""
 
 import pytest
 import torch
 
-from vae.generate import ways
+from vae.generate import interpolation
 
 
-def test_linear_goes_straight():
+def test_linear_interpolation():
     a, b = torch.tensor([0.0, 2.0]), torch.tensor([4.0, 0.0])
-    found = ways.linear(a, b, torch.tensor([0.0, 0.25, 1.0]))
+    found = interpolation.linear(a, b, torch.tensor([0.0, 0.25, 1.0]))
     torch.testing.assert_close(found, torch.tensor([[0.0, 2.0], [1.0, 1.5], [4.0, 0.0]]))
 
 
-def test_spherical_keeps_the_norm_and_turns_evenly():
+def test_spherical_interpolation_keeps_the_norm_and_has_equal_angles():
     torch.manual_seed(0)
     a, b = torch.nn.functional.normalize(torch.randn(2, 5, 7), dim=-1) * 3
     t = torch.linspace(0, 1, 5)
-    found = ways.spherical(a, b, t)
+    found = interpolation.spherical(a, b, t)
     torch.testing.assert_close(found.norm(dim=-1), torch.full((5, 5), 3.0))
     torch.testing.assert_close(found[0], a)
     torch.testing.assert_close(found[-1], b)
     angles = torch.nn.functional.cosine_similarity(found[:-1], found[1:], dim=-1).acos()
     torch.testing.assert_close(angles, angles[:1].expand(4, 5), atol=1e-3, rtol=0)
-    longer = ways.spherical(a, 2 * b, t).norm(dim=-1)
+    longer = interpolation.spherical(a, 2 * b, t).norm(dim=-1)
     torch.testing.assert_close(longer[2], torch.full((5,), 4.5))
 
 
 @pytest.mark.parametrize("b", [[-2.0, 0.0], [4.0, 0.0], [0.0, 0.0], [1.0, 0.0]])
-def test_spherical_is_straight_where_there_is_no_arc(b):
+def test_spherical_interpolation_without_an_arc_is_linear(b):
     a, b, t = torch.tensor([1.0, 0.0]), torch.tensor(b), torch.linspace(0, 1, 5)
-    torch.testing.assert_close(ways.spherical(a, b, t), ways.linear(a, b, t))
+    torch.testing.assert_close(interpolation.spherical(a, b, t), interpolation.linear(a, b, t))
 
 
-def test_a_loop_comes_through_every_code_and_closes():
+def test_loop_passes_through_every_code_and_closes():
     codes = torch.randn(3, 2, 5)
-    found = ways.loop(codes, 40)
+    found = interpolation.loop(codes, 40)
     assert found.shape == (120, 2, 5)
     torch.testing.assert_close(found[::40], codes)
-    steps = (found - found.roll(1, 0)).norm(dim=-1)  # the last to the first too: nowhere a jump
+    steps = (found - found.roll(1, 0)).norm(dim=-1)  # including the step from last to first
     assert steps.max() < 0.05 * (codes - codes.roll(1, 0)).norm(dim=-1).sum()
 
 
-def test_a_film_is_slow_at_both_ends_of_a_way():
+def test_smoothstep():
     t = [0, 0.25, 0.5, 0.75]
-    torch.testing.assert_close(ways.eased(4), torch.tensor([3 * part**2 - 2 * part**3 for part in t]))
+    torch.testing.assert_close(interpolation.smoothstep(4), torch.tensor([3 * x**2 - 2 * x**3 for x in t]))

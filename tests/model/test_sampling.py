@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from fakes import PRIORS, Halves, code, prior_of
+from fakes import PRIORS, Halves, build_prior, code
 
 from vae.model.sampling import sample_fitted_mixture, sample_prior
 
@@ -25,7 +25,7 @@ def modes(name, prior):
 @pytest.mark.parametrize("name", PRIORS)
 @torch.inference_mode()
 def test_temperature_0_gives_the_modes_and_1_the_prior(name):
-    prior = prior_of(name)
+    prior = build_prior(name)
     z = sample_prior(prior(Halves()), 500, 0.0)
     expected = modes(name, prior)
     assert torch.cdist(z, expected).min(1).values.max() < 1e-3
@@ -44,7 +44,7 @@ def test_temperature_0_gives_the_modes_and_1_the_prior(name):
 @pytest.mark.parametrize("name", ["standard_normal", "mixture", "vampprior", "two_layers"])
 @torch.inference_mode()
 def test_temperature_scales_the_standard_deviation_around_a_mode(name):
-    prior = prior_of(name)
+    prior = build_prior(name)
     if name == "mixture":
         prior.means.mul_(100)
     if name == "two_layers":

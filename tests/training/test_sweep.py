@@ -160,9 +160,7 @@ def test_a_job_interrupted_before_its_first_checkpoint_starts_again(cli):
     assert cli("sweep=swept", defaults=())[0] == 0
     assert summaries("swept") == before[0]
     steps = [row["step"] for row in run_folder.read_metrics(folder / "metrics.csv")]
-    assert steps == [
-        row["step"] for row in before[1]
-    ]
+    assert steps == [row["step"] for row in before[1]]
 
 
 @pytest.mark.parametrize("folder", ["nowhere", "outputs"])

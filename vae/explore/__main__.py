@@ -1,11 +1,14 @@
-"""Explore a finished run in the browser: python -m vae.explore [run=outputs/...], of the newest run unless said.
+"""Explore a finished run in the browser: python -m vae.explore [run=outputs/...] [map=umap].
 
-Opens a page of this machine alone (host=127.0.0.1, port=8765, or the free one that port=0 finds; browser=false only
-prints its address) on which to drag a point over a map of the codes and see it decoded, move each latent dimension,
-fuse two images, and see what the model makes of a picture dropped in or a digit drawn. Ctrl-C ends it.
+Without run=, the newest finished run in outputs/ is used. The page shows a map of the latent codes. Drag a point over
+the map to decode its code, move single latent dimensions, fuse two images, or encode an uploaded picture or a drawn
+digit. Ctrl-C stops the server.
 
-The map is of the first two principal components, which the point moves along; or, with map=umap, of what is near to
-what, and the point has the mean code of the dots around it, the nearer the more.
+  host=127.0.0.1   the address to listen at; only this machine can open the page by default
+  port=8765        the port; port=0 finds a free one
+  browser=true     false only prints the address
+  map=pca          the first two principal components: the point moves the code along these two directions
+  map=umap         a map that keeps neighbours close: the code of the point is a weighted mean of the nearest dots
 """
 
 import os
@@ -20,30 +23,30 @@ from pydantic import BaseModel, Field
 
 from vae.config.command_line import parse_arguments, run_command
 from vae.errors import UserError
-from vae.latent.probes import umap
+from vae.latent.probes import import_umap
 from vae.runs.run_folder import latest_finished_run, read_finished_run
 
-HOME = ("127.0.0.1", "localhost")
+LOCALHOST = ("127.0.0.1", "localhost")
 
 
 class Arguments(BaseModel, strict=True, extra="forbid"):
     run: str = Field("", description="the folder of a finished run")
-    host: str = Field(HOME[0], min_length=1, description="an address of this machine; 0.0.0.0 is all, for anybody")
-    port: int = Field(8765, ge=0, le=65535, description="a whole number, 0 (any that is free) to 65535")
+    host: str = Field(LOCALHOST[0], min_length=1, description="an address of this machine; 0.0.0.0 is every address")
+    port: int = Field(8765, ge=0, le=65535, description="a whole number, 0 (any free port) to 65535")
     browser: bool = Field(True, description="true or false")
     map: Literal["pca", "umap"] = "pca"
 
 
-def listening(host: str, port: int) -> socket.socket:
-    """A socket that is this process's, and keeps no answer back to join it with the next; UserError if it is taken."""
+def open_socket(host: str, port: int) -> socket.socket:
+    """Listen at an address, without Nagle's delay of small responses. Raises UserError if the address is taken."""
     try:
-        found = socket.create_server((host, port))
+        server = socket.create_server((host, port))
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
-        expected = "expected an address of this machine and a free port, such as port=0 finds"
+        expected = "expected an address of this machine and a free port; port=0 finds one"
         raise UserError(f"host={host} port={port}: {reason}; {expected}") from None
-    found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return found
+    server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return server
 
 
 def main(typed: Sequence[str]) -> None:
@@ -58,32 +61,32 @@ def main(typed: Sequence[str]) -> None:
         raise UserError(f"vae.explore needs {error.name}: pip install -e '.[explore]'") from None
     by_umap = given.map == "umap" and cfg.latent_dim > 2
     if by_umap:
-        umap()  # refused before the work
-    with listening(given.host, given.port) as taken:
+        import_umap()  # fail early if it is missing
+    with open_socket(given.host, given.port) as open_port:
         import torch
 
         from vae.explore.explorer import Explorer
-        from vae.explore.server import Server, app
+        from vae.explore.server import Server, build_app
         from vae.generate.session import Session
         from vae.training.experiment import load_dataset, load_trained
 
-        torch.set_num_threads(1)  # one code is decoded sooner by one; what takes long has a thread of its own
+        torch.set_num_threads(1)  # a single code is decoded fastest by one thread
         data = load_dataset(cfg)
         module = load_trained(cfg, data.shape, folder)
         title = f"{run.choices['dataset']}, latent_dim={cfg.latent_dim}"
         explorer = Explorer(folder.resolve().name, title, Session(module.vae, data), bool(module.bounds), by_umap)
         print("encoding images ...", file=sys.stderr)
-        _ = explorer.about  # so that the page opens at once
-        server = Server(app(explorer, [given.host, *HOME]))
-        address = f"http://{given.host}:{taken.getsockname()[1]}"
-        print(f"{address}   Ctrl-C ends it", flush=True)
+        _ = explorer.about  # computed before the page opens
+        server = Server(build_app(explorer, [given.host, *LOCALHOST]))
+        address = f"http://{given.host}:{open_port.getsockname()[1]}"
+        print(f"{address}   Ctrl-C stops it", flush=True)
         if given.browser:
             webbrowser.open(address)
-        server.run([taken])
+        server.run([open_port])
 
 
 def cli() -> int:
-    return run_command(main, __doc__, "ended")
+    return run_command(main, __doc__, "stopped")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the page can ask of a finished run: numbers for JSON, and pictures as the bytes of a canvas.
+"""What the page can request of a finished run: numbers as JSON, pictures as the bytes of a canvas.
 
 Shapes: N images or codes, D latent dimensions, (C, H, W) one image.
 """
@@ -14,24 +14,24 @@ import torch
 from torch import Tensor
 
 from vae.errors import UserError
-from vae.explore.image_input import BYTES, centred, on_plain_ground, remarks
-from vae.figures import MANY, plane
-from vae.generate.image_selection import SPLITS, SelectedImages, at, called, of_picture
+from vae.explore.image_input import MAX_BYTES, background_of, centre_drawing, check_image, has_opposite_background
+from vae.figures import MAX_CLASSES, class_colours, continuous_colours, fit_projection
+from vae.generate.image_selection import SPLITS, SelectedImages, image_name, model_input, read_image_file, select
 from vae.generate.interpolation import spherical
 from vae.generate.session import Session
-from vae.latent.probes import umap_of
+from vae.latent.probes import umap_projection
 from vae.model.estimator import anomaly_score
 
-SHOWN = 3000  # points on the map, at most
-FOUND = 8  # images that a search shows
-STEPS = 51  # from one image to the other
-REACH = 3.5  # standard deviations of a dimension that its slider goes to each side
+MAX_POINTS = 3000  # points on the map
+MAX_RESULTS = 8  # images that a search returns
+N_STEPS = 51  # codes from one image to another
+SLIDER_RANGE = 3.5  # standard deviations on each side of the mean
 K = 20  # samples for log p(x)
-OTHERS = 100  # test images that one is compared with
+N_REFERENCE = 100  # test images that a score is compared with
 
 
 class Entry(NamedTuple):
-    """An image of the run's dataset, and what to call it."""
+    """An image of the dataset."""
 
     split: str
     row: int
@@ -40,150 +40,170 @@ class Entry(NamedTuple):
 
 
 def rgba(images: Tensor) -> bytes:
-    """Images (N, C, H, W) in [0, 1] one after the other, row by row, four bytes a pixel."""
+    """Convert images (N, C, H, W) in [0, 1] to RGBA bytes in row-major order."""
     n, _, h, w = images.shape
     pixels = torch.full((n, h, w, 4), 255, dtype=torch.uint8)
     pixels[..., :3] = (images.clamp(0, 1) * 255).round().byte().expand(-1, 3, -1, -1).permute(0, 2, 3, 1)
     return pixels.numpy().tobytes()
 
 
-def numbers(values: Tensor) -> Any:
-    """As nested lists, with as many digits as can be seen."""
+def rounded(values: Tensor) -> Any:
+    """Convert a tensor to nested lists of numbers with four significant digits."""
     if values.dim() > 1:
-        return [numbers(row) for row in values]
+        return [rounded(row) for row in values]
     return [float(f"{value:.4g}") for value in values.tolist()]
 
 
 class Explorer:
-    """A run's model and images, by the names the page has for them; `bounded` if its objective bounds log p(x)."""
+    """The model and images of a run. `bounded` is true if its objective is a bound on log p(x)."""
 
-    def __init__(self, run: str, title: str, studio: Session, bounded: bool, by_umap: bool = False) -> None:
-        self.run, self.title, self.studio, self.by_umap = run, title, studio, by_umap
+    def __init__(self, run: str, title: str, session: Session, bounded: bool, by_umap: bool = False) -> None:
+        self.run, self.title, self.session, self.by_umap = run, title, session, by_umap
         self.score = "log_px" if bounded else "reconstruction"
-        self.chance = Lock()  # who has it has the random numbers, which all threads share, to itself
+        self.rng_lock = Lock()  # guards the global random generator, which all threads share
         self.entries = [entry for split in SPLITS for entry in self.entries_of(split)]
         with torch.inference_mode():
-            self.home: list[float] = studio.known.mean(0).tolist()
+            self.mean_code: list[float] = session.train_codes.mean(0).tolist()
 
     def entries_of(self, split: str) -> list[Entry]:
-        images = self.studio.data.images[split]
+        images = self.session.data.images[split]
         labels = [None] * len(images.pixels) if images.labels is None else images.labels.tolist()
-        return [Entry(split, row, called(images, split, row), label) for row, label in enumerate(labels)]
+        return [Entry(split, row, image_name(images, split, row), label) for row, label in enumerate(labels)]
 
     @cached_property
     def by_name(self) -> dict[str, Entry]:
         return {f"{entry.split}/{entry.row}": entry for entry in self.entries}
 
     @cached_property
+    def background(self) -> str | None:
+        return background_of(self.session.data)
+
+    @cached_property
     @torch.inference_mode()
     def about(self) -> dict[str, Any]:
-        """The map with its points, the dimensions with those that carry most first, and where to begin."""
-        studio, shown = self.studio, self.entries[:SHOWN]
+        """What the page needs to start: the map, the dimensions sorted by information, the images and their colours."""
+        session, shown = self.session, self.entries[:MAX_POINTS]
         rows = {split: torch.tensor([e.row for e in shown if e.split == split], dtype=torch.long) for split in SPLITS}
-        codes = torch.cat([studio.codes(studio.data.x(split, of)) for split, of in rows.items() if len(of)]).cpu()
-        amount, unit = studio.carried
-        with self.chance:
-            mean, sd = studio.spread
-        low, high = numbers(mean - REACH * sd), numbers(mean + REACH * sd)
-        kinds = sorted({entry.label for entry in shown if entry.label is not None})
+        codes = torch.cat([session.encode(session.data.x(split, r)) for split, r in rows.items() if len(r)]).cpu()
+        information, unit = session.dimension_information
+        with self.rng_lock:
+            mean, sd = session.aggregate_posterior_stats
+        low, high = rounded(mean - SLIDER_RANGE * sd), rounded(mean + SLIDER_RANGE * sd)
+        labels = sorted({entry.label for entry in shown if entry.label is not None})
+        few = len(labels) <= MAX_CLASSES
         return {
             "run": self.run,
             "title": self.title,
-            "shape": studio.data.shape,
+            "shape": session.data.shape,
             "unit": unit,
             "dimensions": [
-                {"d": d, "amount": round(amount[d].item(), 2), "low": low[d], "high": high[d]}
-                for d in amount.argsort(descending=True).tolist()
+                {"d": d, "information": round(information[d].item(), 2), "low": low[d], "high": high[d]}
+                for d in information.argsort(descending=True).tolist()
             ],
             **self.map_of(codes),
             "images": [[f"{e.split}/{e.row}", e.title, e.label] for e in shown],
-            "kinds": kinds if len(kinds) <= MANY else [],
-            "home": self.home,
-            "ground": on_plain_ground(studio.data),
+            "classes": labels if few else [],
+            "colours": class_colours(max(1, len(labels))) if few else continuous_colours(),
+            "mean_code": self.mean_code,
+            "background": self.background,
             "score": self.score,
             "K": K,
-            "most": BYTES,
+            "max_bytes": MAX_BYTES,
         }
 
     def map_of(self, codes: Tensor) -> dict[str, Any]:
-        """The places of codes (N, D), and that by which others have theirs: a plane, or the codes themselves."""
+        """Return the points of codes (N, D), and the plane of the map or, for UMAP, the codes."""
         if self.by_umap:
-            found = {"axes": ["UMAP 1", "UMAP 2"], "points": umap_of(codes.numpy()).tolist()}
-            return found | {"plane": None, "codes": numbers(codes)}
-        on = plane(codes)
-        names = [name.replace("$", "").replace("_", "") for name in on.names]
-        found = {"axes": names, "points": numbers(on.of(codes))}
-        return found | {"plane": {"origin": on.origin.tolist(), "axes": on.axes.tolist()}, "codes": None}
+            points = umap_projection(codes.numpy()).tolist()
+            return {"axes": ["UMAP 1", "UMAP 2"], "points": points, "plane": None, "codes": rounded(codes)}
+        projection = fit_projection(codes)
+        return {
+            "axes": [name.replace("$", "").replace("_", "") for name in projection.axis_names],
+            "points": rounded(projection.project(codes)),
+            "plane": {"origin": projection.origin.tolist(), "axes": projection.axes.tolist()},
+            "codes": None,
+        }
 
     @torch.inference_mode()
-    def decoded(self, codes: Sequence[Sequence[float]]) -> bytes:
-        """The pictures of codes, (N, D)."""
-        return rgba(self.studio.pictures(torch.tensor(codes, device=self.studio.device)))
+    def decode(self, codes: Sequence[Sequence[float]]) -> bytes:
+        """Return the pictures of codes, (N, D), as RGBA bytes."""
+        return rgba(self.session.decode(torch.tensor(codes, device=self.session.device)))
 
     @torch.inference_mode()
-    def drawn(self) -> list[float]:
-        """A code of the prior."""
-        with self.chance:
-            return self.studio.drawn(1)[0].tolist()
+    def sample_prior(self) -> list[float]:
+        """Sample a code from the prior."""
+        with self.rng_lock:
+            return self.session.sample_codes(1)[0].tolist()
 
     def entry(self, name: str) -> Entry:
-        """UserError if there is none."""
+        """Look up an image by split and row. Raises UserError if there is none."""
         if name not in self.by_name:
-            raise UserError(f"image={name}: expected one such as {self.entries[0].split}/{self.entries[0].row}")
+            first = self.entries[0]
+            raise UserError(f"image={name}: expected a split and a row such as {first.split}/{first.row}")
         return self.by_name[name]
 
     def image(self, name: str) -> SelectedImages:
-        """The image of a split and row, such as test/3."""
+        """Return the image with this split and row, such as test/3."""
         entry = self.entry(name)
-        return at(self.studio.data, entry.split, torch.tensor([entry.row]))
+        return select(self.session.data, entry.split, torch.tensor([entry.row]))
 
-    def search(self, words: str) -> list[tuple[str, str, int | None]]:
-        """Names, titles and labels of images whose title, or label, is what was typed, or begins so, or has it."""
-        typed = words.strip().lower()
+    def search(self, text: str) -> list[tuple[str, str, int | None]]:
+        """Return split/row, title and label of images whose title contains the text or whose label equals it.
 
-        def later(entry: Entry) -> tuple[bool, ...]:
+        Exact matches come first, then titles that begin with the text.
+        """
+        text = text.strip().lower()
+
+        def rank(entry: Entry) -> tuple[bool, ...]:
             title = entry.title.lower()
-            return typed not in (title, title.split()[-1]), typed != str(entry.label), not title.startswith(typed)
+            return text not in (title, title.split()[-1]), text != str(entry.label), not title.startswith(text)
 
-        fitting = [entry for entry in self.entries if typed in entry.title.lower() or typed == str(entry.label)]
-        found = sorted(fitting, key=later)[:FOUND]
-        return [(f"{entry.split}/{entry.row}", entry.title, entry.label) for entry in found]
+        matches = [entry for entry in self.entries if text in entry.title.lower() or text == str(entry.label)]
+        best = sorted(matches, key=rank)[:MAX_RESULTS]
+        return [(f"{entry.split}/{entry.row}", entry.title, entry.label) for entry in best]
 
     @torch.inference_mode()
-    def between(self, first: str, second: str) -> list[list[float]]:
-        """Codes on the arc from one image's to the other's."""
-        a, b = self.studio.codes(torch.cat([self.image(first).x, self.image(second).x]))
-        return spherical(a, b, torch.linspace(0, 1, STEPS, device=a.device)).tolist()
+    def interpolate(self, first: str, second: str) -> list[list[float]]:
+        """Return the codes on the arc between two images."""
+        a, b = self.session.encode(torch.cat([self.image(first).x, self.image(second).x]))
+        return spherical(a, b, torch.linspace(0, 1, N_STEPS, device=a.device)).tolist()
 
-    def known(self, name: str) -> dict[str, Any]:
-        """What the model makes of an image of the dataset."""
+    def dataset_image(self, name: str) -> dict[str, Any]:
+        """Describe an image of the dataset."""
         label = self.entry(name).label
-        return self.seen(self.image(name)) | {"label": label, "remarks": []}
+        return self.describe_image(self.image(name)) | {"label": label, "remarks": []}
 
-    def uploaded(self, content: bytes, drawn: bool) -> dict[str, Any]:
-        """What the model makes of a picture file, or of a drawing; UserError if it is none."""
-        told, data = remarks(content), self.studio.data
-        file = centred(content, data) if drawn else io.BytesIO(content)
-        image = of_picture(data, "picture", file, "your drawing" if drawn else "your picture")
-        return self.seen(image) | {"label": None, "remarks": told}
+    def uploaded_image(self, content: bytes, drawn: bool) -> dict[str, Any]:
+        """Describe an image file or a drawing. Raises UserError if it cannot be used."""
+        data, remarks, name = self.session.data, check_image(content), "your drawing" if drawn else "your picture"
+        file = centre_drawing(content, data.shape, self.background) if drawn else io.BytesIO(content)
+        pixels = read_image_file(data, "picture", file, name)
+        if not drawn and has_opposite_background(pixels[0], self.background):
+            pixels = 255 - pixels
+            remarks.append(f"inverted, because the images of this dataset have a {self.background} background")
+        image = SelectedImages(model_input(data, pixels), [name])
+        return self.describe_image(image) | {"label": None, "remarks": remarks}
 
     @torch.inference_mode()
-    def seen(self, image: SelectedImages) -> dict[str, Any]:
-        """An image as the model is fed it, its code, and how likely it is."""
+    def describe_image(self, image: SelectedImages) -> dict[str, Any]:
+        """Return an image as the model receives it, its code and its score."""
         return {
             "title": image.names[0],
-            "z": self.studio.codes(image.x)[0].tolist(),
+            "z": self.session.encode(image.x)[0].tolist(),
             "pixels": base64.b64encode(rgba(image.x)).decode(),
             "score": self.scores(image.x).item(),
         }
 
     @cached_property
     @torch.inference_mode()
-    def others(self) -> list[float]:
-        """The scores of test images, in order."""
-        return self.scores(self.studio.data.x("test", slice(OTHERS))).sort().values.tolist()
+    def reference_scores(self) -> list[float]:
+        """The scores of test images, in increasing order."""
+        return self.scores(self.session.data.x("test", slice(N_REFERENCE))).sort().values.tolist()
 
     def scores(self, x: Tensor) -> Tensor:
-        """How likely images (N, C, H, W) are, (N,); the same for the same image, whatever is asked for meanwhile."""
-        with self.chance:
-            return -anomaly_score(self.studio.vae, x, self.score, K)
+        """Score images (N, C, H, W), higher is better: (N,).
+
+        An image has the same score each time, also if other threads draw random numbers meanwhile.
+        """
+        with self.rng_lock:
+            return -anomaly_score(self.session.vae, x, self.score, K)

@@ -1,79 +1,99 @@
-"""Picture files that somebody sends, and digits that somebody draws."""
+"""Uploaded image files and drawn digits."""
 
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
+import torch
 from PIL import Image, ImageOps
+from torch import Tensor
 
 from datamodules.base import ImageDataModule
 from vae.errors import UserError
 
-BYTES = 16_000_000  # of a file, at most
-SIDE, PIXELS = 4, 50_000_000  # of a picture: at least a side, and at most in all
-PLAIN = 0.05  # how far the edge of the mean image may be from black or white, where things lie on plain ground
-BOX = 20 / 28  # the part of the height that a digit of MNIST has
-NOTHING = "nothing is drawn yet"
+MAX_BYTES = 16_000_000  # of a file
+MIN_SIDE, MAX_PIXELS = 4, 50_000_000
+BACKGROUND_TOLERANCE = 0.05  # distance of the mean image's border from black or white on a plain background
+OPPOSITE = 0.6  # distance of an upload's border from the background of the dataset, from which on it is inverted
+DIGIT_BOX = 20 / 28  # height of a digit of MNIST, as a fraction of the image
+EMPTY_DRAWING = "the drawing is empty"
 
 
 @contextmanager
-def opened(content: bytes) -> Iterator[Image.Image]:
-    """A picture file; UserError where it, or what is done to it meanwhile, fails."""
+def open_image(content: bytes) -> Iterator[Image.Image]:
+    """Open an image file. Raises UserError if it cannot be read, also for errors inside the `with` block."""
     try:
         with warnings.catch_warnings(), Image.open(io.BytesIO(content)) as picture:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             if picture.format == "EPS":
-                raise ValueError("this is a program, which Ghostscript would run")
+                raise ValueError("Pillow would run this program with Ghostscript")
             yield picture
     except Image.DecompressionBombError:
-        raise UserError(f"far too many pixels: expected {PIXELS // 1_000_000} million at most") from None
-    except Exception:  # noqa: BLE001 (Pillow raises nearly anything on a damaged file)
-        raise UserError("this is no picture that can be read; expected a file such as a PNG or a JPEG") from None
+        raise UserError(f"too many pixels: expected at most {MAX_PIXELS // 1_000_000} million") from None
+    except Exception:  # noqa: BLE001 (Pillow raises nearly any type for a damaged file)
+        raise UserError("this file cannot be read as an image; expected a PNG or a JPEG, for example") from None
 
 
-def remarks(content: bytes) -> list[str]:
-    """What to say of a picture file that can be used; UserError if it cannot."""
-    with opened(content) as picture:
+def check_image(content: bytes) -> list[str]:
+    """Return remarks on an image file. Raises UserError if it cannot be used."""
+    with open_image(content) as picture:
         width, height = picture.size
         frames = getattr(picture, "n_frames", 1)
-    if min(width, height) < SIDE or width * height > PIXELS:
-        most = f"{PIXELS // 1_000_000} million in all"
-        raise UserError(f"{width} x {height} pixels: expected {SIDE} or more a side, and at most {most}")
-    return [f"it moves: of its {frames} frames, this is the first"] if frames > 1 else []
+    if min(width, height) < MIN_SIDE or width * height > MAX_PIXELS:
+        most = f"{MAX_PIXELS // 1_000_000} million in total"
+        raise UserError(f"{width} x {height} pixels: expected at least {MIN_SIDE} per side and at most {most}")
+    return [f"animated image: the first of {frames} frames is used"] if frames > 1 else []
 
 
-def centred(content: bytes, data: ImageDataModule) -> io.BytesIO:
-    """A drawing, light on dark, as the digits of MNIST are: in a box of 20/28 of the side, its mass in the middle.
+def centre_drawing(content: bytes, shape: Sequence[int], background: str | None) -> io.BytesIO:
+    """Scale and centre a light drawing on dark ground as the digits of MNIST are (LeCun et al. 1998, sec. III.A).
 
-    LeCun et al. (1998), sec. III.A; on the ground that the dataset has. UserError if nothing is drawn.
+    The drawing fits into a box of 20/28 of the image and its centre of mass is in the middle. It is inverted for a
+    "light" background. `shape` is (C, H, W). Returns a PNG file. Raises UserError if the drawing is empty.
     """
-    _, height, width = data.shape
-    with opened(content) as file:
-        drawing = file.convert("L")
+    _, height, width = shape
+    with open_image(content) as picture:
+        drawing = picture.convert("L")
     box = drawing.point(lambda level: 255 * (level > 40)).getbbox()
     if box is None:
-        raise UserError(NOTHING)
+        raise UserError(EMPTY_DRAWING)
     ink = drawing.crop(box)
-    scale = BOX * min(height, width) / max(ink.size)
+    scale = DIGIT_BOX * min(height, width) / max(ink.size)
     ink = ink.resize([max(1, round(side * scale)) for side in ink.size], Image.Resampling.LANCZOS)  # type: ignore[arg-type]
     levels = np.asarray(ink, float)
-    if not levels.any():  # a few dots, far apart
-        raise UserError(NOTHING)
-    middle = [np.average(np.arange(n) + 0.5, weights=levels.sum(1 - axis)) for axis, n in enumerate(levels.shape)]
+    if not levels.any():  # a few distant dots vanish when they are scaled
+        raise UserError(EMPTY_DRAWING)
+    centre = [np.average(np.arange(n) + 0.5, weights=levels.sum(1 - axis)) for axis, n in enumerate(levels.shape)]
     page = Image.new("L", (width, height))
-    page.paste(ink, (round(width / 2 - middle[1]), round(height / 2 - middle[0])))
-    if on_plain_ground(data) == "light":
+    page.paste(ink, (round(width / 2 - centre[1]), round(height / 2 - centre[0])))
+    if background == "light":
         page = ImageOps.invert(page)
-    made = io.BytesIO()
-    page.save(made, "PNG")
-    return made
+    file = io.BytesIO()
+    page.save(file, "PNG")
+    return file
 
 
-def on_plain_ground(data: ImageDataModule) -> str | None:
-    """The ground that grey images lie on, "dark" or "light"; None where there is none, or colour."""
+def border(image: Tensor) -> Tensor:
+    """Return the outermost pixels of a grey image (1, H, W)."""
+    return torch.cat([image[0, [0, -1]].flatten(), image[0, :, [0, -1]].flatten()])
+
+
+def background_of(data: ImageDataModule) -> str | None:
+    """Return "dark" or "light" if grey images have a plain black or white background, else None."""
     mean = data.mean_image()
-    edge = np.concatenate([mean[0, [0, -1]].flatten(), mean[0, :, [0, -1]].flatten()])
-    grounds = {"dark": edge.max() < PLAIN, "light": edge.min() > 1 - PLAIN}
-    return next((ground for ground, is_it in grounds.items() if is_it and len(mean) == 1), None)
+    if len(mean) > 1:
+        return None
+    edge = border(mean)
+    if edge.max() < BACKGROUND_TOLERANCE:
+        return "dark"
+    return "light" if edge.min() > 1 - BACKGROUND_TOLERANCE else None
+
+
+def has_opposite_background(pixels: Tensor, background: str | None) -> bool:
+    """Return whether a grey image (1, H, W), uint8, is dark on light where the dataset is light on dark, or reverse."""
+    if background is None:
+        return False
+    level = border(pixels).float().median().item() / 255
+    return (level if background == "dark" else 1 - level) > OPPOSITE

@@ -1,11 +1,10 @@
-"""The page and what it asks for, over HTTP. No path of a file is taken from outside: images go by split and row."""
+"""The HTTP server of the page. Images are requested by split and row, never by a path of a file."""
 
 import io
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import uvicorn
 from PIL import Image
@@ -21,37 +20,37 @@ from starlette.staticfiles import StaticFiles
 
 from vae.errors import UserError
 from vae.explore.explorer import Explorer, rgba
-from vae.explore.image_input import BYTES
+from vae.explore.image_input import MAX_BYTES
 
 PAGE = Path(__file__).parent / "page"
-AT_ONCE = 64  # codes to decode
+MAX_CODES = 64  # codes per request
 
 
 class Codes(BaseModel, extra="forbid"):
-    codes: list[list[FiniteFloat]] = Field(min_length=1, max_length=AT_ONCE)
-    run: str | None = None  # that the page is of: at this address there may be another's by now
+    codes: list[list[FiniteFloat]] = Field(min_length=1, max_length=MAX_CODES)
+    run: str | None = None  # the run of the page, which may differ after a restart at the same address
 
 
-async def body(request: Request) -> bytes:
-    """What was sent; UserError if it is too much, of which nothing is kept."""
-    kept, size = bytearray(), 0
-    async for part in request.stream():
-        size += len(part)
-        if size <= BYTES:
-            kept += part
+async def read_body(request: Request) -> bytes:
+    """Read the body of a request. Raises UserError if it is too large, without keeping it in memory."""
+    body, size = bytearray(), 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size <= MAX_BYTES:
+            body += chunk
         else:
-            kept.clear()
-    if size > BYTES:
-        raise UserError(f"{size / 1e6:.1f} MB: expected {BYTES // 1_000_000} MB at most")
-    return bytes(kept)
+            body.clear()
+    if size > MAX_BYTES:
+        raise UserError(f"{size / 1e6:.1f} MB: expected at most {MAX_BYTES // 1_000_000} MB")
+    return bytes(body)
 
 
-def refused(_: Request, error: Exception) -> Response:
+def user_error_response(_: Request, error: Exception) -> Response:
     return JSONResponse({"message": str(error)}, 422)
 
 
-class Routes:
-    """Of an explorer. What takes long runs beside what a pointer waits for."""
+class Endpoints:
+    """Answer the requests of the page. Slow ones run in a thread pool, so that decoding need not wait for them."""
 
     def __init__(self, explorer: Explorer) -> None:
         self.explorer = explorer
@@ -61,19 +60,19 @@ class Routes:
 
     async def decode(self, request: Request) -> Response:
         try:
-            asked = Codes.model_validate_json(await body(request))
+            given = Codes.model_validate_json(await read_body(request))
         except ValidationError as error:
             first = error.errors()[0]
             raise UserError(f"{'.'.join(map(str, first['loc'])) or 'body'}: {first['msg']}") from None
-        if asked.run not in (None, self.explorer.run):
-            raise UserError(f"this page is of {asked.run}, and {self.explorer.run} is explored now; load it anew")
-        d = len(self.explorer.home)
-        if any(len(code) != d for code in asked.codes):
+        if given.run not in (None, self.explorer.run):
+            raise UserError(f"this page shows {given.run}, but {self.explorer.run} is explored now; reload the page")
+        d = len(self.explorer.mean_code)
+        if any(len(code) != d for code in given.codes):
             raise UserError(f"codes: expected {d} numbers in each")
-        return Response(self.explorer.decoded(asked.codes), media_type="application/octet-stream")
+        return Response(self.explorer.decode(given.codes), media_type="application/octet-stream")
 
-    async def draw(self, _: Request) -> Response:
-        return JSONResponse(await run_in_threadpool(self.explorer.drawn))
+    async def sample(self, _: Request) -> Response:
+        return JSONResponse(await run_in_threadpool(self.explorer.sample_prior))
 
     async def search(self, request: Request) -> Response:
         return JSONResponse(self.explorer.search(request.query_params.get("q", "")))
@@ -84,50 +83,50 @@ class Routes:
         picture.save(file, "PNG")
         return Response(file.getvalue(), media_type="image/png")
 
-    async def between(self, request: Request) -> Response:
+    async def interpolate(self, request: Request) -> Response:
         names = [request.query_params.get(end, "") for end in ("first", "second")]
-        return JSONResponse(self.explorer.between(*names))
+        return JSONResponse(self.explorer.interpolate(*names))
 
-    async def known(self, request: Request) -> Response:
-        return JSONResponse(await run_in_threadpool(self.explorer.known, request.path_params["name"]))
+    async def dataset_image(self, request: Request) -> Response:
+        return JSONResponse(await run_in_threadpool(self.explorer.dataset_image, request.path_params["name"]))
 
-    async def upload(self, request: Request) -> Response:
-        drawn = "drawn" in request.query_params
-        return JSONResponse(await run_in_threadpool(self.explorer.uploaded, await body(request), drawn))
+    async def uploaded_image(self, request: Request) -> Response:
+        content, drawn = await read_body(request), "drawn" in request.query_params
+        return JSONResponse(await run_in_threadpool(self.explorer.uploaded_image, content, drawn))
 
-    async def others(self, _: Request) -> Response:
-        return JSONResponse(await run_in_threadpool(lambda: self.explorer.others))
+    async def reference_scores(self, _: Request) -> Response:
+        return JSONResponse(await run_in_threadpool(lambda: self.explorer.reference_scores))
 
 
 class Server(uvicorn.Server):
-    """Of an app; ends within a second or so of Ctrl-C, and cuts off without a word whoever has not sent all by then."""
+    """A server that stops within about a second of Ctrl-C and drops unfinished requests."""
 
     def __init__(self, app: Starlette) -> None:
         super().__init__(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        logging.getLogger("uvicorn.error").disabled = True
+        logging.getLogger("uvicorn.error").disabled = True  # it would report the dropped requests
         super().handle_exit(sig, frame)
 
 
-def app(explorer: Explorer, hosts: Sequence[str]) -> Starlette:
-    """For those alone who call it by one of these hosts, or by any if 0.0.0.0 is among them."""
-    of: Any = Routes(explorer)
+def build_app(explorer: Explorer, hosts: Sequence[str]) -> Starlette:
+    """Build the application. It answers only requests to one of these hosts, or all if 0.0.0.0 is among them."""
+    endpoints = Endpoints(explorer)
     routes = [
-        Route("/about", of.about),
-        Route("/decode", of.decode, methods=["POST"]),
-        Route("/draw", of.draw),
-        Route("/search", of.search),
-        Route("/image/{name:path}.png", of.image),
-        Route("/between", of.between),
-        Route("/seen/{name:path}", of.known),
-        Route("/seen", of.upload, methods=["POST"]),
-        Route("/others", of.others),
+        Route("/about", endpoints.about),
+        Route("/decode", endpoints.decode, methods=["POST"]),
+        Route("/sample", endpoints.sample),
+        Route("/search", endpoints.search),
+        Route("/image/{name:path}.png", endpoints.image),
+        Route("/interpolate", endpoints.interpolate),
+        Route("/encode/{name:path}", endpoints.dataset_image),
+        Route("/encode", endpoints.uploaded_image, methods=["POST"]),
+        Route("/reference_scores", endpoints.reference_scores),
         Mount("/", StaticFiles(directory=PAGE, html=True)),
     ]
     allowed = ["*"] if "0.0.0.0" in hosts else list(hosts)
     return Starlette(
         routes=routes,
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=allowed)],
-        exception_handlers={UserError: refused},
+        exception_handlers={UserError: user_error_response},
     )

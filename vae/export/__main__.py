@@ -1,8 +1,9 @@
-"""Export a finished run: python -m vae.export [run=outputs/...], of the newest run unless said.
+"""Export a finished run to ONNX and safetensors: python -m vae.export [run=outputs/...].
 
-Into the run's export/ go encoder.onnx (an image to its code), decoder.onnx (a code to its picture), weights.safetensors
-and export.json, which says how to use them: that needs neither torch nor Lightning nor Hydra, only onnxruntime. Nothing
-is written that does not give what torch gives.
+Without run=, the newest finished run in outputs/ is exported. The files are written to export/ in the folder of the
+run: encoder.onnx (image to code), decoder.onnx (code to picture), weights.safetensors, and export.json, which describes
+them. They can be used with onnxruntime alone, without torch, Lightning or Hydra. The outputs of the ONNX files are
+compared with those of torch, and nothing is written if they differ.
 """
 
 import json
@@ -23,9 +24,10 @@ from vae.runs.run_folder import Run, latest_finished_run, read_finished_run
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-TOLERANCE = 1e-4  # how far ONNX may be from torch, of a number of size 1 or less; of larger ones, that part
-OPSET = 20  # of ONNX
-INPUTS = 7  # random ones to compare with: other than the number that was traced
+TOLERANCE = 1e-4  # largest difference from torch: absolute for values up to 1, relative for larger ones
+OPSET = 20  # version of the ONNX operators
+TRACE_BATCH = 2
+TEST_BATCH = 7  # differs from TRACE_BATCH, which tests that the batch size is free
 
 
 class Arguments(BaseModel, strict=True, extra="forbid"):
@@ -33,9 +35,10 @@ class Arguments(BaseModel, strict=True, extra="forbid"):
 
 
 def write_onnx(net: "nn.Module", inputs: "Tensor", names: Sequence[str], file: Path) -> float:
-    """A module, of a batch of any size, as ONNX, and how far it is from torch on `inputs`, (N, ...).
+    """Write a module as ONNX with a free batch size. Return the largest difference from torch on `inputs`, (N, ...).
 
-    `names` are those of its input and of its outputs. UserError if it is too far or cannot be written.
+    `names` are the names of its input and its outputs. Raises UserError if the module cannot be converted, or if the
+    difference exceeds TOLERANCE.
     """
     import onnxruntime
     import torch
@@ -46,7 +49,7 @@ def write_onnx(net: "nn.Module", inputs: "Tensor", names: Sequence[str], file: P
     try:
         torch.onnx.export(
             net,
-            (inputs[:2],),
+            (inputs[:TRACE_BATCH],),
             file,
             input_names=names[:1],
             output_names=names[1:],
@@ -56,30 +59,32 @@ def write_onnx(net: "nn.Module", inputs: "Tensor", names: Sequence[str], file: P
             external_data=False,
             verbose=False,
         )
-        found = onnxruntime.InferenceSession(file).run(None, {names[0]: inputs.numpy()})
-    except Exception as error:  # noqa: BLE001 - whatever the exporter or the runtime has to say
+        outputs = onnxruntime.InferenceSession(file).run(None, {names[0]: inputs.numpy()})
+    except Exception as error:  # noqa: BLE001 - the exporter and the runtime raise many types
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{file.stem}: ONNX cannot have it: {type(error).__name__}: {reason}") from None
+        raise UserError(f"{file.stem}: cannot be converted to ONNX: {type(error).__name__}: {reason}") from None
     with torch.inference_mode():
         expected = [output.numpy() for output in net(inputs)]
-    off = max(float((abs(a - b) / abs(b).clip(1)).max()) for a, b in zip(found, expected, strict=True))
-    if not off <= TOLERANCE:
-        raise UserError(f"{file.stem}: ONNX and torch differ by {off:.2g}, more than {TOLERANCE:g}; nothing is written")
-    return off
+    difference = max(float((abs(a - b) / abs(b).clip(1)).max()) for a, b in zip(outputs, expected, strict=True))
+    if not difference <= TOLERANCE:  # also for NaN
+        raise UserError(
+            f"{file.stem}: ONNX and torch differ by {difference:.2g}, more than {TOLERANCE:g}; nothing was written"
+        )
+    return difference
 
 
-def about(run: Run, shape: Sequence[int], log_var: bool) -> dict[str, Any]:
-    """What is needed to use an export of images of `shape`, (C, H, W), apart from what was found in making it."""
+def describe(run: Run, shape: Sequence[int], log_var: bool) -> dict[str, Any]:
+    """Describe the files of an export: the run, its images of `shape` (C, H, W), inputs, outputs and versions."""
     import onnx
     import onnxruntime
     import torch
 
-    cfg = run.config
+    cfg, choices = run.config, run.choices
     groups = ("dataset", "architecture", "likelihood", "posterior", "prior", "objective")
     code, image = ["batch", cfg.latent_dim], ["batch", *shape]
     return {
         "run": run.folder.resolve().name,
-        **{group: run.choices.get(group) for group in groups},
+        **{group: choices.get(group) for group in groups},
         "shape": list(shape),
         "latent_dim": cfg.latent_dim,
         "binarize": cfg.dataset.binarize,
@@ -100,7 +105,10 @@ def about(run: Run, shape: Sequence[int], log_var: bool) -> dict[str, Any]:
 
 
 def export(folder: Path) -> dict[str, Any]:
-    """Write the export of a run; what is in its export.json. UserError for what cannot be."""
+    """Export a run. Return the contents of export.json.
+
+    Raises UserError if a package is missing or the model cannot be exported.
+    """
     run = read_finished_run(folder)
     cfg = run.config
     try:
@@ -119,33 +127,33 @@ def export(folder: Path) -> dict[str, Any]:
     vae = load_trained(cfg, data.shape, folder).vae.cpu()
     encoder, decoder = Encoder(vae, cfg.latent_dim), Decoder(vae)
     rng = torch.Generator().manual_seed(0)
-    x, z = torch.rand(INPUTS, *data.shape, generator=rng), torch.randn(INPUTS, cfg.latent_dim, generator=rng)
-    described = about(run, data.shape, encoder.has_log_var)
+    x, z = torch.rand(TEST_BATCH, *data.shape, generator=rng), torch.randn(TEST_BATCH, cfg.latent_dim, generator=rng)
+    description = describe(run, data.shape, encoder.has_log_var)
     with atomic_directory(folder / "export") as part:
         for name, net, inputs in (("encoder", encoder, x), ("decoder", decoder, z)):
-            names = [*described[name]["inputs"], *described[name]["outputs"]]
-            described[name]["largest_difference_from_torch"] = write_onnx(net, inputs, names, part / f"{name}.onnx")
+            names = [*description[name]["inputs"], *description[name]["outputs"]]
+            description[name]["largest_difference_from_torch"] = write_onnx(net, inputs, names, part / f"{name}.onnx")
         weights = {name: value.contiguous() for name, value in vae.state_dict().items()}
         (part / "weights.safetensors").write_bytes(save(weights))
-        (part / "export.json").write_text(json.dumps(described | {"test": run.summary}, indent=2) + "\n")
-    return described
+        (part / "export.json").write_text(json.dumps(description | {"test": run.summary}, indent=2) + "\n")
+    return description
 
 
 def main(typed: Sequence[str]) -> None:
     given = parse_arguments(Arguments, typed)
     folder = Path(given.run) if given.run else latest_finished_run(Path("outputs"))
-    found = export(folder)
+    description = export(folder)
     for name in ("encoder", "decoder"):
-        part = found[name]
-        path = os.path.relpath(folder / "export" / part["file"])
-        puts = f"{', '.join(part['inputs'])} -> {', '.join(part['outputs'])}"
-        print(f"{path}  {puts}  within {part['largest_difference_from_torch']:.0e} of torch")
-    for file in (found["weights"], "export.json"):
+        model = description[name]
+        path = os.path.relpath(folder / "export" / model["file"])
+        signature = f"{', '.join(model['inputs'])} -> {', '.join(model['outputs'])}"
+        print(f"{path}  {signature}  within {model['largest_difference_from_torch']:.0e} of torch")
+    for file in (description["weights"], "export.json"):
         print(os.path.relpath(folder / "export" / file))
 
 
 def cli() -> int:
-    return run_command(main, __doc__, "stopped; nothing is written")
+    return run_command(main, __doc__, "stopped; nothing was written")
 
 
 if __name__ == "__main__":

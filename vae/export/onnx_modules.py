@@ -1,4 +1,4 @@
-"""The two halves of a model as functions of one tensor, without random numbers: what an export consists of.
+"""Encoder and decoder as deterministic modules with one input, for export to ONNX.
 
 Shapes: S samples, B images, D latent dimensions, (C, H, W) one image.
 """
@@ -15,9 +15,10 @@ from vae.model.vae import VAE
 
 
 class Encoder(nn.Module):
-    """x (B, C, H, W) -> the mean of q(z|x) and, of a diagonal Gaussian, its log-variance, both (B, D).
+    """Map x (B, C, H, W) to the mean of q(z|x) and, for a diagonal Gaussian, its log-variance, both (B, D).
 
-    The mean of a flow is that of `FlowDistribution.MEAN_SAMPLES` samples whose noise, (S, 1, D), is drawn here, once.
+    The mean of a flow is estimated from `FlowDistribution.SAMPLES` samples. Their noise, (S, 1, D), is fixed when the
+    module is created. Raises UserError for a posterior that has no such mean.
     """
 
     noise: Tensor
@@ -31,7 +32,7 @@ class Encoder(nn.Module):
         posterior: Any = vae.posterior
         q_z = posterior(torch.zeros(1, posterior.outputs))
         if not isinstance(q_z, (DiagonalNormal, FlowDistribution, Delta)):
-            raise UserError(f"posterior: {type(posterior).__name__} has no code that can be exported")
+            raise UserError(f"posterior: {type(posterior).__name__} cannot be exported")
         self.has_log_var = isinstance(q_z, DiagonalNormal)
         self.eval()
 
@@ -49,7 +50,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """z (B, D) -> the picture of p(x|z), (B, C, H, W), and h, (B, maps, H, W), which the likelihood is made of."""
+    """Map z (B, D) to the picture of p(x|z), (B, C, H, W), and the likelihood's parameters h, (B, maps, H, W)."""
 
     def __init__(self, vae: VAE) -> None:
         super().__init__()

@@ -1,23 +1,23 @@
 """Make pictures with a finished run: python -m vae.generate [run=outputs/...] [what=NAME] [key=value ...].
 
-They go to generated/ in the folder of the run, by default of the one that finished last in outputs/. `what` is one
-of these or a list such as [samples,walk], and unless said, all that fit:
+The files are written to generated/ in the folder of the run. Without run=, the newest finished run in outputs/ is
+used. `what` is one of the names below or a list such as [samples,walk]. Without it, everything that applies is made.
 
-  samples            pictures of drawn codes                                          n=100, temperature, from
-  reconstructions    test images, or images=[...], beside what the model makes of them             n=50
-  interpolation      from one image to another, images=[a,b]; a strip and a film                   way
-  traversal          latent dimensions moved, those that carry most first, or dimensions=[3,7], images=[a]     n=10
-  manifold           the whole plane, of a run with latent_dim=2
-  nearest            drawn pictures beside the nearest training images, and how far    n=8, temperature, from
-  walk               a film through drawn codes and back                              n=12, temperature, from
-  fuse               fuse=[a,b]: both parents, the child, the way; fuse=random: a page of children  n=8, way
+  samples            decoded samples                                            n=100, temperature, source
+  reconstructions    test images, or images=[...], beside their reconstructions                       n=50
+  interpolation      from one image to another, images=[a,b]: a strip and a GIF              interpolation
+  traversal          one row per latent dimension, or dimensions=[3,7]; starts from images=[a]        n=10
+  manifold           the decoded plane of a run with latent_dim=2
+  nearest            samples beside the nearest training images            n=8, temperature, source
+  walk               a GIF that moves through sampled codes and back       n=12, temperature, source
+  fuse               fuse=[a,b]: both images, the midpoint, a strip; fuse=random: a page     n=8, interpolation
   arithmetic         arithmetic=[a,b,c]: a - b + c, of labels (their mean codes) or of images
 
-An image (a, b, c) is its name, as fuse=[pikachu,charizard], the number of a test image, or a file, which is cut and
-scaled as dataset=folder does. temperature=0.7 draws codes nearer to the peaks of the prior, 1 as it is; from=mixture
-draws them from a mixture fitted to the codes of training images; way=linear goes straight, way=spherical on an arc.
-How far is the root of the mean squared difference of pixels in [0, 1].
-The same seed=0 makes the same files.
+An image (a, b, c) is a name, as in fuse=[pikachu,charizard], the number of a test image, or a file, which is cropped
+and scaled as for dataset=folder. source=prior samples codes from p(z), source=mixture from a Gaussian mixture fitted to
+the codes of training images. A temperature below 1 samples closer to the modes. interpolation=linear follows a straight
+line, interpolation=spherical an arc. A traversal shows the most informative dimensions first. The number under a
+nearest image is the root mean squared difference of pixels in [0, 1]. The same seed=0 makes the same files.
 """
 
 import os
@@ -34,19 +34,20 @@ from vae.errors import UserError, did_you_mean
 from vae.runs.atomic_files import atomic_directory
 from vae.runs.run_folder import latest_finished_run, read_finished_run
 
-# The keys each takes; run, what and seed are for all.
-DRAWN = ("n", "temperature", "from")
-TAKES = {
-    "samples": DRAWN,
+# The keys that each `what` uses. All of them use run, what and seed.
+SAMPLING_KEYS = ("n", "temperature", "source")
+ACCEPTED_KEYS = {
+    "samples": SAMPLING_KEYS,
     "reconstructions": ("images", "n"),
-    "interpolation": ("images", "way"),
+    "interpolation": ("images", "interpolation"),
     "traversal": ("n", "images", "dimensions"),
     "manifold": (),
-    "nearest": DRAWN,
-    "walk": DRAWN,
-    "fuse": ("fuse", "way", "n"),
+    "nearest": SAMPLING_KEYS,
+    "walk": SAMPLING_KEYS,
+    "fuse": ("fuse", "interpolation", "n"),
     "arithmetic": ("arithmetic",),
 }
+RENAMED_KEYS = {"way": "interpolation", "from": "source"}  # names of earlier versions
 
 
 class Arguments(BaseModel, strict=True, extra="forbid"):
@@ -56,8 +57,8 @@ class Arguments(BaseModel, strict=True, extra="forbid"):
     )
     n: int | None = Field(None, ge=1, le=100, description="a whole number, 1 to 100")
     temperature: float = Field(1.0, ge=0, le=10, description="a number from 0 to 10")
-    source: Literal["prior", "mixture"] = Field("prior", alias="from")
-    way: Literal["linear", "spherical"] = "spherical"
+    source: Literal["prior", "mixture"] = "prior"
+    interpolation: Literal["linear", "spherical"] = "spherical"
     images: list[str | int] = Field(
         [], min_length=1, description="a list of names, numbers of test images or files, such as [3,7]"
     )
@@ -74,67 +75,77 @@ class Arguments(BaseModel, strict=True, extra="forbid"):
 
     @property
     def implied(self) -> list[str]:
-        """What is wanted if nobody says: that which fuse=, arithmetic= or images= is for."""
-        asked = {
+        """What fuse=, arithmetic=, images= and dimensions= imply when `what` is not given."""
+        implied = {
             "fuse": self.fuse,
             "arithmetic": self.arithmetic,
             "reconstructions": self.images,
             "interpolation": len(self.images) == 2,
             "traversal": self.dimensions,
         }
-        return [name for name, given in asked.items() if given]
+        return [name for name, given in implied.items() if given]
 
-    @property
-    def wanted(self) -> list[str]:
-        """`what`, or what is implied; UserError where that is no name, or takes none of a key that was given."""
+    def requested(self) -> list[str]:
+        """Return `what`, or what the other keys imply.
+
+        Raises UserError for an unknown name, and for a key that nothing requested uses.
+        """
         for name in self.what:
-            if name not in TAKES:
+            if name not in ACCEPTED_KEYS:
                 raise UserError(
-                    f"what={name}: expected one of {', '.join(TAKES)}, or a list [a,b]{did_you_mean(name, TAKES)}"
+                    f"what={name}: expected one of {', '.join(ACCEPTED_KEYS)}, or a list [a,b]"
+                    f"{did_you_mean(name, ACCEPTED_KEYS)}"
                 )
-        wanted = self.what or self.implied
-        for field, about in Arguments.model_fields.items():
-            key = about.alias or field
-            takers = [name for name, keys in TAKES.items() if key in keys]
-            if wanted and takers and field in self.model_fields_set and not {*takers} & {*wanted}:
-                given = getattr(self, field)
-                raise UserError(f"{key}={given}: expected only for {', '.join(takers)}, not for {', '.join(wanted)}")
-        return wanted
+        requested = self.what or self.implied
+        for key in Arguments.model_fields:
+            users = [name for name, keys in ACCEPTED_KEYS.items() if key in keys]
+            if requested and users and key in self.model_fields_set and not {*users} & {*requested}:
+                raise UserError(
+                    f"{key}={getattr(self, key)}: expected only with what={' or '.join(users)},"
+                    f" not with {', '.join(requested)}"
+                )
+        return requested
 
 
 def generate(folder: Path, given: Arguments) -> list[Path]:
-    """The files, written when all are made; UserError for what cannot be."""
-    wanted = given.wanted
-    cfg = read_finished_run(folder).config
-    import torch  # only now
+    """Make the requested files and write them all at the end. Return their paths.
 
-    from vae.generate.pictures import WHAT, Made
+    Raises UserError for a request that the run cannot satisfy.
+    """
+    requested = given.requested()
+    cfg = read_finished_run(folder).config
+    import torch  # slow to import, so only after the arguments are checked
+
+    from vae.generate.pictures import GENERATORS, Files
     from vae.generate.session import Session
     from vae.training.experiment import load_dataset, load_trained
 
     data = load_dataset(cfg)
     vae = load_trained(cfg, data.shape, folder).vae
     pair = [] if given.fuse in (None, "random") else list(given.fuse or ())
-    typed = given.model_dump(exclude={"run", "what"}) | {"fuse": pair, "arithmetic": given.arithmetic or ()}
-    studio = Session(vae, data, **typed)
-    made: Made = {}
+    options = given.model_dump(exclude={"run", "what"}) | {"fuse": pair, "arithmetic": given.arithmetic or ()}
+    session = Session(vae, data, **options)
+    files: Files = {}
     with atomic_directory(folder / "generated") as part:
-        for name in wanted or WHAT:
-            torch.manual_seed(given.seed)  # so that a file is the same, whatever else is made
+        for name in requested or GENERATORS:
+            torch.manual_seed(given.seed)  # a file does not depend on what is made before it
             try:
                 with torch.inference_mode():
-                    made |= WHAT[name](studio)
+                    files |= GENERATORS[name](session)
             except UserError as error:
-                if wanted:
+                if requested:
                     raise
                 reason = str(error)
-                print("left out", reason if name in reason.partition(":")[0] else f"{name}: {reason}", file=sys.stderr)
-        for file, content in made.items():
+                print("skipped", reason if name in reason.partition(":")[0] else f"{name}: {reason}", file=sys.stderr)
+        for file, content in files.items():
             (part / file).write_bytes(content)
-    return [folder / "generated" / file for file in made]
+    return [folder / "generated" / file for file in files]
 
 
 def main(typed: Sequence[str]) -> None:
+    for key in (text.partition("=")[0] for text in typed):
+        if key in RENAMED_KEYS:
+            raise UserError(f"{key}: no such key; did you mean {RENAMED_KEYS[key]}?")
     given = parse_arguments(Arguments, typed)
     for path in generate(Path(given.run) if given.run else latest_finished_run(Path("outputs")), given):
         print(os.path.relpath(path))

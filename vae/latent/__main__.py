@@ -1,11 +1,17 @@
-"""What is in the codes of a finished run: python -m vae.latent [run=outputs/...] [split=test] [map=umap].
+"""Analyse the latent codes of a finished run: python -m vae.latent [run=outputs/...] [split=test] [map=umap].
 
-Of the newest run unless said. Into its latent/ go codes.npz, a map of the codes (map=pca or umap), the strangest
-images (by log p(x) of K=50 samples, or with score=reconstruction) and, where labels have several images each,
-latent.json: how well clusters of the codes (clusters=kmeans or mixture, k= of them) agree with the labels, and how
-well simple classifiers fitted to codes of training images (images=10000 of them) know the labels of test images;
-beside the same of raw pixels and of as many principal components. wandb=true sends the codes to the run's W&B run, as
-a table.
+Without run=, the newest finished run in outputs/ is used. The results are written to latent/ in the folder of the run:
+
+  codes.npz        the means of q(z|x), and the log-variances of a diagonal Gaussian
+  map.png          the codes in two dimensions, by map=pca or map=umap
+  strangest.png    the images with the highest anomaly score, beside their reconstructions. score=log_px estimates
+                   -log p(x) with K=50 samples, score=reconstruction is the squared error
+  latent.json      how well clusters and simple classifiers of the codes agree with the labels
+
+latent.json needs labels with several images each. The codes are divided into k clusters by clusters=kmeans or
+clusters=mixture (a Gaussian mixture); by default k is the number of labels. Classifiers are fitted to the codes of
+images=10000 training images and scored on test images. The same is computed for raw pixels and for as many principal
+components. wandb=true logs the codes to the W&B run as a table.
 """
 
 import json
@@ -30,10 +36,10 @@ if TYPE_CHECKING:
     from datamodules.base import ImageDataModule
     from vae.model.vae import VAE
 
-BATCH = 500  # images at a time
-MOST = 10_000  # images whose clusters are looked for
-SHOWN = 50  # of the strangest images
-REPEATED = 5  # images a label has, on average, where labels are kinds
+BATCH_SIZE = 500
+MAX_CLUSTERED = 10_000  # images that are clustered
+N_ANOMALIES = 50  # images in strangest.png
+MIN_IMAGES_PER_CLASS = 5  # with fewer on average, labels are not treated as classes
 
 
 class Arguments(BaseModel, strict=True, extra="forbid"):
@@ -49,74 +55,79 @@ class Arguments(BaseModel, strict=True, extra="forbid"):
 
 
 class Codes(NamedTuple):
-    """q(z|x) of N images: its mean, (N, D), and, of a diagonal Gaussian, its log-variance, (N, D)."""
+    """q(z|x) of N images: the mean, (N, D), and for a diagonal Gaussian the log-variance, (N, D)."""
 
     mean: "Tensor"
     log_var: "Tensor | None"
 
 
-def encoded(vae: "VAE", x: "Tensor") -> Codes:
-    """The codes of images x, (N, C, H, W), on the CPU."""
+def encode(vae: "VAE", x: "Tensor") -> Codes:
+    """Encode images x, (N, C, H, W). The codes are on the CPU."""
     import torch
 
-    torch.manual_seed(0)  # the mean of a flow is drawn
+    torch.manual_seed(0)  # the mean of a flow is estimated from samples
     device = next(vae.parameters()).device
-    q_z = [vae.q_z(batch.to(device)) for batch in x.split(BATCH)]
+    q_z = [vae.q_z(batch.to(device)) for batch in x.split(BATCH_SIZE)]
     mean = torch.cat([q.mean for q in q_z]).cpu()
     if not hasattr(q_z[0], "log_var"):
         return Codes(mean, None)
     return Codes(mean, torch.cat([q.log_var for q in q_z]).cpu())  # type: ignore[attr-defined]
 
 
-def some(n: int, most: int) -> "Tensor":
-    """At most so many of the rows 0 to n - 1, drawn at random but always the same, in order."""
+def random_rows(n: int, max_rows: int) -> "Tensor":
+    """Draw at most `max_rows` of the rows 0 to n - 1 with a fixed seed, in increasing order."""
     import torch
 
-    return torch.randperm(n, generator=torch.Generator().manual_seed(0))[:most].sort().values
+    return torch.randperm(n, generator=torch.Generator().manual_seed(0))[:max_rows].sort().values
 
 
-def kinds(data: "ImageDataModule", split: str) -> "Tensor | None":
-    """The labels of a split if they are kinds, of which there are several images each; else None."""
-    labels, known = data.images[split].labels, data.images["train"].labels
-    if labels is None or known is None or len(labels) < REPEATED * len(labels.unique()):
+def class_labels(data: "ImageDataModule", split: str) -> "Tensor | None":
+    """Return the labels of a split if they are classes with several images each, else None."""
+    labels, train_labels = data.images[split].labels, data.images["train"].labels
+    if labels is None or train_labels is None or len(labels) < MIN_IMAGES_PER_CLASS * len(labels.unique()):
         return None
     return labels if len(labels.unique()) > 1 else None
 
 
-def measured(vae: "VAE", data: "ImageDataModule", codes: Codes, labels: "Tensor", given: Arguments) -> dict[str, Any]:
-    """The clusters of a split's codes, the probes of test images, and both of pixels and principal components."""
+def evaluate_codes(
+    vae: "VAE", data: "ImageDataModule", codes: Codes, labels: "Tensor", given: Arguments
+) -> dict[str, Any]:
+    """Cluster the codes of a split and fit classifiers to training codes; do the same for pixels and their PCA.
+
+    Returns the contents of latent.json. Raises UserError if k or images does not suit the data.
+    """
     from tqdm import tqdm
 
     from vae.latent import probes
 
-    known, test = data.images["train"], data.images["test"]
-    fitted, rows = some(len(known.pixels), given.images), some(len(labels), MOST)
+    train, test = data.images["train"], data.images["test"]
+    fitted, rows = random_rows(len(train.pixels), given.images), random_rows(len(labels), MAX_CLUSTERED)
     k = given.k or len(labels.unique())
     if k > len(rows):
         raise UserError(f"k={k}: expected 2 to {len(rows)}, or null for the number of labels")
-    assert known.labels is not None
+    assert train.labels is not None
     assert test.labels is not None
-    if len(known.labels[fitted].unique()) < 2:
-        raise UserError(f"images={given.images}: expected more, of two labels or more, to fit classifiers to")
+    if len(train.labels[fitted].unique()) < 2:
+        raise UserError(f"images={given.images}: expected more, so that the classifiers see at least two labels")
     images = data.x("train", fitted), data.x("test"), data.x(given.split, rows)
     pixels: list[np.ndarray] = [x.flatten(1).numpy() for x in images]
-    means = [encoded(vae, x).mean.numpy() for x in images[:2]] + [codes.mean[rows].numpy()]
+    means = [encode(vae, x).mean.numpy() for x in images[:2]] + [codes.mean[rows].numpy()]
     features = {"codes": means, "pixels": pixels}
-    features["principal components"] = probes.principal(pixels[0], codes.mean.shape[1], *pixels[1:])
-    found: dict[str, Any] = {}
-    for name, (train, tested, clustered) in tqdm(features.items(), "clusters, probes", leave=False, disable=None):
-        groups = probes.clusters(clustered, k, given.clusters)
-        found[name] = {
-            "features": train.shape[1],
-            **probes.agreement(labels[rows].numpy(), groups),
-            **probes.accuracies(train, known.labels[fitted].numpy(), tested, test.labels.numpy()),
+    features["principal components"] = probes.principal_components(pixels[0], codes.mean.shape[1], *pixels[1:])
+    results: dict[str, Any] = {}
+    for name, (x_train, x_test, x_clustered) in tqdm(features.items(), "clusters, probes", leave=False, disable=None):
+        clusters = probes.cluster(x_clustered, k, given.clusters)
+        results[name] = {
+            "features": x_train.shape[1],
+            **probes.cluster_agreement(labels[rows].numpy(), clusters),
+            **probes.probe_accuracies(x_train, train.labels[fitted].numpy(), x_test, test.labels.numpy()),
         }
     counts = {"clustered": len(rows), "fitted": len(fitted), "tested": len(test.pixels)}
-    return {"split": given.split, "clusters": given.clusters, "k": k, "images": counts, "found": found}
+    return {"split": given.split, "clusters": given.clusters, "k": k, "images": counts, "found": results}
 
 
-def table(of: dict[str, Any]) -> str:
-    """What was measured, a line for each kind of features."""
+def format_table(results: dict[str, Any]) -> str:
+    """Format the contents of latent.json as a table with one line per kind of features."""
     names = {
         "adjusted_rand": "ARI",
         "nmi": "NMI",
@@ -124,28 +135,31 @@ def table(of: dict[str, Any]) -> str:
         "linear_probe": "linear probe",
         "nearest_neighbours": "neighbours",
     }
-    n = of["images"]
+    n = results["images"]
     lines = [
-        f"{of['clusters']}, k = {of['k']}, of {n['clustered']:,} {of['split']} images;"
-        f" probes fitted to {n['fitted']:,} training images, and tested on {n['tested']:,}",
+        f"{results['clusters']} with k = {results['k']} on {n['clustered']:,} {results['split']} images;"
+        f" probes fitted to {n['fitted']:,} training images, tested on {n['tested']:,} test images",
         " " * 26 + "".join(f"{name:>14}" for name in names.values()),
     ]
-    for features, row in of["found"].items():
+    for features, row in results["found"].items():
         title = f"{features} ({row['features']})"
         lines.append(f"{title:<26}" + "".join(f"{row[name]:>14.3f}" for name in names))
     return "\n".join(f"  {line}".rstrip() for line in lines)
 
 
-def latent(folder: Path, given: Arguments) -> list[str]:
-    """Write what is asked for into the run's latent/; the lines to show. UserError for what cannot be."""
+def analyse(folder: Path, given: Arguments) -> list[str]:
+    """Write the results to latent/ in the folder of a run. Return the lines to print.
+
+    Raises UserError for a request that the run cannot satisfy.
+    """
     cfg = read_finished_run(folder).config
     from vae.latent import probes
 
     by_umap = given.map == "umap" and cfg.latent_dim > 2
     if by_umap:
-        probes.umap()  # refused before the work
+        probes.import_umap()  # fail early if it is missing
     if given.wandb and not (folder / "wandb_id").exists():
-        raise UserError(f"wandb=true: {folder} was no run of W&B; there is no wandb_id in it")
+        raise UserError(f"wandb=true: expected a run that was logged to W&B; {folder} has no wandb_id")
     import numpy as np
     import torch
 
@@ -155,52 +169,54 @@ def latent(folder: Path, given: Arguments) -> list[str]:
 
     data = load_dataset(cfg)
     module = load_trained(cfg, data.shape, folder)
-    vae, of_split = module.vae, data.images[given.split]
-    x, labels = data.x(given.split), kinds(data, given.split)
+    vae, images = module.vae, data.images[given.split]
+    x, labels = data.x(given.split), class_labels(data, given.split)
     lines = []
     with torch.inference_mode(), atomic_directory(folder / "latent") as part:
-        codes = encoded(vae, x)
+        codes = encode(vae, x)
         if labels is None:
-            lines.append(f"  no labels, or fewer than {REPEATED} images of each: no clusters and no probes")
+            lines.append(
+                f"  no labels, or fewer than {MIN_IMAGES_PER_CLASS} images per label: clusters and probes are skipped"
+            )
         else:
-            found = measured(vae, data, codes, labels, given)
-            (part / "latent.json").write_text(json.dumps(found, indent=2) + "\n")
-            lines.append(table(found))
-        score = given.score if module.has_elbo else "reconstruction"
-        strange = anomaly_score(vae, x, score, given.K)
-        order = strange.argsort(descending=True)
-        what = f"-log p(x) in nats, K = {given.K}" if score == "log_px" else "squared error of the reconstruction"
-        named = [of_split.names[i] if of_split.names else str(i) for i in order[:10].tolist()]
-        lines.append(f"  strangest, by {what}: {', '.join(named)}")
-        pairs = x[order[:SHOWN]].to(next(vae.parameters()).device)
-        figures.save(figures.reconstructions(vae, pairs), part / "strangest.png")
-        plane = figures.plane(codes.mean)
-        z, names = plane.of(codes.mean), plane.names
+            results = evaluate_codes(vae, data, codes, labels, given)
+            (part / "latent.json").write_text(json.dumps(results, indent=2) + "\n")
+            lines.append(format_table(results))
+        score = given.score if module.bounds else "reconstruction"
+        scores = anomaly_score(vae, x, score, given.K)
+        order = scores.argsort(descending=True)
+        score_name = f"-log p(x) in nats, K = {given.K}" if score == "log_px" else "squared error of the reconstruction"
+        top = [images.names[i] if images.names else str(i) for i in order[:10].tolist()]
+        lines.append(f"  highest anomaly scores, by {score_name}: {', '.join(top)}")
+        anomalies = x[order[:N_ANOMALIES]].to(next(vae.parameters()).device)
+        figures.save(figures.reconstructions(vae, anomalies), part / "strangest.png")
+        projection = figures.fit_projection(codes.mean)
+        z, axis_names = projection.project(codes.mean), projection.axis_names
         if by_umap:
-            z, names = torch.from_numpy(probes.umap_of(codes.mean.numpy())), ["UMAP 1", "UMAP 2"]
+            z, axis_names = torch.from_numpy(probes.umap_projection(codes.mean.numpy())), ["UMAP 1", "UMAP 2"]
         title = f"means of q(z|x), {given.split} images"
-        figures.save(figures.scattered(z, names, of_split.labels, title), part / "map.png")
-        arrays = {"mean": codes.mean, "log_var": codes.log_var, "labels": of_split.labels, "names": of_split.names}
-        kept: dict[str, Any] = {name: np.asarray(array) for name, array in arrays.items() if array is not None}
-        kept |= {"map": z.numpy(), "anomaly_score": strange.numpy(), "score": score, "split": given.split}
-        np.savez(part / "codes.npz", **kept)
+        figures.save(figures.scatter_plot(z, axis_names, images.labels, title), part / "map.png")
+        arrays = {"mean": codes.mean, "log_var": codes.log_var, "labels": images.labels, "names": images.names}
+        contents: dict[str, Any] = {name: np.asarray(array) for name, array in arrays.items() if array is not None}
+        contents |= {"map": z.numpy(), "anomaly_score": scores.numpy(), "score": score, "split": given.split}
+        np.savez(part / "codes.npz", **contents)
         written = sorted(path.name for path in part.iterdir())
     if given.wandb:
-        send(folder, cfg, codes.mean, of_split.labels, of_split.names)
+        log_to_wandb(folder, cfg, codes.mean, images.labels, images.names)
     return [*lines, *(os.path.relpath(folder / "latent" / name) for name in written)]
 
 
-def send(folder: Path, cfg: Any, mean: "Tensor", labels: "Tensor | None", names: Any) -> None:
-    """Codes (N, D) as the table `codes` of the run's W&B run, of which its embedding projector makes a map."""
+def log_to_wandb(folder: Path, cfg: Any, mean: "Tensor", labels: "Tensor | None", names: Any) -> None:
+    """Log codes (N, D) to the W&B run as the table `codes`, which W&B's embedding projector can display."""
     import wandb
 
     from vae.tracking.loggers import finish_wandb
     from vae.training.experiment import build_logger
 
-    about = {"label": labels.tolist() if labels is not None else None, "name": names}
-    about = {name: column for name, column in about.items() if column is not None}
-    columns: list[str | int] = [*about, *(f"z{i + 1}" for i in range(mean.shape[1]))]
-    rows = [[*beside, *z] for *beside, z in zip(*about.values(), mean.tolist(), strict=True)]
+    optional = {"label": labels.tolist() if labels is not None else None, "name": names}
+    first = {name: column for name, column in optional.items() if column is not None}
+    columns: list[str | int] = [*first, *(f"z{i + 1}" for i in range(mean.shape[1]))]
+    rows = [[*values, *z] for *values, z in zip(*first.values(), mean.tolist(), strict=True)]
     for logger in build_logger(cfg, folder):
         logger.experiment.log({"codes": wandb.Table(columns, rows)})
     finish_wandb(0)
@@ -208,11 +224,11 @@ def send(folder: Path, cfg: Any, mean: "Tensor", labels: "Tensor | None", names:
 
 def main(typed: Sequence[str]) -> None:
     given = parse_arguments(Arguments, typed)
-    print("\n".join(latent(Path(given.run) if given.run else latest_finished_run(Path("outputs")), given)))
+    print("\n".join(analyse(Path(given.run) if given.run else latest_finished_run(Path("outputs")), given)))
 
 
 def cli() -> int:
-    return run_command(main, __doc__, "stopped; nothing is written")
+    return run_command(main, __doc__, "stopped; nothing was written")
 
 
 if __name__ == "__main__":

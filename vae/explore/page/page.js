@@ -9,38 +9,43 @@ function make(tag, properties = {}, ...children) {
   return node;
 }
 
-// What is asked of the server
+// Requests to the server
 
-function say(text) { $("message").textContent = text; }
+function showMessage(text, isError = false) {
+  $("message").textContent = text;
+  $("message").classList.toggle("error", isError);
+}
 
-async function ask(path, options) {
-  const answer = await fetch(path, options).catch(() => { throw new Error("vae.explore does not answer; has it ended?"); });
-  if (answer.ok) return answer;
-  const { message } = await answer.json().catch(() => ({ message: answer.statusText }));
+async function request(path, options) {
+  const response = await fetch(path, options).catch(() => {
+    throw new Error("vae.explore does not respond; is it still running?");
+  });
+  if (response.ok) return response;
+  const { message } = await response.json().catch(() => ({ message: response.statusText }));
   throw new Error(message);
 }
 
-const json = async (path, options) => (await ask(path, options)).json();
-const image = name => `/image/${name}.png`;
+const requestJSON = async (path, options) => (await request(path, options)).json();
+const imageURL = name => `/image/${name}.png`;
 
-async function guarded(work) {  // says what the work has to say, or what went wrong
+async function withErrors(work) {  // runs a task and shows the message that it returns or throws
   try {
-    const told = await work();
-    if (told) say(told);
+    const message = await work();
+    if (message) showMessage(message);
   } catch (error) {
-    say(error.message);
+    showMessage(error.message, true);
   }
 }
 
-async function decode(codes) {  // a list of pictures for canvases
-  const answer = await ask("/decode", { method: "POST", body: JSON.stringify({ codes, run: about.run }) });
-  const bytes = new Uint8ClampedArray(await answer.arrayBuffer()), size = bytes.length / codes.length;
-  return codes.map((_, i) => picture(bytes.subarray(i * size, (i + 1) * size)));
+async function decode(codes) {  // returns one ImageData per code
+  const response = await request("/decode", { method: "POST", body: JSON.stringify({ codes, run: about.run }) });
+  const bytes = new Uint8ClampedArray(await response.arrayBuffer()), size = bytes.length / codes.length;
+  return codes.map((_, i) => toImageData(bytes.subarray(i * size, (i + 1) * size)));
 }
 
-let about, width, height;
-const bytesOf = base64 => Uint8ClampedArray.from(atob(base64), letter => letter.charCodeAt());
-const picture = bytes => new ImageData(bytes, width, height);
+let about, width, height;  // the description of the run, and the size of its images
+const toBytes = base64 => Uint8ClampedArray.from(atob(base64), letter => letter.charCodeAt());
+const toImageData = bytes => new ImageData(bytes, width, height);
 
 function paint(canvas, data) {
   if (canvas.width !== data.width) canvas.width = data.width;
@@ -49,25 +54,25 @@ function paint(canvas, data) {
   return canvas;
 }
 
-// The code, and whoever shows it
+// The current code
 
-let z = [];  // the code that is looked at
-const latencies = [];  // milliseconds from a pointer, or a key, to its picture
-let wanted = null, busy = false;
+let z = [];
+const latencies = [];  // milliseconds from an input event to its picture
+let pending = null, busy = false;
 
-async function show(code, since = performance.now(), spot = onMap(code)) {
+async function showCode(code, since = performance.now(), point = toMap(code)) {
   z = code;
-  view.spot = spot;
-  wanted = [code, since];
+  view.point = point;
+  pending = [code, since];
   requestAnimationFrame(drawMap);
-  requestAnimationFrame(setSliders);
-  $("code").textContent = `z = ${code.map(signed).join("  ")}`;
+  requestAnimationFrame(updateSliders);
+  $("code").textContent = code.map((value, d) => `z${d + 1}\u00a0=\u00a0${signed(value)}`).join("   ");
   if (busy) return;
   busy = true;
-  await guarded(async () => {
-    while (wanted) {  // the newest alone: what came in between is not decoded
-      const [code, since] = wanted;
-      wanted = null;
+  await withErrors(async () => {
+    while (pending) {  // decode only the latest code, and skip those that came while the server was busy
+      const [code, since] = pending;
+      pending = null;
       const [data] = await decode([code]);
       paint($("picture"), data);
       latencies.push(performance.now() - since);
@@ -75,95 +80,103 @@ async function show(code, since = performance.now(), spot = onMap(code)) {
   });
   busy = false;
   const last = latencies.slice(-50).sort((a, b) => a - b);
-  if (last.length) $("latency").textContent = `${Math.round(last[last.length >> 1])} ms from hand to picture`;
+  if (last.length) $("latency").textContent = `response time: ${Math.round(last[last.length >> 1])} ms`;
 }
 
-let turn = 0;  // how often something was asked to be seen: an answer that comes after the next time is not shown
+let nActions = 0;  // responses to earlier actions are dropped
 
-function leave() {  // the code is no image's any more
-  $("seen").hidden = true;
+function beginAction() {  // the current code is no longer that of an image
+  $("selected").hidden = true;
+  $("hover").textContent = "";
   compared = null;
-  say("");
-  return ++turn;
+  showMessage("");
+  return ++nActions;
 }
 
 // The map
 
-const COLOURS = [
-  "#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#e08a3c", "#7a5195", "#8c6d46", "#777777",
-  "#88aadd", "#f5a3ad", "#77c285", "#e6dc93", "#a9e2f5", "#d18bb3", "#f2c59b", "#b79cc9", "#c4ad8f", "#bbbbbb",
-];
-const AROUND = 12;  // dots that a point between them is the mean of
-const view = { middle: [0, 0], span: 1, side: 1, spot: [0, 0], dots: document.createElement("canvas") };
+const N_NEIGHBOURS = 12;  // dots whose codes are averaged on a UMAP map
+const RING = 9, FINGER = 28, DOT = 7, DOT_BY_FINGER = 16;  // radii in CSS pixels: drawn, and to hit
+const view = { middle: [0, 0], span: 1, side: 1, point: [0, 0], dots: document.createElement("canvas") };
 
 const dot = (a, b) => a.reduce((sum, value, i) => sum + value * b[i], 0);
+const style = name => getComputedStyle(document.documentElement).getPropertyValue(name);
 
-function blend(at, places, values) {  // the mean of the values at the places around, the nearer the more
+function weightedMean(at, places, values) {  // Shepard's mean of the values at the nearest places
   const far = places.map((place, i) => [Math.hypot(...place.map((x, d) => x - at[d])), i]).sort((a, b) => a[0] - b[0]);
-  const around = far.slice(0, AROUND), edge = far[Math.min(AROUND, far.length - 1)][0] || 1;
-  const weights = around.map(([distance]) => ((edge - distance) / (edge * distance + 1e-9)) ** 2);
+  const nearest = far.slice(0, N_NEIGHBOURS), edge = far[Math.min(N_NEIGHBOURS, far.length - 1)][0] || 1;
+  const weights = nearest.map(([distance]) => ((edge - distance) / (edge * distance + 1e-9)) ** 2);
   const sum = weights.reduce((a, b) => a + b, 0) || 1;
-  return values[0].map((_, d) => around.reduce((mean, [, i], n) => mean + weights[n] / sum * values[i][d], 0));
+  return values[0].map((_, d) => nearest.reduce((mean, [, i], n) => mean + weights[n] / sum * values[i][d], 0));
 }
 
-const onMap = code => about.plane  // a plane through the codes; or, by UMAP, places of codes, and the rest between them
+const toMap = code => about.plane
   ? about.plane.axes.map(axis => dot(axis, code) - dot(axis, about.plane.origin))
-  : blend(code, about.codes, about.points);
+  : weightedMean(code, about.codes, about.points);
 const toPixels = point => [0, 1].map(i => view.side * (0.5 + (i ? -1 : 1) * (point[i] - view.middle[i]) / view.span));
-const toPoint = pixels => [0, 1].map(i => view.middle[i] + (i ? -1 : 1) * (pixels[i] / view.side - 0.5) * view.span);
+const fromPixels = pixels =>
+  [0, 1].map(i => view.middle[i] + (i ? -1 : 1) * (pixels[i] / view.side - 0.5) * view.span);
+const pixelRatio = () => view.side / $("map").clientWidth;
+const toCanvas = event => [event.offsetX, event.offsetY].map(pixels => pixels * pixelRatio());
 
-function colour(label) {
-  if (label === null) return COLOURS[0];
-  if (about.kinds.length) return COLOURS[about.kinds.indexOf(label)];
-  const labels = about.labels, part = labels.length > 1 ? (label - labels[0]) / (labels.at(-1) - labels[0]) : 0;
-  return `hsl(${Math.round(260 - 220 * part)} 65% 48%)`;
+function colour(label) {  // as in latents.png
+  if (label === null) return about.colours[0];
+  if (about.classes.length) return about.colours[about.classes.indexOf(label)];
+  const { labels, colours } = about, span = labels.at(-1) - labels[0];
+  return colours[span ? Math.round((label - labels[0]) / span * (colours.length - 1)) : 0];
 }
 
-function layMap() {
+function layoutMap() {
   const ratio = window.devicePixelRatio || 1, side = Math.round($("map").clientWidth * ratio);
   view.side = side;
   for (const canvas of [$("map"), view.dots]) Object.assign(canvas, { width: side, height: side });
-  const on = view.dots.getContext("2d"), radius = ratio * clamp(160 / Math.sqrt(about.points.length), 2.2, 4.5);
-  on.globalAlpha = 0.65;
+  const context = view.dots.getContext("2d"), radius = ratio * clamp(160 / Math.sqrt(about.points.length), 2.2, 4.5);
+  context.globalAlpha = 0.65;
   about.points.forEach((point, i) => {
-    on.fillStyle = colour(about.images[i][2]);
-    on.beginPath();
-    on.arc(...toPixels(point), radius, 0, 7);
-    on.fill();
+    context.fillStyle = colour(about.images[i][2]);
+    context.beginPath();
+    context.arc(...toPixels(point), radius, 0, 7);
+    context.fill();
   });
-  on.globalAlpha = 1;
-  on.fillStyle = "#5b6770";
-  on.font = `${12 * ratio}px system-ui, sans-serif`;
-  on.textAlign = "center";
-  on.fillText(about.axes[0], side / 2, side - 6 * ratio);
-  on.rotate(-Math.PI / 2);
-  on.fillText(about.axes[1], -side / 2, 14 * ratio);
-  on.resetTransform();
+  context.globalAlpha = 1;
+  context.fillStyle = style("--faint");
+  context.font = `${12 * ratio}px system-ui, sans-serif`;
+  context.textAlign = "center";
+  context.fillText(about.axes[0], side / 2, side - 6 * ratio);
+  context.rotate(-Math.PI / 2);
+  context.fillText(about.axes[1], -side / 2, 14 * ratio);
+  context.resetTransform();
   drawMap();
 }
 
 function drawMap() {
-  const on = $("map").getContext("2d"), ratio = window.devicePixelRatio || 1, [x, y] = toPixels(view.spot);
-  on.clearRect(0, 0, view.side, view.side);
-  on.drawImage(view.dots, 0, 0);
-  for (const [style, width] of [["#fff", 5], ["#1c252c", 2.5]]) {
-    Object.assign(on, { strokeStyle: style, lineWidth: width * ratio });
-    on.beginPath();
-    on.arc(clamp(x, 0, view.side), clamp(y, 0, view.side), 9 * ratio, 0, 7);
-    on.stroke();
+  const context = $("map").getContext("2d"), ratio = window.devicePixelRatio || 1, [x, y] = toPixels(view.point);
+  context.clearRect(0, 0, view.side, view.side);
+  context.drawImage(view.dots, 0, 0);
+  for (const [strokeStyle, width] of [[style("--page"), 5], [style("--ink"), 2.5]]) {
+    Object.assign(context, { strokeStyle, lineWidth: width * ratio });
+    context.beginPath();
+    context.arc(clamp(x, 0, view.side), clamp(y, 0, view.side), RING * ratio, 0, 7);
+    context.stroke();
   }
 }
 
-function moveTo(point, since) {  // in the plane, the code's two coordinates there become these, and no other changes
-  const { plane, points, codes } = about, by = [0, 1].map(i => point[i] - view.spot[i]);
+function movePoint(point, since) {  // on a plane, only the two directions of the plane change
+  const { plane, points, codes } = about, by = [0, 1].map(i => point[i] - view.point[i]);
   const shift = (value, d) => value + by[0] * plane.axes[0][d] + by[1] * plane.axes[1][d];
-  leave();
-  return show(plane ? z.map(shift) : blend(point, points, codes), since, point);
+  beginAction();
+  return showCode(plane ? z.map(shift) : weightedMean(point, points, codes), since, point);
 }
 
-const place = event => [event.offsetX, event.offsetY].map(pixels => pixels * view.side / $("map").clientWidth);
+function directions() {  // what the two directions of the map are
+  const d = z.length;
+  if (!about.plane) return `UMAP has no inverse: the ring's code is a weighted mean of the ${N_NEIGHBOURS} nearest dots.`;
+  if (d === 1) return "The latent space has one dimension: only the horizontal position changes the code.";
+  if (d === 2) return "The map shows both dimensions of the latent space.";
+  return `The map shows 2 of ${d} directions: moving the ring does not change the other ${d - 2}.`;
+}
 
-function nearest([x, y], reach = 7 * (window.devicePixelRatio || 1)) {  // the dot under a place, or -1
+function nearestDot([x, y], reach = DOT * pixelRatio()) {  // the index of the dot within reach, or -1
   let found = -1, best = reach * reach;
   about.points.forEach((point, i) => {
     const [px, py] = toPixels(point), far = (px - x) ** 2 + (py - y) ** 2;
@@ -172,97 +185,118 @@ function nearest([x, y], reach = 7 * (window.devicePixelRatio || 1)) {  // the d
   return found;
 }
 
-const called = ([, title, label]) => about.kinds.length && label !== null ? `${title}, label ${label}` : title;
+const caption = ([, title, label]) => about.classes.length && label !== null ? `${title}, label ${label}` : title;
 
-function tell(place) {
-  const under = nearest(place);
-  $("under").textContent = under < 0 ? "" : called(about.images[under]);
+function showHover(position) {  // the caption of the dot at this position, beside the dot
+  const found = nearestDot(position);
+  $("hover").textContent = found < 0 ? "" : caption(about.images[found]);
+  if (found < 0) return;
+  const [x, y] = toPixels(about.points[found]).map(value => value / pixelRatio()), side = $("map").clientWidth;
+  const sides = x < side / 2 ? { left: `${x + 12}px`, right: "auto" } : { left: "auto", right: `${side - x + 12}px` };
+  Object.assign($("hover").style, sides, { top: `${clamp(y - 12, 0, side - 24)}px` });
 }
 
-let pressed = null;  // where the pointer went down, until it has moved away from there
+let pressed = null;  // where the pointer went down, until it has moved away
+let dragging = null;  // the id of the pointer that drags the ring
+const fromRing = event => {
+  const [x, y] = toPixels(view.point), [px, py] = toCanvas(event);
+  return Math.hypot(clamp(x, 0, view.side) - px, clamp(y, 0, view.side) - py) / pixelRatio();
+};
 $("map").addEventListener("pointerdown", event => {
   if (event.button || !event.isPrimary) return;
   pressed = [event.offsetX, event.offsetY];
+  if (event.pointerType === "touch" && fromRing(event) > FINGER) return;  // a tap, or a finger that scrolls the page
+  dragging = event.pointerId;
   $("map").setPointerCapture(event.pointerId);
-  moveTo(toPoint(place(event)), event.timeStamp);
+  movePoint(fromPixels(toCanvas(event)), event.timeStamp);
 });
+$("map").addEventListener("touchstart", event => {
+  if (dragging !== null) event.preventDefault();  // do not scroll while the ring is dragged
+}, { passive: false });
 $("map").addEventListener("pointermove", event => {
-  if (!$("map").hasPointerCapture(event.pointerId)) {
-    tell(place(event));
+  if (event.pointerId !== dragging) {
+    if (event.pointerType !== "touch") showHover(toCanvas(event));
     return;
   }
   if (pressed && Math.hypot(event.offsetX - pressed[0], event.offsetY - pressed[1]) > 3) pressed = null;
-  moveTo(toPoint(place(event)), event.timeStamp);
+  movePoint(fromPixels(toCanvas(event)), event.timeStamp);
 });
 $("map").addEventListener("pointerup", event => {
-  const under = pressed ? nearest(place(event)) : -1;
-  pressed = null;
-  if (under >= 0) take(about.images[under][0]);
+  if (!event.isPrimary) return;
+  const touch = event.pointerType === "touch";
+  const found = pressed ? nearestDot(toCanvas(event), (touch ? DOT_BY_FINGER : DOT) * pixelRatio()) : -1;
+  if (pressed && dragging === null) movePoint(fromPixels(toCanvas(event)), event.timeStamp);
+  pressed = dragging = null;
+  if (found >= 0) selectImage(about.images[found][0]);
 });
+$("map").addEventListener("pointercancel", event => { if (event.isPrimary) pressed = dragging = null; });
+$("map").addEventListener("pointerleave", () => { $("hover").textContent = ""; });
+$("map").addEventListener("blur", () => { $("hover").textContent = ""; });
 $("map").addEventListener("keydown", event => {
-  if (event.key === "Enter") take(about.images[nearest(toPixels(view.spot), Infinity)][0]);
-  const way = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] }[event.key];
-  if (!way) return;
+  if (event.key === "Enter") selectImage(about.images[nearestDot(toPixels(view.point), Infinity)][0]);
+  const by = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] }[event.key];
+  if (!by) return;
   event.preventDefault();
-  const step = view.span * (event.shiftKey ? 0.1 : 0.02), now = view.spot;
-  moveTo([now[0] + step * way[0], now[1] + step * way[1]], event.timeStamp);
-  tell(toPixels(view.spot));
+  const step = view.span * (event.shiftKey ? 0.1 : 0.02), now = view.point;
+  movePoint([now[0] + step * by[0], now[1] + step * by[1]], event.timeStamp);
+  showHover(toPixels(view.point));
 });
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { if (about) layoutMap(); });
 
 // An image: of the dataset, from a file, or drawn
 
-let others = null, compared = null;  // the scores of test images, once asked for; and what is compared with them
+let referenceScores = null;  // a promise of the scores of test images, after the first request
+let compared = null;  // the image that is compared with them
 
-async function see(found) {
-  show(found.z);
-  paint($("original"), picture(bytesOf(found.pixels)));
-  $("title").textContent = called([, found.title, found.label]);
+async function showImage(image) {
+  showCode(image.z);
+  paint($("original"), toImageData(toBytes(image.pixels)));
+  $("title").textContent = caption([, image.title, image.label]);
   $("scale").replaceChildren();
-  $("seen").hidden = false;
-  const is = about.score === "log_px"
-    ? `log p(x) \u2248 ${signed(found.score)} nats (K = ${about.K})`
-    : `squared error of its reconstruction: ${signed(-found.score)}`;
-  $("likely").textContent = `${is}; comparing\u2026`;
-  compared = found;
-  others ??= json("/others").catch(error => { others = null; throw error; });
-  const scores = await others;
-  if (compared !== found) return;
-  const less = scores.filter(score => score < found.score).length;
-  $("likely").textContent = `${is}; likelier than ${less} of ${scores.length} test images`;
-  drawScale(found.score, scores);
+  $("selected").hidden = false;
+  const likelihood = about.score === "log_px";
+  const score = likelihood
+    ? `log p(x) \u2248 ${signed(image.score)} nats, estimated with ${about.K} samples`
+    : `squared reconstruction error: ${signed(-image.score)}`;
+  $("score").textContent = `${score}; comparing\u2026`;
+  compared = image;
+  referenceScores ??= requestJSON("/reference_scores").catch(error => { referenceScores = null; throw error; });
+  const scores = await referenceScores;
+  if (compared !== image) return;
+  const worse = scores.filter(score => score < image.score).length;
+  const relation = likelihood ? "more likely than" : "lower than for";
+  $("score").textContent = `${score}; ${relation} ${worse} of ${scores.length} test images`;
+  drawScale(image.score, scores);
 }
 
 function drawScale(score, others) {
   const all = [...others, score], low = Math.min(...all), span = Math.max(...all) - low || 1;
-  const mark = (value, height, properties) => {
+  const mark = (value, half, name) => {
     const line = document.createElementNS("http://www.w3.org/2000/svg", "line"), x = 4 + 192 * (value - low) / span;
-    const given = { x1: x, x2: x, y1: 13 - height, y2: 13 + height, ...properties };
-    for (const [name, value] of Object.entries(given)) line.setAttribute(name, value);
+    const attributes = { x1: x, x2: x, y1: 13 - half, y2: 13 + half, class: name };
+    for (const [key, value] of Object.entries(attributes)) line.setAttribute(key, value);
     return line;
   };
-  $("scale").replaceChildren(
-    ...others.map(value => mark(value, 6, { stroke: "#0072b2", "stroke-opacity": 0.35 })),
-    mark(score, 12, { stroke: "#d55e00", "stroke-width": 3 }),
-  );
+  $("scale").replaceChildren(...others.map(value => mark(value, 6, "reference")), mark(score, 12, "score"));
 }
 
-const take = name => guarded(async () => {
-  const mine = leave(), found = await json(`/seen/${name}`);
-  if (mine === turn) await see(found);
+const selectImage = name => withErrors(async () => {
+  const action = beginAction(), image = await requestJSON(`/encode/${name}`);
+  if (action === nActions) await showImage(image);
 });
 
-const send = (content, query = "") => guarded(async () => {
-  const size = (content.size / 1e6).toFixed(1), mine = ++turn;
-  say("");
-  if (content.size > about.most) throw new Error(`${size} MB: expected ${about.most / 1e6} MB at most`);
-  const found = await json(`/seen${query}`, { method: "POST", body: await content.arrayBuffer() });
-  if (mine !== turn) return;
-  say(found.remarks.join("; "));
-  await see(found);
+const upload = (content, query = "") => withErrors(async () => {
+  const size = (content.size / 1e6).toFixed(1), action = ++nActions;
+  showMessage("");
+  if (content.size > about.max_bytes) throw new Error(`${size} MB: expected at most ${about.max_bytes / 1e6} MB`);
+  const image = await requestJSON(`/encode${query}`, { method: "POST", body: await content.arrayBuffer() });
+  if (action !== nActions) return;
+  showMessage(image.remarks.join("; "));
+  await showImage(image);
 });
 
 $("file").addEventListener("change", event => {
-  if (event.target.files.length) send(event.target.files[0]);
+  if (event.target.files.length) upload(event.target.files[0]);
   event.target.value = "";
 });
 for (const kind of ["dragover", "dragleave", "drop"])
@@ -270,8 +304,8 @@ for (const kind of ["dragover", "dragleave", "drop"])
     event.preventDefault();
     document.body.classList.toggle("dragged", kind === "dragover");
     if (kind !== "drop") return;
-    if (event.dataTransfer.files.length) send(event.dataTransfer.files[0]);
-    else say("this is no file; save the picture, and drop its file");
+    if (event.dataTransfer.files.length) upload(event.dataTransfer.files[0]);
+    else showMessage("this is not a file; save the picture first, then drop the file", true);
   });
 
 const paper = $("paper").getContext("2d");
@@ -291,58 +325,63 @@ const stroke = event => {
   paper.lineTo(event.offsetX * scale, event.offsetY * scale + 0.01);
   paper.stroke();
 };
-const drawing = event => $("paper").hasPointerCapture(event.pointerId);
-$("paper").addEventListener("pointermove", event => { if (drawing(event)) stroke(event); });
-$("paper").addEventListener("pointerup", event => { if (drawing(event)) sendDrawing(); });
-const sendDrawing = () =>  // at once, where toBlob waits until the browser is idle
-  send(new Blob([bytesOf($("paper").toDataURL().split(",")[1])]), "?drawn");
+const isDrawing = event => $("paper").hasPointerCapture(event.pointerId);
+$("paper").addEventListener("pointermove", event => { if (isDrawing(event)) stroke(event); });
+$("paper").addEventListener("pointerup", event => { if (isDrawing(event)) uploadDrawing(); });
+const uploadDrawing = () =>  // toDataURL is immediate, toBlob would wait until the browser is idle
+  upload(new Blob([toBytes($("paper").toDataURL().split(",")[1])]), "?drawn");
 $("clear").addEventListener("click", clearPaper);
 
 // The dimensions
 
-const FEW = 12, STOPS = 200;
+const N_SLIDERS = 12, SLIDER_STEPS = 200;
 let sliders = [];
 
-function laySliders() {
-  sliders = about.dimensions.map(({ d, amount, low, high }) => {
-    const range = make("input", { type: "range", min: 0, max: STOPS, ariaLabel: `z${d + 1}` });
-    const told = make("output");
+function buildSliders() {
+  sliders = about.dimensions.map(({ d, information, low, high }) => {
+    const range = make("input", { type: "range", min: 0, max: SLIDER_STEPS, ariaLabel: `z${d + 1}` });
+    const output = make("output");
     range.addEventListener("input", event => {
-      leave();
-      show(z.with(d, low + (high - low) * range.value / STOPS), event.timeStamp);
+      beginAction();
+      showCode(z.with(d, low + (high - low) * range.value / SLIDER_STEPS), event.timeStamp);
     });
-    const carried = make("span", { className: "faint", textContent: `${amount.toFixed(2)} ${about.unit}` });
-    const row = make("div", { className: "dimension" }, `z${d + 1}`, carried, range, told);
+    const amount = `${information.toFixed(2)} ${about.unit}`;
+    const cell = make("span", { className: "faint information", textContent: amount });
+    const row = make("div", { className: "dimension" }, `z${d + 1}`, cell, range, output);
     $("dimensions").append(row);
-    return { d, low, high, range, told, row };
+    return { d, low, high, range, output, row };
   });
+  const explanation = about.unit === "nats"
+    ? "mean KL(q(z|x) || p(z)) of the dimension, in nats: how much information about an image it carries"
+    : "variance of the dimension over the codes of training images";
+  $("information-help").textContent = `The number beside each name is the ${explanation}. Near 0, it is unused.`;
   $("all").textContent = `Show all ${sliders.length}`;
-  $("all").hidden = sliders.length <= FEW;
-  sliders.slice(FEW).forEach(({ row }) => { row.hidden = true; });
+  $("all").hidden = sliders.length <= N_SLIDERS;
+  sliders.slice(N_SLIDERS).forEach(({ row }) => { row.hidden = true; });
   $("all").addEventListener("click", () => {
     sliders.forEach(({ row }) => { row.hidden = false; });
     $("all").hidden = true;
-    sliders[FEW].range.focus();
+    sliders[N_SLIDERS].range.focus();
   });
 }
 
-function setSliders() {
-  for (const { d, low, high, range, told } of sliders) {
-    range.value = Math.round(STOPS * (z[d] - low) / (high - low));
-    range.ariaValueText = told.textContent = signed(z[d]);
+function updateSliders() {
+  for (const { d, low, high, range, output } of sliders) {
+    range.value = Math.round(SLIDER_STEPS * (z[d] - low) / (high - low));
+    range.ariaValueText = output.textContent = signed(z[d]);
   }
 }
 
-const random = () => guarded(async () => {
-  const mine = leave(), code = await json("/draw");
-  if (mine === turn) await show(code);
+const showSample = () => withErrors(async () => {
+  const action = beginAction(), code = await requestJSON("/sample");
+  if (action === nActions) await showCode(code);
 });
-const reset = () => { leave(); show(about.home); };
+const reset = () => { beginAction(); showCode(about.mean_code); };
 
-// Two images and what is between them
+// Fusion of two images
 
-function picker(root, name, choose) {
-  const shown = make("img", { alt: "", hidden: true });
+function buildPicker(root, name, choose) {
+  const thumbnail = make("img", { alt: "", hidden: true });
   const list = make("ul", { id: `${name}-list`, role: "listbox", hidden: true, ariaLabel: `images for the ${name}` });
   const input = make("input", {
     type: "text", role: "combobox", autocomplete: "off", spellcheck: false, placeholder: "name or number",
@@ -350,139 +389,141 @@ function picker(root, name, choose) {
   });
   input.setAttribute("aria-controls", list.id);
   root.className = "picker";
-  root.append(shown, input, list);
-  let asked = 0, at = -1, found = [], chosen = "", latest = null;
+  root.append(thumbnail, input, list);
+  let nSearches = 0, marked = -1, results = [], chosen = "", latest = null;
 
   function close() {
-    asked++;
+    nSearches++;
     list.hidden = true;
     input.ariaExpanded = "false";
     input.removeAttribute("aria-activedescendant");
   }
   function pick([id, title]) {
     input.value = chosen = title;
-    Object.assign(shown, { src: image(id), hidden: false });
+    Object.assign(thumbnail, { src: imageURL(id), hidden: false });
     close();
     return choose(id);
   }
   function mark(i) {
-    at = i;
+    marked = i;
     [...list.children].forEach((node, n) => node.setAttribute("aria-selected", String(n === i)));
     if (i >= 0) input.setAttribute("aria-activedescendant", list.children[i].id);
   }
   async function search() {
-    const mine = ++asked, results = await json(`/search?q=${encodeURIComponent(input.value)}`);
-    if (mine !== asked) return;
-    found = results;
-    list.replaceChildren(...found.map((entry, i) => {
-      const thumb = make("img", { src: image(entry[0]), alt: "" });
-      const node = make("li", { role: "option", id: `${list.id}-${i}` }, thumb, called(entry));
-      node.addEventListener("pointerdown", event => { event.preventDefault(); guarded(() => pick(entry)); });
+    const number = ++nSearches, found = await requestJSON(`/search?q=${encodeURIComponent(input.value)}`);
+    if (number !== nSearches) return;
+    results = found;
+    list.replaceChildren(...results.map((entry, i) => {
+      const image = make("img", { src: imageURL(entry[0]), alt: "" });
+      const node = make("li", { role: "option", id: `${list.id}-${i}` }, image, caption(entry));
+      node.addEventListener("pointerdown", event => { event.preventDefault(); withErrors(() => pick(entry)); });
       return node;
     }));
-    const none = "no image is called so";
-    if (!found.length) list.append(make("li", { role: "option", ariaDisabled: "true", textContent: none }));
+    if (!results.length) list.append(make("li", { role: "option", ariaDisabled: "true", textContent: "no match" }));
     list.hidden = false;
     input.ariaExpanded = "true";
-    mark(found.length ? 0 : -1);
+    mark(results.length ? 0 : -1);
   }
-  const look = () => { latest = guarded(search); };
-  input.addEventListener("input", look);
-  input.addEventListener("focus", () => { input.select(); look(); });
-  input.addEventListener("click", () => { if (list.hidden) look(); });
+  const startSearch = () => { latest = withErrors(search); };
+  input.addEventListener("input", startSearch);
+  input.addEventListener("focus", () => { input.select(); startSearch(); });
+  input.addEventListener("click", () => { if (list.hidden) startSearch(); });
   input.addEventListener("blur", () => { close(); input.value = chosen; });
   input.addEventListener("keydown", event => {
     if (event.key === "Escape") close();
     const by = { ArrowDown: 1, ArrowUp: -1 }[event.key];
     if (by) event.preventDefault();
-    if (by && list.hidden) look();
-    else if (by && found.length) mark((at + by + found.length) % found.length);
-    if (event.key === "Enter") guarded(async () => {
-      await latest;  // what was typed last
-      if (!list.hidden && found[at]) await pick(found[at]);
+    if (by && list.hidden) startSearch();
+    else if (by && results.length) mark((marked + by + results.length) % results.length);
+    if (event.key === "Enter") withErrors(async () => {
+      await latest;  // the results for the current text
+      if (!list.hidden && results[marked]) await pick(results[marked]);
     });
   });
   return pick;
 }
 
-const parents = {}, THUMBS = 5;
-let way = [];  // codes from the first image to the second
+const parents = {}, N_THUMBNAILS = 5;
+let path = [];  // the codes from the first image to the second
 
 async function fuse() {
   const { first, second } = parents;
   if (!first || !second) return;
-  const mine = leave(), codes = await json(`/between?first=${first}&second=${second}`), last = codes.length - 1;
-  const stops = Array.from({ length: THUMBS }, (_, i) => Math.round(i * last / (THUMBS - 1)));
-  const thumbs = await decode(stops.map(stop => codes[stop]));
+  const action = beginAction(), codes = await requestJSON(`/interpolate?first=${first}&second=${second}`);
+  const last = codes.length - 1;
+  const stops = Array.from({ length: N_THUMBNAILS }, (_, i) => Math.round(i * last / (N_THUMBNAILS - 1)));
+  const thumbnails = await decode(stops.map(stop => codes[stop]));
   if (first !== parents.first || second !== parents.second) return;
-  way = codes;
-  Object.assign($("part"), { max: last, value: last / 2, disabled: false });
-  $("strip").replaceChildren(...thumbs.map((data, i) => {
-    const part = Math.round(100 * stops[i] / last);
-    const button = make("button", { ariaLabel: `${part} % of the second image` }, paint(make("canvas"), data));
-    button.addEventListener("click", event => { $("part").value = stops[i]; slide(event.timeStamp); });
+  path = codes;
+  Object.assign($("fraction"), { max: last, value: last / 2, disabled: false });
+  $("strip").replaceChildren(...thumbnails.map((data, i) => {
+    const percent = Math.round(100 * stops[i] / last);
+    const button = make("button", { ariaLabel: `${percent} % of the second image` }, paint(make("canvas"), data));
+    button.addEventListener("click", event => { $("fraction").value = stops[i]; showFraction(event.timeStamp); });
     return button;
   }));
-  if (mine === turn) await slide();
+  if (action === nActions) await showFraction();
 }
 
-function slide(since) {
-  leave();
-  $("part").ariaValueText = `${Math.round(100 * $("part").value / $("part").max)} % of the second image`;
-  return show(way[$("part").value], since);
+function showFraction(since) {
+  beginAction();
+  const { value, max } = $("fraction");
+  $("fraction").ariaValueText = `${Math.round(100 * value / max)} % of the second image`;
+  return showCode(path[value], since);
 }
-$("part").addEventListener("input", event => slide(event.timeStamp));
+$("fraction").addEventListener("input", event => showFraction(event.timeStamp));
 
-const pickers = ["first", "second"].map(name => picker($(name), name, id => { parents[name] = id; return fuse(); }));
+const pickers = ["first", "second"].map(name =>
+  buildPicker($(name), name, id => { parents[name] = id; return fuse(); }));
 
-async function anyTwo() {
+async function chooseRandomPair() {
   const n = about.images.length, one = Math.floor(Math.random() * n), other = one + 1 + Math.floor(Math.random() * (n - 1));
   delete parents.second;
   await pickers[0](about.images[one]);
   await pickers[1](about.images[other % n]);
 }
 
-// What is kept, in this browser, for this run
+// Kept codes, which this browser stores per run
 
 let kept = [];
 
-function stored() {  // nothing where the browser has nothing, or forbids to look, or has what is no list of codes
+function loadKept() {  // an empty list if the stored value is missing, forbidden or damaged
   const isCode = code => code.length === z.length && code.every(Number.isFinite);
   try {
-    return JSON.parse(localStorage.getItem(about.place)).filter(isCode);
+    return JSON.parse(localStorage.getItem(about.storageKey)).filter(isCode);
   } catch {
     return [];
   }
 }
 
-async function layKept() {
+async function drawKept() {
   const codes = kept, pictures = [];
   for (let i = 0; i < codes.length; i += 64) pictures.push(...await decode(codes.slice(i, i + 64)));
   if (codes !== kept) return;
   $("favourites").replaceChildren(...pictures.map((data, i) => {
-    const shown = paint(make("canvas"), data);
-    const use = make("button", { className: "take", ariaLabel: `show kept picture ${i + 1}` }, shown);
-    const away = make("button", { className: "away", ariaLabel: `remove kept picture ${i + 1}` }, "\u00d7");
-    use.addEventListener("click", () => { leave(); show(codes[i]); });
-    away.addEventListener("click", () => keepOnly(kept.filter(code => code !== codes[i])));
-    return make("figure", {}, use, away);
+    const canvas = paint(make("canvas"), data);
+    const use = make("button", { className: "use", ariaLabel: `show kept picture ${i + 1}` }, canvas);
+    const remove = make("button", { className: "remove", ariaLabel: `remove kept picture ${i + 1}` }, "\u00d7");
+    use.addEventListener("click", () => { beginAction(); showCode(codes[i]); });
+    remove.addEventListener("click", () => setKept(kept.filter(code => code !== codes[i])));
+    return make("figure", {}, use, remove);
   }));
   $("kept").hidden = !kept.length;
 }
 
-const keepOnly = codes => guarded(async () => {
+const setKept = codes => withErrors(async () => {
   kept = codes;
-  await layKept();
+  await drawKept();
   try {
-    localStorage.setItem(about.place, JSON.stringify(kept));
+    localStorage.setItem(about.storageKey, JSON.stringify(kept));
   } catch {
-    return "kept until this page is closed: this browser lets it store no more";
+    return "kept only until this page is closed, because the browser cannot store it";
   }
 });
-addEventListener("storage", event => {  // another tab has kept something
-  if (event.key !== about?.place) return;
-  kept = stored();
-  guarded(layKept);
+addEventListener("storage", event => {  // another tab has changed the list
+  if (event.key !== about?.storageKey) return;
+  kept = loadKept();
+  withErrors(drawKept);
 });
 
 function download(blob, name) {
@@ -496,28 +537,28 @@ $("save-codes").addEventListener("click", () =>
 $("save-pictures").addEventListener("click", () => {
   const zoom = Math.max(1, Math.round(256 / height)), columns = Math.ceil(Math.sqrt(kept.length)), gap = 8;
   const w = width * zoom + gap, h = height * zoom + gap, rows = Math.ceil(kept.length / columns);
-  const page = make("canvas", { width: columns * w + gap, height: rows * h + gap }), on = page.getContext("2d");
-  on.fillStyle = "#fff";
-  on.fillRect(0, 0, page.width, page.height);
-  on.imageSmoothingEnabled = false;
-  document.querySelectorAll("#favourites canvas").forEach((canvas, i) =>
-    on.drawImage(canvas, gap + i % columns * w, gap + Math.floor(i / columns) * h, width * zoom, height * zoom));
+  const page = make("canvas", { width: columns * w + gap, height: rows * h + gap }), context = page.getContext("2d");
+  context.fillStyle = "#fff";
+  context.fillRect(0, 0, page.width, page.height);
+  context.imageSmoothingEnabled = false;
+  document.querySelectorAll("#favourites canvas").forEach((canvas, i) => context.drawImage(
+    canvas, gap + i % columns * w, gap + Math.floor(i / columns) * h, width * zoom, height * zoom));
   page.toBlob(blob => download(blob, "pictures.png"));
 });
 
 // Buttons, keys, tabs
 
-$("random").addEventListener("click", random);
+$("random").addEventListener("click", showSample);
 $("reset").addEventListener("click", reset);
-$("keep").addEventListener("click", () => keepOnly([...kept, z]));
-$("pair").addEventListener("click", () => guarded(anyTwo));
+$("keep").addEventListener("click", () => setKept([...kept, z]));
+$("pair").addEventListener("click", () => withErrors(chooseRandomPair));
 document.addEventListener("keydown", event => {
   if (event.target.matches("[type=text]") || event.repeat || event.ctrlKey || event.metaKey || event.altKey) return;
-  ({ r: random, 0: reset, k: () => $("keep").click() })[event.key]?.();
+  ({ r: showSample, 0: reset, k: () => $("keep").click() })[event.key]?.();
 });
 
 const tabs = [...document.querySelectorAll("[role=tab]")];
-function open(tab) {
+function openTab(tab) {
   for (const other of tabs) {
     other.setAttribute("aria-selected", String(other === tab));
     other.tabIndex = other === tab ? 0 : -1;
@@ -525,40 +566,41 @@ function open(tab) {
   }
 }
 tabs.forEach((tab, i) => {
-  tab.addEventListener("click", () => open(tab));
+  tab.addEventListener("click", () => openTab(tab));
   tab.addEventListener("keydown", event => {
     const by = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
     if (!by) return;
     const next = tabs[(i + by + tabs.length) % tabs.length];
-    open(next);
+    openTab(next);
     next.focus();
   });
 });
 
-async function begin() {
-  about = await json("/about");
+async function start() {
+  about = await requestJSON("/about");
   [, height, width] = about.shape;
-  about.place = `vae ${about.run}`;
+  about.storageKey = `vae ${about.run}`;
   about.labels = about.images.map(([, , label]) => label).filter(label => label !== null).sort((a, b) => a - b);
   const ranges = [0, 1].map(i => about.points.map(point => point[i]).sort((a, b) => a - b));
   view.middle = ranges.map(range => (range[0] + range.at(-1)) / 2);
   view.span = 1.12 * Math.max(...ranges.map(range => range.at(-1) - range[0])) || 1;
   document.title = document.querySelector("h1").textContent = about.title;
-  $("about").textContent = about.run;
-  $("legend").replaceChildren(...about.kinds.map(kind => {
+  $("run").textContent = about.run;
+  $("legend").replaceChildren(...about.classes.map(label => {
     const swatch = make("span", { className: "swatch" });
-    swatch.style.background = colour(kind);
-    return make("span", {}, swatch, String(kind));
+    swatch.style.background = colour(label);
+    return make("span", {}, swatch, String(label));
   }));
-  $("drawing").hidden = !about.ground;
+  $("drawing").hidden = !about.background;
   clearPaper();
-  z = about.home;
-  view.spot = onMap(z);
-  laySliders();
-  new ResizeObserver(layMap).observe($("map"));
-  kept = stored();
-  await layKept();
-  take(about.images[0][0]);
+  z = about.mean_code;
+  view.point = toMap(z);
+  $("map-directions").textContent = directions();
+  buildSliders();
+  new ResizeObserver(layoutMap).observe($("map"));
+  kept = loadKept();
+  await drawKept();
+  selectImage(about.images[0][0]);
   document.body.dataset.ready = "";
 }
-guarded(begin);
+withErrors(start);
