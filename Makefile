@@ -1,9 +1,10 @@
-# make train [ARGS="latent_dim=2"] | make test | make check | make results [BUDGET=full] | make bench | make lock
-.PHONY: train test check results bench lock
+# make train [ARGS="latent_dim=2"] | make test | make check | make docs | make results [BUDGET=full] | make bench | make lock
+.PHONY: train test check docs results bench lock
 
 PYTHON ?= python3
 BUDGET ?= cpu
 BIN := .venv/bin
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 # uv: the one on the PATH, else the one in the venv.
 UV := PATH="$$PATH:$(CURDIR)/$(BIN)" VIRTUAL_ENV="$(CURDIR)/.venv" uv
 
@@ -16,6 +17,11 @@ test: .venv/ready
 
 check: .venv/ready
 	@$(BIN)/python -m ruff format --check . && $(BIN)/python -m ruff check . && $(BIN)/python -m mypy
+	@$(MKDOCS)
+
+# The website, in site/. No link and no reference in it is dead.
+docs: .venv/ready
+	@$(MKDOCS)
 
 results: .venv/ready
 	@$(BIN)/python benchmarks/results.py $(BUDGET)
