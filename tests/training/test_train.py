@@ -7,7 +7,6 @@ import json
 import math
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -631,29 +630,3 @@ def test_every_run_of_a_sweep_arrives_in_wandb(tmp_path):
         samples = (np.asarray(Image.open(io.BytesIO(f))) for p, f in run.files.items() if "/samples" in p)
         drawn = np.asarray(Image.open(folder / "figures" / "samples.png"))
         assert any(np.array_equal(picture, drawn) for picture in samples)
-
-
-def test_the_readme_s_dataset_and_prior_work(tmp_path):
-    for name in ("conf", "vae", "datamodules", "train.py"):
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-        copy(ROOT / name, tmp_path / name)
-    text = (ROOT / "README.md").read_text()
-    blocks = re.findall(r"`((?:conf|vae|datamodules)/\w+(?:/\w+)?\.\w+)`[^`]*:\n\n```\w+\n(.*?)```", text, re.DOTALL)
-    assert [path for path, _ in blocks] == [
-        "conf/dataset/stripes.yaml",
-        "datamodules/stripes.py",
-        "conf/prior/laplace.yaml",
-        "vae/laplace.py",
-    ]
-    for path, block in blocks:
-        (tmp_path / path).write_text(block)
-    done = subprocess.run(
-        [sys.executable, "train.py", *SHORT, "dataset=stripes", "prior=laplace", "latent_dim=2", "logger=none"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    (summary,) = tmp_path.rglob("summary.json")
-    assert math.isfinite(json.loads(summary.read_text())["test/log_px"])
