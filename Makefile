@@ -1,10 +1,11 @@
-# make install | make train [ARGS="latent_dim=2"] | make test | make test-all | make check | make results [BUDGET=full] |
-# make bench | make lock
-.PHONY: install train test test-all check results bench lock
+# make install | make train [ARGS="latent_dim=2"] | make test | make test-all | make check | make docs |
+# make results [BUDGET=full] | make bench | make lock
+.PHONY: install train test test-all check docs results bench lock
 
 PYTHON ?= python3
 BUDGET ?= cpu
 BIN := .venv/bin
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 # uv: the one on the PATH, else the one in the venv.
 UV := PATH="$$PATH:$(CURDIR)/$(BIN)" VIRTUAL_ENV="$(CURDIR)/.venv" uv
 
@@ -24,6 +25,11 @@ test-all: .venv/ready
 
 check: .venv/ready
 	@$(BIN)/python -m ruff format --check . && $(BIN)/python -m ruff check . && $(BIN)/python -m mypy && $(BIN)/lint-imports
+	@$(MKDOCS)
+
+# Build the website in site/. The build fails if a link or a reference is dead.
+docs: .venv/ready
+	@$(MKDOCS)
 
 results: .venv/ready
 	@$(BIN)/python benchmarks/results.py $(BUDGET)

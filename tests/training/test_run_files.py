@@ -3,8 +3,6 @@
 import json
 import math
 import re
-import shutil
-import subprocess
 import sys
 from functools import partial
 
@@ -12,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import SHORT
 from PIL import Image
-from run_outputs import ROOT, read_metrics
+from run_outputs import read_metrics
 
 from vae.training.callbacks import progress
 
@@ -86,29 +84,3 @@ def test_a_folder_of_colour_images_that_are_not_square(likelihood, cli, runs, tm
     pictures = {path.stem: np.asarray(Image.open(path)) for path in (folder / "figures").glob("*.png")}
     assert set(pictures) >= {"samples", "reconstructions", "mixture_samples", "fusions", "manifold"}
     assert pictures["samples"].std(-1).max() > 5  # in colour
-
-
-def test_the_dataset_and_the_prior_of_the_readme_work(tmp_path):
-    for name in ("conf", "vae", "datamodules", "train.py"):
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-        copy(ROOT / name, tmp_path / name)
-    text = (ROOT / "README.md").read_text()
-    blocks = re.findall(r"`((?:conf|vae|datamodules)/\w+(?:/\w+)?\.\w+)`[^`]*:\n\n```\w+\n(.*?)```", text, re.DOTALL)
-    assert [path for path, _ in blocks] == [
-        "conf/dataset/stripes.yaml",
-        "datamodules/stripes.py",
-        "conf/prior/laplace.yaml",
-        "vae/laplace.py",
-    ]
-    for path, block in blocks:
-        (tmp_path / path).write_text(block)
-    done = subprocess.run(
-        [sys.executable, "train.py", *SHORT, "dataset=stripes", "prior=laplace", "latent_dim=2", "logger=none"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    (summary,) = tmp_path.rglob("summary.json")
-    assert math.isfinite(json.loads(summary.read_text())["test/log_px"])
