@@ -287,7 +287,7 @@ def test_a_compiler_that_fails_is_a_one_line_error(cli, monkeypatch, tmp_path):
 @pytest.mark.parametrize(("value", "expected"), [("true", 2), ("auto", 0)])
 def test_code_that_cannot_be_traced_is_a_one_line_message(value, expected, cli, monkeypatch):
     monkeypatch.setattr("vae.training.callbacks.acceleration.MIN_STEPS", 1)
-    code, out, err = cli(f"compile={value}", "objective._target_=fakes.Looks")
+    code, out, err = cli(f"compile={value}", "objective._target_=fakes.ItemELBO")
     assert code == expected
     (line,) = [line for line in (out + err).splitlines() if f"compile={value}" in line]
     assert "data-dependent" in line

@@ -79,7 +79,7 @@ def test_jobs_share_the_loaded_images(cli, monkeypatch):
 
 def test_a_killed_sweep_can_be_resumed(tmp_path, monkeypatch):
     """The second job is killed in its second epoch; the third has not started."""
-    arguments = ["-m", "latent_dim=2,3,4", "trainer.max_epochs=3", "optimizer.schedule._target_=toy_dataset.Kill"]
+    arguments = ["-m", "latent_dim=2,3,4", "trainer.max_epochs=3", "optimizer.schedule._target_=toy_dataset.KillSecondJob"]
     monkeypatch.chdir(tmp_path)
     (tmp_path / "killed").touch()  # no job is killed if this file exists
     assert run_process(tmp_path, *arguments, "hydra.sweep.dir=uninterrupted").returncode == 0
