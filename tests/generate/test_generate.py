@@ -207,7 +207,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(run_of, cli):
     folder = run_of("run")
     (folder / "generated").write_text("in the way")
     code, out, err = cli("what=samples")
-    assert (code, out, err) == (2, "", f"{folder}/generated: expected a folder, or nothing yet; a file is in the way\n")
+    assert (code, out, err) == (2, "", f"{folder}/generated: expected a folder or a new path, but this is a file\n")
 
 
 DAMAGES = {
