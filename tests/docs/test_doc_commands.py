@@ -11,7 +11,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from pages import FENCE, PAGES, ROOT, command_lines, name, spans
 
-from vae.config.command_line import arguments, choices, parse, values
+from vae.config.command_line import choices, override_values, parse_arguments, parse_override
 from vae.config.schema import CONF, Config, validate
 from vae.errors import USER_ERRORS
 
@@ -40,10 +40,10 @@ def check_train(typed):
     if any(arg.startswith(("resume=", "sweep=")) for arg in overrides):
         assert len(overrides) == 1  # a stored run has its own keys
         return
-    parsed = [parse(arg) for arg in overrides if not example(arg)]
+    parsed = [parse_override(arg) for arg in overrides if not example(arg)]
     assert "-m" in flags or not any(override.is_sweep_override() for override in parsed)
     runs = [
-        [f"{o.key_or_group}={value}" for value in values(o)] if o.is_sweep_override() else [o.input_line]
+        [f"{o.key_or_group}={value}" for value in override_values(o)] if o.is_sweep_override() else [o.input_line]
         for o in parsed
     ]
     for run in itertools.product(*runs):
@@ -70,11 +70,13 @@ def check_module(module, typed):
     if not typed:  # the name of the command alone
         return None
     if module == "vae.compare":
-        return found.read(typed)
+        return found.parse_command_line(typed)
     if module == "vae.sync":
         typed = [arg if "=" in arg else f"outputs={arg}" for arg in typed]
-    given = arguments(found.Arguments, typed)
-    return getattr(given, "wanted", None)
+    given = parse_arguments(found.Arguments, typed)
+    if module == "vae.generate":
+        given.requested()
+    return given
 
 
 def check_make(typed):
@@ -211,7 +213,7 @@ def train_takes(context, key, value):
     return succeeds(composed, (*context, f"{key}=null"))
 
 
-@pytest.mark.parametrize(("page", "span"), keys_in_text(), ids=lambda value: value)
+@pytest.mark.parametrize(("page", "span"), list(keys_in_text()), ids=lambda value: value)
 def test_keys_in_the_text_exist(page, span):
     assert page
     key, _, value = span.partition("=")
