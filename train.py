@@ -10,11 +10,11 @@ from pathlib import Path
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from vae.config.command_line import check_overrides, resume_arguments, sweep_arguments
-from vae.config.older_versions import current_config
 from vae.config.schema import CONF, validate
+from vae.config.stored_config import read_config
 from vae.errors import USER_ERRORS, UserError, one_line
 from vae.training.ddp import launch
 from vae.training.signals import exit_on_signal
@@ -29,7 +29,7 @@ def main(cfg: DictConfig) -> float | None:
         return run_job(cfg, folder)
     try:
         if cfg.resume:
-            current_config(cfg)
+            cfg = OmegaConf.merge(read_config(folder), {"resume": cfg.resume})
         validate(cfg)
         launch(cfg, folder)  # imports torch
     except USER_ERRORS as error:

@@ -11,6 +11,7 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
+import yaml
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Callback, Trainer, seed_everything
@@ -153,13 +154,13 @@ def build_logger(cfg: DictConfig, folder: Path) -> list[Any]:
     if "_target_" not in cfg.logger:
         return []
     overrides = [current_override(str(override)) for override in OmegaConf.load(folder / ".hydra" / "overrides.yaml")]
-    hydra = OmegaConf.load(folder / ".hydra" / "hydra.yaml").hydra
+    hydra = yaml.load((folder / ".hydra" / "hydra.yaml").read_bytes(), yaml.CSafeLoader)["hydra"]
     about: dict[str, Any] = {"job_type": "train", "name": run_name(overrides)}
-    if hydra.mode == "MULTIRUN":
+    if hydra["mode"] == "MULTIRUN":
         sweep_file = folder.parent / "sweep.json"
         sweep_overrides = json.loads(sweep_file.read_text())["task"] if sweep_file.exists() else overrides
         job_overrides = " ".join(override for override in overrides if override not in sweep_overrides)
-        group = cfg.logger.group or Path(hydra.runtime.output_dir).parent.name
+        group = cfg.logger.group or Path(hydra["runtime"]["output_dir"]).parent.name
         about = {"job_type": "sweep", "name": job_overrides or about["name"], "group": group}
     logger = instantiate(cfg.logger, run_dir=folder, **about)
     logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
