@@ -208,7 +208,7 @@ def test_unwritable_folder_is_one_line(make_run, cli):
     folder = make_run("run")
     (folder / "generated").write_text("in the way")
     code, out, err = cli("what=samples")
-    assert (code, out, err) == (2, "", f"{folder}/generated: expected a folder, or nothing yet; a file is in the way\n")
+    assert (code, out, err) == (2, "", f"{folder}/generated: expected a folder or a new path, but this is a file\n")
 
 
 DAMAGED = {

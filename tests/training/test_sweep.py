@@ -52,11 +52,11 @@ def test_failing_jobs_do_not_affect_the_others(launcher, cli, tmp_path):
         4: "finished",
         1e9: "failed",
     }
-    assert runs[-1].reason == "latent_dim=-1: expected a whole number, 1 or more"
+    assert runs[-1].failure == "latent_dim=-1: expected a whole number, 1 or more"
     assert runs[4].summary == pytest.approx(single, abs=1e-4)  # another number of threads sums in another order
     table = done.stdout.partition("active  seconds  status")[2]
     assert f"{runs[4].summary['test/elbo']:.2f}" in table
-    assert runs[-1].reason in table
+    assert runs[-1].failure in table
 
 
 def test_a_job_that_diverges_fails_and_the_other_finishes(cli, tmp_path):
@@ -79,7 +79,8 @@ def test_jobs_share_the_loaded_images(cli, monkeypatch):
 
 def test_a_killed_sweep_can_be_resumed(tmp_path, monkeypatch):
     """The second job is killed in its second epoch; the third has not started."""
-    arguments = ["-m", "latent_dim=2,3,4", "trainer.max_epochs=3", "optimizer.schedule._target_=toy_dataset.KillSecondJob"]
+    killing = "optimizer.schedule._target_=toy_dataset.KillSecondJob"
+    arguments = ["-m", "latent_dim=2,3,4", "trainer.max_epochs=3", killing]
     monkeypatch.chdir(tmp_path)
     (tmp_path / "killed").touch()  # no job is killed if this file exists
     assert run_process(tmp_path, *arguments, "hydra.sweep.dir=uninterrupted").returncode == 0
@@ -116,7 +117,7 @@ def test_sweep_accepts_its_own_arguments_and_those_that_do_not_change_a_run(cli)
         assert summaries("swept") == first
     code, _, err = cli("-m", "latent_dim=5", "sweep=swept")
     assert (code, err.count("\n")) == (2, 1)
-    assert "expected nothing else, not latent_dim=5" in err
+    assert "got latent_dim=5" in err
 
 
 def test_the_folder_of_a_sweep_may_have_any_name(cli):

@@ -160,7 +160,7 @@ def sweep_arguments(argv: Sequence[str]) -> list[str]:
     if changed := [arg for arg in new if not arg.startswith(("hydra", "data_dir="))]:
         task = shlex.join(stored["task"])
         raise UserError(
-            f"sweep={folder}: continues with its stored arguments ({task}); {changed[0]} is not one of them"
+            f"sweep={folder}: expected only its stored arguments ({task}), hydra keys or data_dir; got {changed[0]}"
         )
     quoted = str(folder.resolve()).replace("'", "\\'")
     replaced = {"hydra.mode", "hydra.sweep.dir", *(arg.partition("=")[0] for arg in new)}
@@ -181,7 +181,7 @@ def resume_arguments(argv: list[str]) -> list[str]:
     others = " ".join(arg for arg in argv if not arg.startswith("resume=") and arg != "trust=true")
     if others or len(folders) > 1:
         raise UserError(
-            f"resume={folders[0]}: a run continues with its own config; expected no other key, got {others}"
+            f"resume={folders[0]}: expected no other key, because a run is resumed with its own config; got {others}"
         )
     folder = Path(folders[0])
     for needed in (".hydra/config.yaml", "checkpoints/last.ckpt"):
