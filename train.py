@@ -10,7 +10,7 @@ from pathlib import Path
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from vae.config.command_line import check_overrides, resume_arguments, sweep_arguments
 from vae.config.schema import CONF, validate
@@ -29,7 +29,8 @@ def main(cfg: DictConfig) -> float | None:
         return run_job(cfg, folder)
     try:
         if cfg.resume:
-            cfg = OmegaConf.merge(read_config(folder), {"resume": cfg.resume})
+            resume, cfg = cfg.resume, read_config(folder)
+            cfg.resume = resume
         validate(cfg)
         launch(cfg, folder)  # imports torch
     except USER_ERRORS as error:
