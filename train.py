@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from vae.config.command_line import check_overrides, resume_arguments, sweep_arguments
 from vae.config.schema import CONF, validate
 from vae.config.stored_config import read_config
-from vae.errors import USER_ERRORS, UserError, one_line
+from vae.errors import USER_ERRORS, one_line
 from vae.training.ddp import launch
 from vae.training.signals import exit_on_signal
 
@@ -67,8 +67,6 @@ def cli() -> int:
         main()
     except USER_ERRORS as error:
         return print_error(error)
-    except OSError as error:
-        return print_error(UserError(f"{error.filename}: {error.strerror}" if error.filename else str(error)))
     return 0
 
 

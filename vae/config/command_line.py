@@ -50,7 +50,7 @@ def run_command(main: Callable[[Sequence[str]], int | None], help_text: str | No
         return 0
     try:
         return main(sys.argv[1:]) or 0
-    except (*USER_ERRORS, OSError) as error:
+    except USER_ERRORS as error:
         print(one_line(error), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -184,9 +184,10 @@ def resume_arguments(argv: list[str]) -> list[str]:
             f"resume={folders[0]}: expected no other key, because a run is resumed with its own config; got {others}"
         )
     folder = Path(folders[0])
-    for needed in (".hydra/config.yaml", "checkpoints/last.ckpt"):
-        if not (folder / needed).is_file():
-            raise UserError(f"resume={folder}: expected the folder of a run; it has no {needed}")
+    if not (folder / ".hydra" / "config.yaml").is_file():
+        raise UserError(f"resume={folder}: expected the folder of a run; it has no .hydra/config.yaml")
+    if not any((folder / "checkpoints").glob("last*.ckpt")):
+        raise UserError(f"resume={folder}: expected the folder of a run; it has no checkpoints/last.ckpt")
     if not trust:
         check_config(read_config(folder), f"resume={folder}")
         check_links(folder, f"resume={folder}")

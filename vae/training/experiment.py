@@ -25,9 +25,10 @@ from vae.config.older_versions import current_override
 from vae.errors import UserError
 from vae.model.vae import VAE
 from vae.runs.atomic_files import atomic_write
+from vae.runs.checkpoint_files import LAST, checkpoint_to_resume, is_intact
 from vae.tracking.loggers import MetricsCSV, finish_wandb
 from vae.training.callbacks.acceleration import CompileAtStart, CUDAGraphSteps, DelayedCompile
-from vae.training.callbacks.checkpoints import NamedCheckpoint, ResumableEarlyStopping
+from vae.training.callbacks.checkpoints import AtomicCheckpointIO, NamedCheckpoint, ResumableEarlyStopping
 from vae.training.callbacks.graceful_shutdown import GracefulShutdown
 from vae.training.callbacks.pictures import Pictures
 from vae.training.callbacks.progress import Progress
@@ -73,6 +74,8 @@ def load_trained(cfg: DictConfig, shape: tuple[int, int, int], folder: Path) -> 
     gpu = cfg.trainer.accelerator != "cpu" and torch.cuda.is_available()
     device = torch.device("cuda" if gpu else "cpu")
     path = folder / "checkpoints" / "best.ckpt"
+    if not is_intact(path):
+        raise UserError(f"run={folder}: {path} is damaged")
     try:
         module.load_state_dict(torch.load(path, weights_only=True, map_location=device)["state_dict"])
     except CHECKPOINT_ERRORS:
@@ -206,10 +209,12 @@ def train(cfg: DictConfig, folder: Path) -> None:
     check_support(module, data, cfg)
     check_compatibility(module, data)
     checkpoints, history = folder / "checkpoints", MetricsCSV(folder)
-    shutdown = GracefulShutdown(checkpoints / "last.ckpt")
+    shutdown = GracefulShutdown(checkpoints / LAST)
     acceleration = acceleration_callbacks(cfg, shutdown)
-    resume_from = checkpoints / "last.ckpt" if cfg.resume else None
+    resume_from = checkpoint_to_resume(folder) if cfg.resume else None
     if resume_from:
+        if resume_from.name != LAST:
+            log.warning(f"{LAST} is missing or damaged; resuming from {resume_from.name}")
         history.drop_rows_after(checkpoint_step(resume_from))
     elif history.path.exists():
         raise UserError(f"hydra.run.dir={folder}: expected a folder without a run; resume= continues the run in it")
@@ -233,6 +238,7 @@ def train(cfg: DictConfig, folder: Path) -> None:
         num_sanity_val_steps=0,
         log_every_n_steps=1,  # VAEModule logs every cfg.log_every_n_steps
     )
+    trainer.strategy.checkpoint_io = AtomicCheckpointIO()
     if trainer.is_global_zero:
         trainer.loggers += build_logger(cfg, folder)
 
