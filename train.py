@@ -13,9 +13,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from vae.config.command_line import check_overrides, resume_arguments, sweep_arguments
-from vae.config.older_versions import current_config
 from vae.config.schema import CONF, validate
-from vae.errors import USER_ERRORS, UserError, one_line
+from vae.config.stored_config import read_config
+from vae.errors import USER_ERRORS, one_line
 from vae.training.ddp import launch
 from vae.training.signals import exit_on_signal
 
@@ -29,7 +29,8 @@ def main(cfg: DictConfig) -> float | None:
         return run_job(cfg, folder)
     try:
         if cfg.resume:
-            current_config(cfg)
+            resume, cfg = cfg.resume, read_config(folder)
+            cfg.resume = resume
         validate(cfg)
         launch(cfg, folder)  # imports torch
     except USER_ERRORS as error:
@@ -66,8 +67,6 @@ def cli() -> int:
         main()
     except USER_ERRORS as error:
         return print_error(error)
-    except OSError as error:
-        return print_error(UserError(f"{error.filename}: {error.strerror}" if error.filename else str(error)))
     return 0
 
 

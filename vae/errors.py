@@ -11,11 +11,13 @@ class UserError(Exception):
     """An error the user can fix. Its message is shown without a traceback, and the exit code is 2."""
 
 
-USER_ERRORS = (UserError, HydraException, OmegaConfBaseException)
+USER_ERRORS = (UserError, HydraException, OmegaConfBaseException, OSError)
 
 
 def one_line(error: Exception) -> str:
     """Return the message of an error as one line."""
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
     return str(error) if isinstance(error, UserError) else " ".join(str(error).split())
 
 

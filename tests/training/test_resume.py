@@ -116,11 +116,56 @@ def test_resume_with_a_damaged_checkpoint_is_a_one_line_error(cli, runs):
     checkpoint = folder / "checkpoints" / "last.ckpt"
     content = checkpoint.read_bytes()
     checkpoint.write_bytes(content[: len(content) // 2])
+    checkpoint.with_name("last-previous.ckpt").unlink()
     (folder / "metrics.csv").unlink()
     before = {path.relative_to(folder) for path in folder.rglob("*")}
     code, _, err = cli(f"resume={folder}", defaults=())
-    assert (code, err) == (2, f"resume={folder}: {checkpoint} is damaged\n")
+    assert (code, err) == (
+        2,
+        f"resume={folder}: checkpoints/last.ckpt is damaged, and there is no intact last-previous.ckpt\n",
+    )
     assert {path.relative_to(folder) for path in folder.rglob("*")} == before
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "flipped"])
+def test_a_run_whose_last_checkpoint_is_damaged_resumes_from_the_one_before(damage, cli, runs, caplog):
+    cli("trainer.max_epochs=3")
+    (folder,) = runs()
+    before, weights = without_times(folder), load_weights(folder)
+    checkpoint = folder / "checkpoints" / "last.ckpt"
+    content = checkpoint.read_bytes()
+    checkpoint.unlink()
+    if damage == "truncated":
+        checkpoint.write_bytes(content[:-500])
+    if damage == "flipped":
+        place = content.index(b"data/0") + 300
+        checkpoint.write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
+    code, out, err = cli(f"resume={folder}", defaults=())
+    assert code == 0
+    assert "last.ckpt is missing or damaged; resuming from last-previous.ckpt" in out + err + caplog.text
+    assert same_weights(load_weights(folder), weights)
+    assert without_times(folder) == before
+
+
+def test_checkpoints_are_written_beside_their_target_and_an_error_damages_nothing(cli, monkeypatch):
+    """Not in the system's temporary folder, which can be another file system, and only whole."""
+    monkeypatch.setenv("TMPDIR", "/nowhere")
+    saved, save = [], torch.save
+
+    def fail_at_the_third(checkpoint, file, **options):
+        saved.append(checkpoint)
+        file.write(b"half")
+        if len(saved) == 3:
+            raise OSError(28, "No space left on device", file.name)
+        file.seek(0)
+        save(checkpoint, file, **options)
+
+    monkeypatch.setattr("vae.training.callbacks.checkpoints.torch.save", fail_at_the_third)
+    code, _, err = cli("trainer.max_epochs=3")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "No space left on device" in err
+    (folder,) = Path("outputs").rglob("checkpoints")
+    assert sorted(path.name for path in folder.iterdir()) == ["best.ckpt", "last.ckpt"]
 
 
 def test_a_run_of_a_sweep_resumes_after_its_folder_was_moved(cli, runs, tmp_path):

@@ -19,6 +19,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from vae.config.older_versions import current_override
 from vae.config.schema import CONF, Model, fields_by_key, validate_model
+from vae.config.stored_config import check_config, check_links, read_config
+from vae.config.stored_config import check_overrides as check_stored_overrides
 from vae.errors import USER_ERRORS, UserError, did_you_mean, one_line
 
 
@@ -48,7 +50,7 @@ def run_command(main: Callable[[Sequence[str]], int | None], help_text: str | No
         return 0
     try:
         return main(sys.argv[1:]) or 0
-    except (*USER_ERRORS, OSError) as error:
+    except USER_ERRORS as error:
         print(one_line(error), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -137,7 +139,9 @@ def sweep_arguments(argv: Sequence[str]) -> list[str]:
     (search=NAME) is a sweep too: -m is added. Raises UserError for other arguments, or if FOLDER is not a sweep.
     """
     folders = [arg.removeprefix("sweep=") for arg in argv if arg.startswith("sweep=")]
+    trust = bool(folders) and "trust=true" in argv
     others = [arg for arg in argv if not arg.startswith("sweep=") and arg not in ("-m", "--multirun")]
+    others = [arg for arg in others if not (trust and arg == "trust=true")]
     if not folders:
         search = {arg.partition("=")[2] for arg in others if arg.startswith("search=")} - {"", "null"}
         return [*(["-m"] if search or len(others) < len(argv) else []), *others]
@@ -149,6 +153,9 @@ def sweep_arguments(argv: Sequence[str]) -> list[str]:
         raise UserError(f"sweep={folder}: expected the folder of a sweep; it has no sweep.json") from None
     except (ValueError, KeyError, TypeError):
         raise UserError(f"sweep={folder}: its sweep.json is damaged") from None
+    if not trust:
+        check_stored_overrides(arguments, f"sweep={folder}")
+        check_links(folder, f"sweep={folder}")
     new = [arg for arg in others if arg not in arguments]
     if changed := [arg for arg in new if not arg.startswith(("hydra", "data_dir="))]:
         task = shlex.join(stored["task"])
@@ -162,28 +169,30 @@ def sweep_arguments(argv: Sequence[str]) -> list[str]:
 
 
 def resume_arguments(argv: list[str]) -> list[str]:
-    """Replace resume=FOLDER by arguments that load that run's config and write to its folder.
+    """Replace resume=FOLDER by arguments that write to the folder of that run, whose config train.py then reads.
 
-    Returns `argv` unchanged without resume=. Raises UserError for other arguments, or if FOLDER is not a run.
+    Returns `argv` unchanged without resume=. Raises UserError for other arguments, if FOLDER is not a run, or, without
+    trust=true, if it could run code that is not part of this installation or write outside of its folder.
     """
     folders = [arg.removeprefix("resume=") for arg in argv if arg.startswith("resume=")]
     if not folders:
         return argv
-    if len(argv) > 1:
-        others = " ".join(arg for arg in argv if not arg.startswith("resume="))
+    trust = "trust=true" in argv
+    others = " ".join(arg for arg in argv if not arg.startswith("resume=") and arg != "trust=true")
+    if others or len(folders) > 1:
         raise UserError(
             f"resume={folders[0]}: expected no other key, because a run is resumed with its own config; got {others}"
         )
     folder = Path(folders[0])
-    for needed in (".hydra/config.yaml", "checkpoints/last.ckpt"):
-        if not (folder / needed).is_file():
-            raise UserError(f"resume={folder}: expected the folder of a run; it has no {needed}")
-    resolved = folder.resolve()
-    quoted = str(resolved).replace("'", "\\'")
+    if not (folder / ".hydra" / "config.yaml").is_file():
+        raise UserError(f"resume={folder}: expected the folder of a run; it has no .hydra/config.yaml")
+    if not any((folder / "checkpoints").glob("last*.ckpt")):
+        raise UserError(f"resume={folder}: expected the folder of a run; it has no checkpoints/last.ckpt")
+    if not trust:
+        check_config(read_config(folder), f"resume={folder}")
+        check_links(folder, f"resume={folder}")
+    quoted = str(folder.resolve()).replace("'", "\\'")
     return [
-        f"--config-path={resolved / '.hydra'}",
-        f"--config-dir={CONF}",
-        "hydra/job_logging=vae",
         "hydra.output_subdir=null",
         f"hydra.run.dir='{quoted}'",
         f"resume='{quoted}'",

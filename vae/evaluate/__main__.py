@@ -23,17 +23,18 @@ from vae.runs.run_folder import read_finished_run
 
 class Arguments(BaseModel, strict=True, extra="forbid"):
     run: str = Field(description="the folder of a finished run")
+    trust: bool = False
     K: PositiveInt = 5000
     images: int | None = Field(None, ge=2, description="a whole number, 2 or more, or null for all test images")
     compile: Compile = "auto"
 
 
-def evaluate(folder: Path, K: int, images: int | None, compiles: Compile) -> dict[str, float]:
+def evaluate(folder: Path, K: int, images: int | None, compiles: Compile, trust: bool) -> dict[str, float]:
     """Evaluate a run and return the new entries of its summary.json.
 
     Raises UserError if `folder` is not a finished run, or if its model has no bound on log p(x).
     """
-    run = read_finished_run(folder)
+    run = read_finished_run(folder, trust)
     cfg = run.config
     from vae.evaluate.scores import cached_scores  # only now is torch imported
     from vae.model.estimator import summarize
@@ -63,7 +64,7 @@ def evaluate(folder: Path, K: int, images: int | None, compiles: Compile) -> dic
 
 def main(argv: Sequence[str]) -> None:
     given = parse_arguments(Arguments, argv)
-    for name, value in evaluate(Path(given.run), given.K, given.images, given.compile).items():
+    for name, value in evaluate(Path(given.run), given.K, given.images, given.compile, given.trust).items():
         shown = f"{value:>12.2f}" if isinstance(value, float) else f"{value:>9}"
         print(f"  {name.removeprefix('test/'):<24}{shown}")
 

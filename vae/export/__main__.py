@@ -32,6 +32,7 @@ TEST_BATCH = 7  # differs from TRACE_BATCH, which tests that the batch size is f
 
 class Arguments(BaseModel, strict=True, extra="forbid"):
     run: str = Field("", description="the folder of a finished run")
+    trust: bool = False
 
 
 def write_onnx(net: "nn.Module", inputs: "Tensor", names: Sequence[str], file: Path) -> float:
@@ -104,12 +105,12 @@ def describe(run: Run, shape: Sequence[int], log_var: bool) -> dict[str, Any]:
     }
 
 
-def export(folder: Path) -> dict[str, Any]:
+def export(folder: Path, trust: bool) -> dict[str, Any]:
     """Export a run. Return the contents of export.json.
 
     Raises UserError if a package is missing or the model cannot be exported.
     """
-    run = read_finished_run(folder)
+    run = read_finished_run(folder, trust)
     cfg = run.config
     try:
         import onnx  # noqa: F401
@@ -142,7 +143,7 @@ def export(folder: Path) -> dict[str, Any]:
 def main(typed: Sequence[str]) -> None:
     given = parse_arguments(Arguments, typed)
     folder = Path(given.run) if given.run else latest_finished_run(Path("outputs"))
-    description = export(folder)
+    description = export(folder, given.trust)
     for name in ("encoder", "decoder"):
         model = description[name]
         path = os.path.relpath(folder / "export" / model["file"])

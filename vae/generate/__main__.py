@@ -52,6 +52,7 @@ RENAMED_KEYS = {"way": "interpolation", "from": "source"}  # names of earlier ve
 
 class Arguments(BaseModel, strict=True, extra="forbid"):
     run: str = Field("", description="the folder of a finished run")
+    trust: bool = False
     what: Annotated[list[str], BeforeValidator(lambda what: what if isinstance(what, list) else [what])] = Field(
         [], min_length=1, description="a name, or a list such as [samples,walk]"
     )
@@ -113,7 +114,7 @@ def generate(folder: Path, given: Arguments) -> list[Path]:
     Raises UserError for a request that the run cannot satisfy.
     """
     requested = given.requested()
-    cfg = read_finished_run(folder).config
+    cfg = read_finished_run(folder, given.trust).config
     import torch  # slow to import, so only after the arguments are checked
 
     from vae.generate.pictures import GENERATORS, Files

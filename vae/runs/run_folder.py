@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,9 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from pydantic import TypeAdapter
 
-from vae.config.older_versions import current_choices, current_config, current_override
+from vae.config.older_versions import current_choices, current_override
 from vae.config.schema import validate
+from vae.config.stored_config import check_config, check_links, escape_resolvers, read_config
 from vae.errors import USER_ERRORS, UserError, did_you_mean, one_line
 
 SUMMARY = TypeAdapter(dict[str, int | float])
@@ -71,13 +72,11 @@ def read_run(folder: Path) -> Run:
     """Read a run folder. Raises UserError if one of its files is missing or damaged."""
     hydra, summary, failed = folder / ".hydra", folder / "summary.json", folder / "failed.txt"
     try:
-        config = OmegaConf.load(hydra / "config.yaml")
         details = yaml.load((hydra / "hydra.yaml").read_bytes(), yaml.CSafeLoader)  # OmegaConf would take 20 ms
         overrides = [current_override(str(override)) for override in OmegaConf.load(hydra / "overrides.yaml")]
-        assert isinstance(config, DictConfig)
         return Run(
             folder,
-            config=current_config(config),
+            config=escape_resolvers(read_config(folder)),
             choices=current_choices(
                 {
                     group: choice
@@ -94,14 +93,21 @@ def read_run(folder: Path) -> Run:
         raise UserError(f"{folder}: expected the folder of a run; {files} is missing or damaged") from None
 
 
-def read_finished_run(folder: Path) -> Run:
-    """Read the folder of a finished run. Raises UserError if it is not one, or if its config is not valid."""
+def read_finished_run(folder: Path, trust: bool) -> Run:
+    """Read the folder of a finished run.
+
+    Raises UserError if it is not one, if its config is not valid, or, without `trust`, if it could run code that is
+    not part of this installation or write outside of its folder.
+    """
     for needed in ("summary.json", ".hydra/config.yaml", ".hydra/overrides.yaml", "checkpoints/best.ckpt"):
         if not (folder / needed).is_file():
             finished = {path.parent for place in (folder, folder.parent) for path in place.glob("*/summary.json")}
             guess = did_you_mean(str(folder), map(str, finished - {folder}))
             raise UserError(f"run={folder}: expected the folder of a finished run; it has no {needed}{guess}")
-    run = read_run(folder)
+    run = replace(read_run(folder), config=read_config(folder))
+    if not trust:
+        check_config(run.config, f"run={folder}")
+        check_links(folder, f"run={folder}")
     try:
         validate(run.config)
     except USER_ERRORS as error:

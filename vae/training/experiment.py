@@ -11,6 +11,7 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
+import yaml
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Callback, Trainer, seed_everything
@@ -24,9 +25,10 @@ from vae.config.older_versions import current_override
 from vae.errors import UserError
 from vae.model.vae import VAE
 from vae.runs.atomic_files import atomic_write
+from vae.runs.checkpoint_files import LAST, checkpoint_to_resume, is_intact
 from vae.tracking.loggers import MetricsCSV, finish_wandb
 from vae.training.callbacks.acceleration import CompileAtStart, CUDAGraphSteps, DelayedCompile
-from vae.training.callbacks.checkpoints import NamedCheckpoint, ResumableEarlyStopping
+from vae.training.callbacks.checkpoints import AtomicCheckpointIO, NamedCheckpoint, ResumableEarlyStopping
 from vae.training.callbacks.graceful_shutdown import GracefulShutdown
 from vae.training.callbacks.pictures import Pictures
 from vae.training.callbacks.progress import Progress
@@ -72,6 +74,8 @@ def load_trained(cfg: DictConfig, shape: tuple[int, int, int], folder: Path) -> 
     gpu = cfg.trainer.accelerator != "cpu" and torch.cuda.is_available()
     device = torch.device("cuda" if gpu else "cpu")
     path = folder / "checkpoints" / "best.ckpt"
+    if not is_intact(path):
+        raise UserError(f"run={folder}: {path} is damaged")
     try:
         module.load_state_dict(torch.load(path, weights_only=True, map_location=device)["state_dict"])
     except CHECKPOINT_ERRORS:
@@ -153,13 +157,13 @@ def build_logger(cfg: DictConfig, folder: Path) -> list[Any]:
     if "_target_" not in cfg.logger:
         return []
     overrides = [current_override(str(override)) for override in OmegaConf.load(folder / ".hydra" / "overrides.yaml")]
-    hydra = OmegaConf.load(folder / ".hydra" / "hydra.yaml").hydra
+    hydra = yaml.load((folder / ".hydra" / "hydra.yaml").read_bytes(), yaml.CSafeLoader)["hydra"]
     about: dict[str, Any] = {"job_type": "train", "name": run_name(overrides)}
-    if hydra.mode == "MULTIRUN":
+    if hydra["mode"] == "MULTIRUN":
         sweep_file = folder.parent / "sweep.json"
         sweep_overrides = json.loads(sweep_file.read_text())["task"] if sweep_file.exists() else overrides
         job_overrides = " ".join(override for override in overrides if override not in sweep_overrides)
-        group = cfg.logger.group or Path(hydra.runtime.output_dir).parent.name
+        group = cfg.logger.group or Path(hydra["runtime"]["output_dir"]).parent.name
         about = {"job_type": "sweep", "name": job_overrides or about["name"], "group": group}
     logger = instantiate(cfg.logger, run_dir=folder, **about)
     logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
@@ -205,10 +209,12 @@ def train(cfg: DictConfig, folder: Path) -> None:
     check_support(module, data, cfg)
     check_compatibility(module, data)
     checkpoints, history = folder / "checkpoints", MetricsCSV(folder)
-    shutdown = GracefulShutdown(checkpoints / "last.ckpt")
+    shutdown = GracefulShutdown(checkpoints / LAST)
     acceleration = acceleration_callbacks(cfg, shutdown)
-    resume_from = checkpoints / "last.ckpt" if cfg.resume else None
+    resume_from = checkpoint_to_resume(folder) if cfg.resume else None
     if resume_from:
+        if resume_from.name != LAST:
+            log.warning(f"{LAST} is missing or damaged; resuming from {resume_from.name}")
         history.drop_rows_after(checkpoint_step(resume_from))
     elif history.path.exists():
         raise UserError(f"hydra.run.dir={folder}: expected a folder without a run; resume= continues the run in it")
@@ -232,6 +238,7 @@ def train(cfg: DictConfig, folder: Path) -> None:
         num_sanity_val_steps=0,
         log_every_n_steps=1,  # VAEModule logs every cfg.log_every_n_steps
     )
+    trainer.strategy.checkpoint_io = AtomicCheckpointIO()
     if trainer.is_global_zero:
         trainer.loggers += build_logger(cfg, folder)
 

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from vae.config.schema import validate
 from vae.errors import USER_ERRORS, UserError, one_line
 from vae.runs.atomic_files import atomic_write
+from vae.runs.checkpoint_files import latest_checkpoint
 from vae.runs.results_table import format_table
 from vae.runs.run_folder import find_runs, read_metrics, read_run
 from vae.training.ddp import launch
@@ -42,7 +43,7 @@ def run_job(cfg: DictConfig, folder: Path) -> float:
             return best_elbo(folder)
     except Timeout:
         log.warning(f"{os.path.relpath(folder)} is running in another process")
-    except (*USER_ERRORS, OSError) as error:
+    except USER_ERRORS as error:
         failed.write_text(one_line(error) + "\n")
         log.error(one_line(error))
     except Exception as error:
@@ -63,8 +64,8 @@ def finished(folder: Path) -> bool:
 
 
 def resume_job(cfg: DictConfig, folder: Path) -> None:
-    """Continue a job from its last checkpoint, or start it again if it has none."""
-    if (folder / "checkpoints" / "last.ckpt").exists():
+    """Continue a job from its last checkpoint, or start it again if it has no intact one."""
+    if latest_checkpoint(folder):
         with open_dict(cfg):
             cfg.resume = str(folder)
     else:

@@ -1,0 +1,32 @@
+"""Which checkpoint of a run to resume from. Nothing here imports torch."""
+
+import zlib
+from pathlib import Path
+from zipfile import BadZipFile, ZipFile
+
+from vae.errors import UserError
+
+LAST, PREVIOUS = "last.ckpt", "last-previous.ckpt"
+
+
+def is_intact(path: Path) -> bool:
+    """Return whether a checkpoint, which is a zip file, exists and matches its checksums."""
+    try:
+        with ZipFile(path) as file:
+            return file.testzip() is None
+    except (OSError, BadZipFile, zlib.error, ValueError, NotImplementedError, EOFError):
+        return False
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """Return the newest intact checkpoint of the training in a run folder; None if there is none."""
+    found = (folder / "checkpoints" / name for name in (LAST, PREVIOUS))
+    return next((path for path in found if is_intact(path)), None)
+
+
+def checkpoint_to_resume(folder: Path) -> Path:
+    """Return `latest_checkpoint`. Raises UserError if there is none."""
+    path = latest_checkpoint(folder)
+    if path:
+        return path
+    raise UserError(f"resume={folder}: checkpoints/{LAST} is damaged, and there is no intact {PREVIOUS}")
