@@ -39,7 +39,7 @@ class Named(ImageDataModule):
         pixels[:, :, 2:12, 2:8] = torch.randint(256, (60, 1, 10, 6), generator=torch.manual_seed(0)).byte()
         names = [*NAMES, *(f"other-{i}" for i in range(52))]
         images = Images(pixels, torch.arange(60) % 3, names)
-        return self.split_off(images.at(torch.arange(8, 60))) | {"test": images.at(torch.arange(8))}
+        return self.split_off(images.select(torch.arange(8, 60))) | {"test": images.select(torch.arange(8))}
 
 
 class Linear(nn.Module):

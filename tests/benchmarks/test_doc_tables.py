@@ -123,7 +123,7 @@ def test_scaling_writes_its_figure(tmp_path, tables, monkeypatch):
 
 
 def test_estimator_prints_a_table(monkeypatch, capsys):
-    monkeypatch.setattr(estimator, "prepare", lambda: None)
+    monkeypatch.setattr(estimator, "configure_torch", lambda: None)
     monkeypatch.setattr(estimator, "compiled_draws", lambda *_: None)
     monkeypatch.setattr(estimator, "ROUNDS", 2)
     times = iter([9.0, 9.0, 9.0, 2.0, 3.0, 2.5])

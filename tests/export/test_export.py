@@ -56,8 +56,8 @@ def model():
 
 
 @pytest.fixture
-def run_export(command_of):
-    return command_of(export)
+def run_export(module_cli):
+    return module_cli(export)
 
 
 def outputs(file, **inputs):

@@ -270,7 +270,7 @@ def test_manifold_of_another_prior_uses_the_quantiles_of_the_codes(monkeypatch):
     monkeypatch.setattr(pictures, "encode_png", lambda picture: picture)
     decoded = []
     vae = VAE(nn.Identity(), Halves(), Pixels(), Bernoulli(), StandardNormal(2, SHAPE))
-    monkeypatch.setattr(vae, "picture", lambda z: decoded.append(z) or torch.zeros(len(z), *SHAPE))
+    monkeypatch.setattr(vae, "decode", lambda z: decoded.append(z) or torch.zeros(len(z), *SHAPE))
     codes = torch.stack([torch.linspace(0, 1, 401) ** 2 * 8, torch.linspace(-1, 0, 401)], 1)
     pictures.figures.manifold(vae, 2, codes)
     expected = [[0.25**2 * 8, -0.25], [0.75**2 * 8, -0.25], [0.25**2 * 8, -0.75], [0.75**2 * 8, -0.75]]

@@ -22,8 +22,8 @@ from vae.training.experiment import load_dataset, load_trained
 
 
 @pytest.fixture
-def run_latent(command_of):
-    return command_of(latent)
+def run_latent(module_cli):
+    return module_cli(latent)
 
 
 def test_labels_are_classes_if_each_has_several_images():

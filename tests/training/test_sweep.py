@@ -197,7 +197,7 @@ def test_a_search_maximises_val_elbo_and_can_be_resumed(cli, tmp_path):
     study = optuna.load_study("mnist", f"sqlite:///{tmp_path / 'search' / 'study.db'}")
     assert len(study.trials) == 6
     best = [
-        max(row["val/elbo"] for row in run.records if "val/elbo" in row) for run in find_runs([tmp_path / "search"])
+        max(row["val/elbo"] for row in run.history if "val/elbo" in row) for run in find_runs([tmp_path / "search"])
     ]
     assert study.best_value == pytest.approx(max(best))
     assert sorted(trial.value for trial in study.trials) == pytest.approx(sorted(best))

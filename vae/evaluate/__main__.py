@@ -46,7 +46,7 @@ def evaluate(folder: Path, K: int, images: int | None, compiles: Compile, trust:
     if images is not None and images > len(x):
         raise UserError(f"images={images}: expected 2 to {len(x)}, or null for all")
     module = load_trained(cfg, data.shape, folder)
-    if not module.bounds:
+    if not module.has_elbo:
         raise UserError(f"run={folder}: its objective is not a bound on log p(x), so there is nothing to evaluate")
     weights = hashlib.sha256((folder / "checkpoints" / "best.ckpt").read_bytes()).hexdigest()
     n = images or len(x)

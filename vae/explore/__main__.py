@@ -75,7 +75,7 @@ def main(typed: Sequence[str]) -> None:
         data = load_dataset(cfg)
         module = load_trained(cfg, data.shape, folder)
         title = f"{run.choices['dataset']}, latent_dim={cfg.latent_dim}"
-        explorer = Explorer(folder.resolve().name, title, Session(module.vae, data), bool(module.bounds), by_umap)
+        explorer = Explorer(folder.resolve().name, title, Session(module.vae, data), bool(module.has_elbo), by_umap)
         print("encoding images ...", file=sys.stderr)
         _ = explorer.about  # computed before the page opens
         server = Server(build_app(explorer, [given.host, *LOCALHOST]))

@@ -183,7 +183,7 @@ def analyse(folder: Path, given: Arguments) -> list[str]:
             results = evaluate_codes(vae, data, codes, labels, given)
             (part / "latent.json").write_text(json.dumps(results, indent=2) + "\n")
             lines.append(format_table(results))
-        score = given.score if module.bounds else "reconstruction"
+        score = given.score if module.has_elbo else "reconstruction"
         scores = anomaly_score(vae, x, score, given.K)
         order = scores.argsort(descending=True)
         score_name = f"-log p(x) in nats, K = {given.K}" if score == "log_px" else "squared error of the reconstruction"

@@ -162,7 +162,7 @@ class Flow(Prior):
     ) -> None:
         super().__init__(latent_dim, shape)
         if latent_dim < 2:
-            raise UserError(f"prior=flow latent_dim={latent_dim}: expected a latent_dim of at least 2")
+            raise UserError(f"prior=flow latent_dim={latent_dim}: expected a latent_dim of 2 or more")
         self.steps = nn.ModuleList(Coupling(latent_dim, hidden_size, i % 2 == 1) for i in range(steps))
 
     def forward(self, _q: Q) -> Distribution:
