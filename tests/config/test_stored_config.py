@@ -155,7 +155,7 @@ def test_compare_reads_no_environment_variable(run_folder, module_cli, monkeypat
     assert "hunter2" not in out + (run_folder / "compare.html").read_text() + (run_folder / "compare.csv").read_text()
 
 
-ALLOWED = ["latent_dim=2,3", "hydra.mode=MULTIRUN", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "search=mnist"]
+ALLOWED = ["prior._target_=vae.model.priors.Flow", "latent_dim=2,3", "hydra.mode=MULTIRUN", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "search=mnist"]
 REFUSED = [
     "hydra.callbacks.x._target_=os.system",
     "+hydra.callbacks.x={_target_: os.system}",
@@ -163,6 +163,8 @@ REFUSED = [
     "hydra.job.chdir=true",
     "hydra.searchpath=[file:///tmp]",
     "prior._target_=os.system",
+    "prior._target_=datamodules.folder.Folder",
+    "prior={_target_: vae.model.priors.Flow}",
     "+prior={_target_: os.system}",
     "logger.notes=${oc.env:SECRET}",
     "hydra.sweeper.storage=mysql://example",

@@ -252,7 +252,7 @@ def test_the_scores_are_sent_to_the_wandb_run(tmp_path):
         train = [sys.executable, str(ROOT / "train.py"), *BARS, *SHORT]
         assert subprocess.run(train, cwd=tmp_path, env=env, capture_output=True, timeout=120).returncode == 0
         (folder,) = (path.parent for path in (tmp_path / "outputs").rglob("summary.json"))
-        command = [sys.executable, "-m", "vae.evaluate", f"run={folder}", "K=7"]
+        command = [sys.executable, "-m", "vae.evaluate", f"run={folder}", "K=7", "trust=true"]
         env["PYTHONPATH"] += os.pathsep + str(ROOT)
         done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

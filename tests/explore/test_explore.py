@@ -303,7 +303,7 @@ def test_invalid_arguments_are_one_line(run_command, cli):
 
 def test_command_serves_the_page_until_ctrl_c(cli, runs):
     assert cli("trainer.max_epochs=1")[0] == 0
-    line = [sys.executable, "-m", "vae.explore", f"run={runs()[0]}", "browser=false", "port=0"]
+    line = [sys.executable, "-m", "vae.explore", f"run={runs()[0]}", "browser=false", "port=0", "trust=true"]
     path = {"PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen(
         line, env=os.environ | path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

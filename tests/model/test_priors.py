@@ -139,7 +139,7 @@ def test_untrained_flow_is_a_standard_normal():
 
 
 def test_flow_needs_two_dimensions():
-    with pytest.raises(UserError, match=r"prior=flow latent_dim=1: expected a latent_dim of at least 2"):
+    with pytest.raises(UserError, match=r"prior=flow latent_dim=1: expected a latent_dim of 2 or more"):
         Flow(1, SHAPE, 2, 8)
 
 

@@ -89,7 +89,7 @@ def test_a_killed_sweep_can_be_resumed(tmp_path, monkeypatch):
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "interrupted").rglob("summary.json")}
     assert [run.status for run in find_runs([tmp_path / "interrupted"])] == ["finished", "unfinished"]
     done = subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), "sweep=interrupted"],
+        [sys.executable, str(ROOT / "train.py"), "sweep=interrupted", "trust=true"],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(ROOT / "tests")},
         capture_output=True,

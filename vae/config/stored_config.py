@@ -91,10 +91,14 @@ def escape_resolvers(cfg: DictConfig) -> DictConfig:
 
 def check_overrides(overrides: Iterable[str], source: str) -> None:
     """Raise UserError if the stored arguments of a sweep could run code that is not part of this installation."""
+    targets, _ = installed()
     for override in overrides:
-        key = override.partition("=")[0].lstrip("+~").partition("@")[0]
-        hydra_key = key.startswith("hydra")
-        if (hydra_key and not HYDRA_KEYS.fullmatch(key)) or "_target_" in override or calls_resolver(override):
+        key, _, value = override.partition("=")
+        key = key.lstrip("+~").partition("@")[0]
+        group, _, rest = key.partition(".")
+        hydra_key = key.startswith("hydra") and not HYDRA_KEYS.fullmatch(key)
+        target = "_target_" in override and not (rest.endswith("_target_") and (group, value) in targets)
+        if hydra_key or target or calls_resolver(override):
             raise UserError(f"{source}: {override}: not allowed in stored arguments; trust=true allows it")
 
 

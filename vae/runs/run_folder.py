@@ -93,7 +93,7 @@ def read_run(folder: Path) -> Run:
         raise UserError(f"{folder}: expected the folder of a run; {files} is missing or damaged") from None
 
 
-def read_finished_run(folder: Path, trust: bool) -> Run:
+def read_finished_run(folder: Path, trust: bool = False) -> Run:
     """Read the folder of a finished run.
 
     Raises UserError if it is not one, if its config is not valid, or, without `trust`, if it could run code that is
