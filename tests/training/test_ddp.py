@@ -181,7 +181,7 @@ def test_a_stopped_run_leaves_no_process_and_gives_the_same_weights_when_resumed
         assert "python train.py resume=" in output[-1]
         assert load_checkpoint(folder)["global_step"] > 12 * int(prefix[-1])
         assert not (folder / "summary.json").exists()
-        process = start(tmp_path, "resume=run")
+        process = start(tmp_path, "resume=run", "trust=true")
     code, output = finish(process)
     assert code == 0, output
     for name in ("last", "best"):

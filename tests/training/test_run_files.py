@@ -22,7 +22,7 @@ def test_a_run_writes_the_expected_files(cli, runs):
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert files == {
         *(f".hydra/{name}.yaml" for name in ("config", "hydra", "overrides")),
-        *(f"checkpoints/{name}.ckpt" for name in ("best", "last")),
+        *(f"checkpoints/{name}.ckpt" for name in ("best", "last", "last-previous")),
         *(
             f"figures/{name}.png"
             for name in (

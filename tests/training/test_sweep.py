@@ -112,7 +112,7 @@ def test_sweep_accepts_its_own_arguments_and_those_that_do_not_change_a_run(cli)
     arguments = [*BARS, *SHORT, "logger=csv", "-m", "latent_dim=2,-1"]
     assert cli(*arguments, "hydra.sweep.dir=swept", defaults=())[0] == 1
     first = summaries("swept")
-    for more in ([], ["data_dir=elsewhere"], ["hydra.job.env_set={}"], arguments):
+    for more in ([], ["data_dir=elsewhere"], ["hydra.sweeper.max_batch_size=1"], arguments):
         code, out, _ = cli(*more, "sweep=swept", defaults=())
         assert code == 1  # the failed job fails again
         assert "is already finished" in out
@@ -130,7 +130,7 @@ def test_the_folder_of_a_sweep_may_have_any_name(cli):
     lost.unlink()
     assert cli(f"sweep={folder}", defaults=())[0] == 0
     assert len(list(Path(folder).rglob("summary.json"))) == 2
-    assert sum("test/elbo" in row for row in read_metrics(lost.parent / "metrics.csv")) == 1
+    assert sum("test/elbo" in row for row in read_metrics(lost.parent)) == 1
 
 
 def test_a_job_that_is_running_in_another_process_is_skipped(cli):
