@@ -105,6 +105,13 @@ class Likelihood(Section):
     K: Count = 1
     widest: Positive = 1.0
     paper: Annotated[float, Field(ge=0, le=1, description="a number from 0 to 1")] = 1.0
+    palette: Count = 1
+    maps: Count = 1
+    radius: Count = 1
+    width: Count = 1
+    dilations: list[Count] = Field([], description="a list of whole numbers, 1 or more, such as [1,2]")
+    blind: Annotated[float, Field(ge=0, lt=1, description="a number of 0 or more, below 1")] = 0.0
+    temperature: Weight = 1.0
 
 
 class Convolutions(Section):

@@ -41,6 +41,7 @@ UNREADABLE = (OSError, RuntimeError, EOFError, KeyError, TypeError, UnpicklingEr
 def build(cfg: DictConfig, shape: tuple[int, int, int]) -> VAEModule:
     """The model for images of this shape. Past this function nothing of a model sees cfg."""
     posterior, likelihood = instantiate(cfg.posterior), instantiate(cfg.likelihood)
+    likelihood.build(shape[0])
     encoder = instantiate(cfg.architecture.encoder, shape=shape, outputs=posterior.outputs)
     decoder = instantiate(cfg.architecture.decoder, shape=shape, maps=likelihood.maps(shape[0]))
     vae = VAE(encoder, posterior, decoder, likelihood, prior=instantiate(cfg.prior, shape=shape))

@@ -29,6 +29,9 @@ class Likelihood(nn.Module):
     support: constraints.Constraint
     normalized = True
 
+    def build(self, channels: int) -> None:
+        """Make what depends on the number of channels of an image. Here, nothing does."""
+
     def maps(self, channels: int) -> int:
         """How many maps h has for images of so many channels."""
         return channels

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from vae.estimator import active_units, importance_sample, summary
 from vae.model import VAE
+from vae.resemblance import colour_distance, silhouette_iou
 
 
 class Means:
@@ -41,6 +42,7 @@ class Tested:
         self.log_px: list[Tensor] = []
         self.codes: list[Tensor] = []  # the means of q(z|x), (B, D)
         self.errors: list[Tensor] = []  # (2, B)
+        self.resemblance: list[Tensor] = []  # (2, B), of images in colour
 
     def add(self, x: Tensor) -> None:
         """Of images x, (B, C, H, W)."""
@@ -49,6 +51,9 @@ class Tested:
         self.codes.append(terms.q_z.mean)
         shown = torch.stack([self.vae.p_x(self.codes[-1]).mean, self.mean_image.expand_as(x)])
         self.errors.append((shown - x).square().sum((-3, -2, -1)))
+        if x.shape[1] == 3:
+            picture = self.vae.picture(self.codes[-1])
+            self.resemblance.append(torch.stack([silhouette_iou(x, picture), colour_distance(x, picture)]))
         if self.left > 0:
             self.log_px.append(importance_sample(self.vae, x[: self.left], self.K).log_px)
             self.left -= len(x)
@@ -61,6 +66,9 @@ class Tested:
             "test/squared_error": reconstruction,
             "test/squared_error_of_mean_image": baseline,
         }
+        if self.resemblance:
+            iou, distance = torch.cat(self.resemblance, 1).mean(1).tolist()
+            values |= {"test/silhouette_iou": iou, "test/colour_distance": distance}
         if self.log_px:
             scored = summary(torch.cat(self.log_px), self.vae, self.mean_image.numel())
             values |= {f"test/{name}": value for name, value in scored.items()}

@@ -1,0 +1,247 @@
+"""Likelihoods whose pixels depend on those before them: exact masses, causal, and painted as they are scored."""
+
+import math
+from itertools import product
+
+import pytest
+import torch
+
+from vae.autoregressive import PixelArt, PixelCNN, PixelCNNLogistic
+from vae.config import UserError
+
+SHAPE = {"maps": 3, "radius": 2, "width": 6, "dilations": [1, 2], "blind": 0.0, "temperature": 0.5}
+KINDS = {
+    "pixel_art": (lambda: PixelArt(palette=4, paper=1.0, **SHAPE), 3),
+    "pixelcnn": (lambda: PixelCNN(**SHAPE), 1),
+    "pixelcnn_logistic": (lambda: PixelCNNLogistic(K=3, **SHAPE), 1),
+}
+
+
+def made(kind, channels=None):
+    torch.manual_seed(0)
+    make, usual = KINDS[kind]
+    likelihood = make()
+    likelihood.build(channels or usual)
+    for parameter in likelihood.parameters():
+        torch.nn.init.normal_(parameter, std=0.4)
+    return likelihood.double()
+
+
+def images(kind, n, height, width, channels):
+    """As such images are: binary, or with colours that repeat."""
+    if kind == "pixelcnn":
+        return torch.bernoulli(torch.rand(n, channels, height, width)).double()
+    colours = torch.tensor([[255, 255, 255], [0, 255, 0], [16, 40, 200], [17, 40, 200]])[:, :channels].double() / 255
+    return colours[torch.randint(4, (n, height, width))].movedim(-1, 1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_pixel_sees_itself_or_a_later_one(kind):
+    likelihood = made(kind)
+    c = likelihood.channels
+    x = images(kind, 1, 5, 6, c).requires_grad_()
+    out = likelihood.network(likelihood.seen(x), torch.randn(1, 3, 5, 6, dtype=torch.float64))
+    reached = torch.zeros(30, 30, dtype=torch.bool)
+    for i in range(30):
+        gradient = torch.autograd.grad(out.flatten(2)[0, :, i].sum(), x, retain_graph=True)[0]
+        reached[i] = (gradient[0] != 0).any(0).flatten()
+    assert not reached.triu().any()
+    assert reached[8, 7]
+    assert reached[8, 2]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_h_reaches_only_its_own_pixel_and_those_after_it(kind):
+    likelihood = made(kind)
+    x, h = images(kind, 1, 4, 4, likelihood.channels), torch.randn(1, 3, 4, 4, dtype=torch.float64).requires_grad_()
+    out = likelihood.network(likelihood.seen(x), h)
+    for i in range(16):
+        gradient = torch.autograd.grad(out.flatten(2)[0, :, i].sum(), h, retain_graph=True)[0]
+        assert not (gradient[0] != 0).any(0).flatten()[i + 1 :].any()
+        assert (gradient[0] != 0).any(0).flatten()[i]
+
+
+@pytest.fixture
+def three_levels(monkeypatch):
+    """0, 1/2 and 1 in place of 256 levels, so that all images can be counted."""
+    monkeypatch.setattr("vae.autoregressive.LEVELS", 3)
+    monkeypatch.setattr("vae.pixels.HALF", 0.25)
+
+
+def every_image(levels, channels, height, width):
+    """All images of this size whose values are these levels, (N, C, H, W)."""
+    colours = torch.tensor(list(product(levels, repeat=channels)), dtype=torch.float64)
+    which = torch.cartesian_prod(*[torch.arange(len(colours))] * (height * width)).view(-1, height, width)
+    return colours[which].movedim(-1, 1)
+
+
+TINY = {
+    "pixel_art": [(1, 2, 2), (2, 2, 2), (3, 1, 3)],
+    "pixelcnn": [(1, 3, 3), (2, 2, 2)],
+    "pixelcnn_logistic": [(1, 2, 2), (2, 2, 2)],
+}
+
+
+@pytest.mark.parametrize(("kind", "shape"), [(kind, shape) for kind in TINY for shape in TINY[kind]])
+@pytest.mark.usefixtures("three_levels")
+def test_mass_of_all_images_sums_to_one(kind, shape):
+    likelihood = made(kind, shape[0])
+    x = every_image([0.0, 1.0] if kind == "pixelcnn" else [0.0, 0.5, 1.0], *shape)
+    for h in torch.randn(3, likelihood.maps(shape[0]), *shape[1:], dtype=torch.float64):
+        with torch.no_grad():
+            total = likelihood(h).log_prob(x).logsumexp(0)
+        torch.testing.assert_close(total, torch.zeros_like(total), atol=1e-9, rtol=0)
+
+
+def test_mass_of_256_levels_sums_to_one():
+    likelihood = made("pixel_art", 1)
+    pair = torch.cartesian_prod(torch.arange(256), torch.arange(256)).double()[:, None, None] / 255
+    with torch.no_grad():
+        total = likelihood(torch.randn(3, 1, 2, dtype=torch.float64)).log_prob(pair).logsumexp(0)
+    torch.testing.assert_close(total, torch.zeros_like(total), atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.usefixtures("three_levels")
+def test_samples_are_as_frequent_as_the_mass_says(kind):
+    likelihood = made(kind, 1)
+    x = every_image([0.0, 1.0] if kind == "pixelcnn" else [0.0, 0.5, 1.0], 1, 2, 2)
+    p = likelihood(torch.randn(3, 2, 2, dtype=torch.float64))
+    n = 20_000
+    torch.manual_seed(1)
+    drawn = p.sample((n,))
+    base = (3 ** torch.arange(4)).view(2, 2)
+    number = lambda images: ((2 * images).round().long()[:, 0] * base).sum((-2, -1))  # noqa: E731
+    counts = torch.bincount(number(drawn), minlength=81)[number(x)]
+    expected = n * p.log_prob(x).exp().detach()
+    often = expected >= 5
+    chi2 = ((counts - expected).square() / expected)[often].sum()
+    df = int(often.sum()) - 1
+    assert df >= 8
+    assert chi2 < df + 4 * (2 * df) ** 0.5
+    assert counts.sum() == n
+
+
+@pytest.mark.parametrize("size", [(2, 2), (5, 7), (7, 3)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_painting_is_chosen_by_is_what_one_pass_over_it_gives(kind, size, monkeypatch):
+    likelihood = made(kind)
+    outputs = []
+    choose = likelihood.choose
+
+    def watched(out, *others):
+        outputs.append(out)
+        return choose(out, *others)
+
+    monkeypatch.setattr(likelihood, "choose", watched)
+    h = torch.randn(4, 3, *size, dtype=torch.float64)
+    painted = likelihood(h).painting(1.0)
+    whole = likelihood.network(likelihood.seen(painted), h).detach()
+    found = torch.cat(outputs)  # by pixels, in the order they were painted in
+    assert len(found) == size[0] * size[1]
+    key = lambda rows: rows[:, 0, 0].argsort()  # noqa: E731
+    expected = whole.flatten(2).permute(2, 0, 1)
+    torch.testing.assert_close(found[key(found)], expected[key(expected)])
+    assert likelihood.support.check(painted.float()).all()
+
+
+def by_hand(likelihood, x, h):
+    """log p(x|z) of one image of pixel art, pixel by pixel, in Python's numbers."""
+    out = likelihood.network(likelihood.seen(x[None]), h[None])[0].double().detach()
+    loc, log_s = (part[0].detach() for part in likelihood.given(h[None]))
+    colours, (height, width) = (x * 255).round().long(), x.shape[1:]
+    cdf = lambda value, mean, s: 1 / (1 + math.exp(-max(-500, min(500, (value - mean) / s))))  # noqa: E731
+    total = 0.0
+    for i, j in product(range(height), range(width)):
+        here = colours[:, i, j].tolist()
+        p = out[:, i, j].softmax(0).tolist()
+        mass = p[0] * (here == [255, 255, 255])
+        for n, (up, left) in enumerate([(0, -1), (-1, 0), (-1, -1), (-1, 1), (0, -2), (-2, 0)], 1):
+            inside = i + up >= 0 and 0 <= j + left < width
+            other = colours[:, i + up, j + left].tolist() if inside else [255, 255, 255]
+            mass += p[n] * (here == other)
+        for k in range(likelihood.K):
+            new = 1.0
+            for c in range(3):
+                mean, s = loc[k, c].item(), log_s[k, c].exp().item()
+                low = 0.0 if here[c] == 0 else cdf((here[c] - 0.5) / 255, mean, s)
+                high = 1.0 if here[c] == 255 else cdf((here[c] + 0.5) / 255, mean, s)
+                new *= high - low
+            mass += p[7 + k] * new
+        total += math.log(mass)
+    return total
+
+
+def test_pixel_art_is_its_mixture_pixel_by_pixel():
+    likelihood = made("pixel_art")
+    x, h = images("pixel_art", 6, 5, 4, 3), torch.randn(6, 3, 5, 4, dtype=torch.float64)
+    found = likelihood(h).log_prob(x)
+    expected = torch.tensor([by_hand(likelihood, *pair) for pair in zip(x, h, strict=True)], dtype=torch.float64)
+    torch.testing.assert_close(found.detach(), expected)
+
+
+def test_point_masses_on_one_colour_add_up():
+    """Of a pixel whose left and upper neighbours are alike, and unlike all else, the mass is the sum of the two."""
+    likelihood = made("pixel_art")
+    with torch.no_grad():
+        likelihood.palette[-1].weight.zero_()
+        likelihood.palette[-1].bias.copy_(torch.tensor([-9.0] * 12 + [-9.0] * 12))  # new colours are black
+    x = torch.ones(1, 3, 2, 2, dtype=torch.float64)
+    blue = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)
+    x[0, :, 0, 1] = x[0, :, 1, 0] = x[0, :, 1, 1] = blue
+    h = torch.randn(1, 3, 2, 2, dtype=torch.float64)
+    p = likelihood.network(likelihood.seen(x), h)[0, :, 1, 1].softmax(0)
+    paper = x.clone()
+    paper[0, :, 1, 1] = 1.0
+    log_p, log_p_paper = likelihood(h).log_prob(x), likelihood(h).log_prob(paper)
+    found = (log_p - log_p_paper).exp()  # all but the last pixel is the same
+    torch.testing.assert_close(found[0], (p[1] + p[2]) / (p[0] + p[3] + p[4] + p[5] + p[6]))
+
+
+def test_the_likeliest_colour_is_that_of_the_largest_sum():
+    likelihood = made("pixel_art", 1)
+    out = torch.tensor([[[0.35, 0.15, 0.15, 0.15, 0.1, 0.05, 0.05, 0, 0, 0, 0]]], dtype=torch.float64).log()
+    around = 2 * (torch.tensor([[[0.2, 1, 0.2, 1, 0.2, 1, 0.6, 1, 0.8, 1, 0.8, 1]]], dtype=torch.float64) - 1)
+    palette = torch.zeros(1, 4, 1, dtype=torch.float64), torch.zeros(1, 4, 1, dtype=torch.float64)
+    value = likelihood.choose(out, around, palette, 0.0, torch.Generator())
+    torch.testing.assert_close(value.item(), 0.2)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_painting_is_the_same_in_any_company(kind):
+    likelihood = made(kind).float()
+    h = torch.randn(150, 3, 6, 5)
+    together = likelihood(h).painting(0.7)
+    torch.testing.assert_close(together, torch.cat([likelihood(one[None]).painting(0.7) for one in h]))
+    assert (likelihood(h).painting(0.7, seed=1) != together).any()
+    torch.testing.assert_close(likelihood(h).painting(0.0, seed=1), likelihood(h).painting(0.0))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_k_samples_of_each_image_are_scored_as_one_by_one(kind):
+    likelihood = made(kind)
+    x, h = images(kind, 3, 4, 4, likelihood.channels), torch.randn(5, 3, 3, 4, 4, dtype=torch.float64)
+    found = likelihood(h).log_prob(x)
+    expected = torch.stack([torch.stack([likelihood(h[k, b]).log_prob(x[b]) for b in range(3)]) for k in range(5)])
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_mean_is_that_of_samples_and_has_no_gradient(kind):
+    likelihood = made(kind)
+    p = likelihood(torch.randn(2, 3, 4, 4, dtype=torch.float64))
+    drawn = p.sample((2000,))
+    assert ((drawn.mean(0) - p.mean).abs() <= 5 * drawn.std(0) / 16**0.5 + 1e-3).all()
+    with pytest.raises(UserError, match="no gradient"):
+        _ = likelihood(torch.randn(2, 3, 4, 4, dtype=torch.float64, requires_grad=True)).mean
+
+
+def test_a_blind_network_sees_no_pixels_in_training_alone():
+    torch.manual_seed(0)
+    likelihood = PixelCNN(**SHAPE | {"blind": 1 - 1e-9})
+    likelihood.build(1)
+    h = torch.randn(1, 3, 6, 6)
+    ones, zeros = torch.ones(1, 1, 6, 6), torch.zeros(1, 1, 6, 6)
+    assert (likelihood.network(ones, h) == likelihood.network(zeros, h)).all()
+    likelihood.eval()
+    assert (likelihood.network(ones, h) != likelihood.network(zeros, h)).any()
