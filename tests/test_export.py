@@ -107,6 +107,30 @@ def test_onnx_gives_the_picture_that_torch_gives(name, model, tmp_path):
     assert picture.shape == (1, *shape)
 
 
+PAINTED = {
+    "pixelcnn": [(1, 6, 5), "likelihood=pixelcnn"],
+    "pixelcnn_logistic": [(2, 6, 5), "likelihood=pixelcnn_logistic"],
+    "pixel_art": [(3, 9, 7), "likelihood=pixel_art", "architecture=conv"],
+}
+
+
+@pytest.mark.parametrize("name", PAINTED)
+def test_onnx_gives_each_pixel_s_odds_that_torch_gives(name, model, tmp_path):
+    shape, *overrides = PAINTED[name]
+    vae, x, z = model(shape, *overrides), torch.rand(11, *shape), torch.randn(11, 3)
+    assert portable.Decoder(vae).paints
+    with torch.no_grad():
+        h = vae.decoder(z)
+    pixels = portable.Pixels(vae.likelihood)
+    names = ["outputs", "colours", "log_scales"][: 3 if name == "pixel_art" else 1]
+    export.write_onnx(pixels, (x, h), ["x", "h", *names], tmp_path / "p.onnx")
+    found = outputs(tmp_path / "p.onnx", x=x[:4].numpy(), h=h[:4].numpy())
+    with torch.inference_mode():
+        expected = vae.likelihood.network(vae.likelihood.seen(x[:4]), h[:4])
+        np.testing.assert_allclose(found[0], expected, atol=1e-4, rtol=1e-4)
+    assert len(found) == len(names)
+
+
 def test_the_mean_of_a_continuous_bernoulli_is_right_to_a_millionth():
     h = torch.linspace(-1, 1, 20_000)
     exact = 1 / (1 - torch.exp(-h.double())) - 1 / h.double()  # (Loaiza-Ganem & Cunningham 2019)

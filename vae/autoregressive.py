@@ -74,10 +74,10 @@ class PixelNetwork(nn.Module):
         batch = h.shape[:-3]
         seen = torch.cat([x, torch.ones_like(x[:, :1])], 1)
         if self.training and self.blind:
-            seen = seen * (torch.rand(len(x), 1, 1, 1, device=x.device) >= self.blind)
+            seen = seen * (torch.rand(x.shape[0], 1, 1, 1, device=x.device) >= self.blind)
         seen, h = (maps.contiguous(memory_format=torch.channels_last) for maps in (seen, h.flatten(0, -4)))  # faster
         first, *others = self.of_h(h).chunk(1 + len(self.layers), 1)
-        a = (self.first(seen) + first.unflatten(0, (-1, len(x)))).flatten(0, 1)
+        a = (self.first(seen) + first.unflatten(0, (-1, x.shape[0]))).flatten(0, 1)
         for layer, of_h in zip(self.layers, others, strict=True):
             a = a + layer(F.silu(a)) + of_h
         return self.last(F.silu(a)).unflatten(0, batch)

@@ -1,7 +1,7 @@
 """Export a finished run: python -m vae.export [run=outputs/...], of the newest run unless said.
 
 Into the run's export/ go encoder.onnx (an image to its code), decoder.onnx (a code to its picture), weights.safetensors
-and export.json, which says how to use them: that needs neither torch nor Lightning nor Hydra, only onnxruntime. Nothing
+and export.json (and where pixels depend on each other, pixels.onnx: an image and the decoder's h to each pixel's odds), which says how to use them: that needs neither torch nor Lightning nor Hydra, only onnxruntime. Nothing
 is written that does not give what torch gives.
 """
 
@@ -34,36 +34,39 @@ class Arguments(BaseModel, strict=True, extra="forbid"):
     run: str = Field("", description="the folder of a finished run")
 
 
-def write_onnx(net: "nn.Module", inputs: "Tensor", names: Sequence[str], file: Path) -> float:
-    """A module, of a batch of any size, as ONNX, and how far it is from torch on `inputs`, (N, ...).
+def write_onnx(net: "nn.Module", inputs: "Tensor | Sequence[Tensor]", names: Sequence[str], file: Path) -> float:
+    """A module, of a batch of any size, as ONNX, and how far it is from torch on `inputs`, each (N, ...).
 
-    `names` are those of its input and of its outputs. UserError if it is too far or cannot be written.
+    `names` are those of its inputs and of its outputs. UserError if it is too far or cannot be written.
     """
     import onnxruntime
     import torch
 
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     onnxruntime.set_default_logger_severity(3)
-    batch = ({0: torch.export.Dim("batch")},)
+    inputs = [inputs] if isinstance(inputs, torch.Tensor) else list(inputs)
+    batch = ({0: torch.export.Dim("batch")},) * len(inputs)
     try:
         torch.onnx.export(
             net,
-            (inputs[:2],),
+            tuple(x[:2] for x in inputs),
             file,
-            input_names=names[:1],
-            output_names=names[1:],
+            input_names=names[: len(inputs)],
+            output_names=names[len(inputs) :],
             dynamic_shapes=batch,
             dynamo=True,
             opset_version=OPSET,
             external_data=False,
             verbose=False,
         )
-        found = onnxruntime.InferenceSession(file).run(None, {names[0]: inputs.numpy()})
+        found = onnxruntime.InferenceSession(file).run(
+            None, {name: x.numpy() for name, x in zip(names, inputs, strict=False)}
+        )
     except Exception as error:  # noqa: BLE001 - whatever the exporter or the runtime has to say
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{file.stem}: ONNX cannot have it: {type(error).__name__}: {reason}") from None
     with torch.inference_mode():
-        expected = [output.numpy() for output in net(inputs)]
+        expected = [output.numpy() for output in net(*inputs)]
     off = max(float((abs(a - b) / abs(b).clip(1)).max()) for a, b in zip(found, expected, strict=True))
     if not off <= TOLERANCE:
         raise UserError(f"{file.stem}: ONNX and torch differ by {off:.2g}, more than {TOLERANCE:g}; nothing is written")
@@ -101,6 +104,16 @@ def about(folder: Path, cfg: DictConfig, shape: Sequence[int], log_var: bool) ->
     }
 
 
+def pixels_about(likelihood: Any, described: dict[str, Any]) -> dict[str, Any]:
+    """How to use pixels.onnx."""
+    channels, height, width = described["shape"]
+    image, h = described["encoder"]["inputs"]["x"], described["decoder"]["outputs"]["h"]
+    outputs = {"outputs": {"shape": ["batch", likelihood.outputs(channels), height, width]}}
+    if hasattr(likelihood, "palette"):
+        outputs |= {name: {"shape": ["batch", likelihood.K, channels]} for name in ("colours", "log_scales")}
+    return {"file": "pixels.onnx", "inputs": {"x": image, "h": h}, "outputs": outputs}
+
+
 def export(folder: Path) -> dict[str, Any]:
     """Write the export of a run; what is in its export.json. UserError for what cannot be."""
     cfg, summary = finished(folder)
@@ -114,7 +127,7 @@ def export(folder: Path) -> dict[str, Any]:
     import torch
 
     from vae.experiment import load, restored
-    from vae.export.portable import Decoder, Encoder
+    from vae.export.portable import Decoder, Encoder, Pixels
 
     data = load(cfg)
     vae = restored(cfg, data.shape, folder).vae.cpu()
@@ -122,8 +135,14 @@ def export(folder: Path) -> dict[str, Any]:
     rng = torch.Generator().manual_seed(0)
     x, z = torch.rand(INPUTS, *data.shape, generator=rng), torch.randn(INPUTS, cfg.latent_dim, generator=rng)
     described = about(folder, cfg, data.shape, encoder.has_log_var)
+    nets: list[tuple[str, torch.nn.Module, Any]] = [("encoder", encoder, x), ("decoder", decoder, z)]
+    if decoder.paints:
+        with torch.inference_mode():
+            nets.append(("pixels", Pixels(vae.likelihood), (x, vae.decoder(z))))
+        del described["decoder"]["outputs"]["picture"]
+        described["pixels"] = pixels_about(vae.likelihood, described)
     with whole(folder / "export") as part:
-        for name, net, inputs in (("encoder", encoder, x), ("decoder", decoder, z)):
+        for name, net, inputs in nets:
             names = [*described[name]["inputs"], *described[name]["outputs"]]
             described[name]["largest_difference_from_torch"] = write_onnx(net, inputs, names, part / f"{name}.onnx")
         weights = {name: value.contiguous() for name, value in vae.state_dict().items()}
@@ -136,8 +155,7 @@ def main(typed: Sequence[str]) -> None:
     given = arguments(Arguments, typed)
     folder = Path(given.run) if given.run else runs.newest(Path("outputs"))
     found = export(folder)
-    for name in ("encoder", "decoder"):
-        part = found[name]
+    for part in (found[name] for name in ("encoder", "decoder", "pixels") if name in found):
         path = os.path.relpath(folder / "export" / part["file"])
         puts = f"{', '.join(part['inputs'])} -> {', '.join(part['outputs'])}"
         print(f"{path}  {puts}  within {part['largest_difference_from_torch']:.0e} of torch")

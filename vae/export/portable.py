@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from vae.autoregressive import AutoregressiveLikelihood
 from vae.config import UserError
 from vae.flows import Step
 from vae.model import VAE
@@ -49,13 +50,32 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """z (B, D) -> the picture of p(x|z), (B, C, H, W), and h, (B, maps, H, W), which the likelihood is made of."""
+    """z (B, D) -> the picture of p(x|z), (B, C, H, W), and h, (B, maps, H, W), which the likelihood is made of.
+
+    Where pixels depend on those before them, `paints`, h alone: a painting is many steps, of `Pixels`.
+    """
 
     def __init__(self, vae: VAE) -> None:
         super().__init__()
         self.vae = vae
+        self.paints = isinstance(vae.likelihood, AutoregressiveLikelihood)
         self.eval()
 
-    def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, z: Tensor) -> tuple[Tensor, ...]:
         h = self.vae.decoder(z)
-        return self.vae.likelihood.picture(self.vae.likelihood(h)), h
+        return (h,) if self.paints else (self.vae.likelihood.picture(self.vae.likelihood(h)), h)
+
+
+class Pixels(nn.Module):
+    """x (B, C, H, W) and h (B, maps, H, W) -> what an autoregressive likelihood says of each pixel, given those before.
+
+    That is the outputs of its network, (B, outputs, H, W), and what it says of the whole image, if anything.
+    """
+
+    def __init__(self, likelihood: AutoregressiveLikelihood) -> None:
+        super().__init__()
+        self.likelihood = likelihood
+        self.eval()
+
+    def forward(self, x: Tensor, h: Tensor) -> tuple[Tensor, ...]:
+        return self.likelihood.network(self.likelihood.seen(x), h), *(self.likelihood.given(h) or ())
