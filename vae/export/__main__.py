@@ -1,8 +1,9 @@
 """Export a finished run: python -m vae.export [run=outputs/...], of the newest run unless said.
 
 Into the run's export/ go encoder.onnx (an image to its code), decoder.onnx (a code to its picture), weights.safetensors
-and export.json (and where pixels depend on each other, pixels.onnx: an image and the decoder's h to each pixel's odds), which says how to use them: that needs neither torch nor Lightning nor Hydra, only onnxruntime. Nothing
-is written that does not give what torch gives.
+and export.json, which says how to use them: that needs neither torch nor Lightning nor Hydra, only onnxruntime. Where
+pixels depend on each other, decoder.onnx gives h in place of a picture, and pixels.onnx what an image and h say of each
+pixel. Nothing is written that does not give what torch gives.
 """
 
 import json
