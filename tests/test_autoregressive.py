@@ -11,7 +11,7 @@ from vae.config import UserError
 
 SHAPE = {"maps": 3, "radius": 2, "width": 6, "dilations": [1, 2], "blind": 0.0, "temperature": 0.5}
 KINDS = {
-    "pixel_art": (lambda: PixelArt(palette=4, paper=1.0, **SHAPE), 3),
+    "pixel_art": (lambda: PixelArt(latent_dim=2, palette=4, paper=1.0, **SHAPE), 3),
     "pixelcnn": (lambda: PixelCNN(**SHAPE), 1),
     "pixelcnn_logistic": (lambda: PixelCNNLogistic(K=3, **SHAPE), 1),
 }
@@ -27,6 +27,14 @@ def made(kind, channels=None):
     return likelihood.double()
 
 
+def random_h(*shape, requires_grad=False):
+    """Three maps, and behind them a code of two numbers, which only pixel art looks at: (..., 5, H, W)."""
+    *batch, height, width = shape
+    maps = torch.randn(*batch, 3, height, width, dtype=torch.float64)
+    code = torch.randn(*batch, 2, 1, 1, dtype=torch.float64).expand(*batch, 2, height, width)
+    return torch.cat([maps, code], -3).requires_grad_(requires_grad)
+
+
 def images(kind, n, height, width, channels):
     """As such images are: binary, or with colours that repeat."""
     if kind == "pixelcnn":
@@ -40,7 +48,7 @@ def test_no_pixel_sees_itself_or_a_later_one(kind):
     likelihood = made(kind)
     c = likelihood.channels
     x = images(kind, 1, 5, 6, c).requires_grad_()
-    out = likelihood.network(likelihood.seen(x), torch.randn(1, 3, 5, 6, dtype=torch.float64))
+    out = likelihood.network(likelihood.seen(x), random_h(1, 5, 6))
     reached = torch.zeros(30, 30, dtype=torch.bool)
     for i in range(30):
         gradient = torch.autograd.grad(out.flatten(2)[0, :, i].sum(), x, retain_graph=True)[0]
@@ -53,7 +61,7 @@ def test_no_pixel_sees_itself_or_a_later_one(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_h_reaches_only_its_own_pixel_and_those_after_it(kind):
     likelihood = made(kind)
-    x, h = images(kind, 1, 4, 4, likelihood.channels), torch.randn(1, 3, 4, 4, dtype=torch.float64).requires_grad_()
+    x, h = images(kind, 1, 4, 4, likelihood.channels), random_h(1, 4, 4, requires_grad=True)
     out = likelihood.network(likelihood.seen(x), h)
     for i in range(16):
         gradient = torch.autograd.grad(out.flatten(2)[0, :, i].sum(), h, retain_graph=True)[0]
@@ -87,7 +95,7 @@ TINY = {
 def test_mass_of_all_images_sums_to_one(kind, shape):
     likelihood = made(kind, shape[0])
     x = every_image([0.0, 1.0] if kind == "pixelcnn" else [0.0, 0.5, 1.0], *shape)
-    for h in torch.randn(3, likelihood.maps(shape[0]), *shape[1:], dtype=torch.float64):
+    for h in random_h(3, *shape[1:]):
         with torch.no_grad():
             total = likelihood(h).log_prob(x).logsumexp(0)
         torch.testing.assert_close(total, torch.zeros_like(total), atol=1e-9, rtol=0)
@@ -97,7 +105,7 @@ def test_mass_of_256_levels_sums_to_one():
     likelihood = made("pixel_art", 1)
     pair = torch.cartesian_prod(torch.arange(256), torch.arange(256)).double()[:, None, None] / 255
     with torch.no_grad():
-        total = likelihood(torch.randn(3, 1, 2, dtype=torch.float64)).log_prob(pair).logsumexp(0)
+        total = likelihood(random_h(1, 2)).log_prob(pair).logsumexp(0)
     torch.testing.assert_close(total, torch.zeros_like(total), atol=1e-9, rtol=0)
 
 
@@ -106,7 +114,7 @@ def test_mass_of_256_levels_sums_to_one():
 def test_samples_are_as_frequent_as_the_mass_says(kind):
     likelihood = made(kind, 1)
     x = every_image([0.0, 1.0] if kind == "pixelcnn" else [0.0, 0.5, 1.0], 1, 2, 2)
-    p = likelihood(torch.randn(3, 2, 2, dtype=torch.float64))
+    p = likelihood(random_h(2, 2))
     n = 20_000
     torch.manual_seed(1)
     drawn = p.sample((n,))
@@ -134,7 +142,7 @@ def test_what_a_painting_is_chosen_by_is_what_one_pass_over_it_gives(kind, size,
         return choose(out, *others)
 
     monkeypatch.setattr(likelihood, "choose", watched)
-    h = torch.randn(4, 3, *size, dtype=torch.float64)
+    h = random_h(4, *size)
     painted = likelihood(h).painting(1.0)
     whole = likelihood.network(likelihood.seen(painted), h).detach()
     found = torch.cat(outputs)  # by pixels, in the order they were painted in
@@ -174,7 +182,7 @@ def by_hand(likelihood, x, h):
 
 def test_pixel_art_is_its_mixture_pixel_by_pixel():
     likelihood = made("pixel_art")
-    x, h = images("pixel_art", 6, 5, 4, 3), torch.randn(6, 3, 5, 4, dtype=torch.float64)
+    x, h = images("pixel_art", 6, 5, 4, 3), random_h(6, 5, 4)
     found = likelihood(h).log_prob(x)
     expected = torch.tensor([by_hand(likelihood, *pair) for pair in zip(x, h, strict=True)], dtype=torch.float64)
     torch.testing.assert_close(found.detach(), expected)
@@ -189,7 +197,7 @@ def test_point_masses_on_one_colour_add_up():
     x = torch.ones(1, 3, 2, 2, dtype=torch.float64)
     blue = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)
     x[0, :, 0, 1] = x[0, :, 1, 0] = x[0, :, 1, 1] = blue
-    h = torch.randn(1, 3, 2, 2, dtype=torch.float64)
+    h = random_h(1, 2, 2)
     p = likelihood.network(likelihood.seen(x), h)[0, :, 1, 1].softmax(0)
     paper = x.clone()
     paper[0, :, 1, 1] = 1.0
@@ -210,7 +218,7 @@ def test_the_likeliest_colour_is_that_of_the_largest_sum():
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_painting_is_the_same_in_any_company(kind):
     likelihood = made(kind).float()
-    h = torch.randn(150, 3, 6, 5)
+    h = random_h(150, 6, 5).float()
     together = likelihood(h).painting(0.7)
     torch.testing.assert_close(together, torch.cat([likelihood(one[None]).painting(0.7) for one in h]))
     assert (likelihood(h).painting(0.7, seed=1) != together).any()
@@ -220,7 +228,7 @@ def test_a_painting_is_the_same_in_any_company(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_k_samples_of_each_image_are_scored_as_one_by_one(kind):
     likelihood = made(kind)
-    x, h = images(kind, 3, 4, 4, likelihood.channels), torch.randn(5, 3, 3, 4, 4, dtype=torch.float64)
+    x, h = images(kind, 3, 4, 4, likelihood.channels), random_h(5, 3, 4, 4)
     found = likelihood(h).log_prob(x)
     expected = torch.stack([torch.stack([likelihood(h[k, b]).log_prob(x[b]) for b in range(3)]) for k in range(5)])
     torch.testing.assert_close(found, expected)
@@ -229,11 +237,11 @@ def test_k_samples_of_each_image_are_scored_as_one_by_one(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_mean_is_that_of_samples_and_has_no_gradient(kind):
     likelihood = made(kind)
-    p = likelihood(torch.randn(2, 3, 4, 4, dtype=torch.float64))
+    p = likelihood(random_h(2, 4, 4))
     drawn = p.sample((2000,))
     assert ((drawn.mean(0) - p.mean).abs() <= 5 * drawn.std(0) / 16**0.5 + 1e-3).all()
     with pytest.raises(UserError, match="no gradient"):
-        _ = likelihood(torch.randn(2, 3, 4, 4, dtype=torch.float64, requires_grad=True)).mean
+        _ = likelihood(random_h(2, 4, 4, requires_grad=True)).mean
 
 
 def test_a_blind_network_sees_no_pixels_in_training_alone():

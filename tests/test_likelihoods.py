@@ -25,6 +25,7 @@ from vae.likelihoods import (
     PixelGaussian,
     Shades,
 )
+from vae.networks import MLPDecoder
 from vae.pixels import eight_bits, log_mass
 
 H = torch.linspace(-6, 6, 13, dtype=torch.float64).view(-1, 1, 1, 1)  # one pixel, thirteen logits
@@ -232,7 +233,8 @@ def test_grey_cross_entropy_is_what_it_says_and_calls_itself_no_likelihood():
 
 
 def made(choice):
-    likelihood = instantiate(OmegaConf.load(CONF / "likelihood" / f"{choice}.yaml"))
+    node = OmegaConf.merge({"latent_dim": 20}, {"likelihood": OmegaConf.load(CONF / "likelihood" / f"{choice}.yaml")})
+    likelihood = instantiate(node.likelihood)
     likelihood.build(2)
     return likelihood
 
@@ -241,7 +243,9 @@ def made(choice):
 def test_shapes_means_and_samples(choice):
     torch.manual_seed(0)
     likelihood = made(choice)
-    h = torch.randn(5, 3, likelihood.maps(2), 4, 6)
+    decoder = likelihood.decoder(MLPDecoder((2, 4, 6), likelihood.maps(2), 20, 30, "tanh"))
+    with torch.no_grad():
+        h = decoder(2 * torch.randn(5, 3, 20))
     p = likelihood(h)
     assert p.log_prob(torch.zeros(3, 2, 4, 6)).shape == (5, 3)
     assert p.mean.shape == likelihood.picture(p).shape == (5, 3, 2, 4, 6)

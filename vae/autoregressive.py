@@ -76,7 +76,7 @@ class PixelNetwork(nn.Module):
         if self.training and self.blind:
             seen = seen * (torch.rand(x.shape[0], 1, 1, 1, device=x.device) >= self.blind)
         seen, h = (maps.contiguous(memory_format=torch.channels_last) for maps in (seen, h.flatten(0, -4)))  # faster
-        first, *others = self.of_h(h).chunk(1 + len(self.layers), 1)
+        first, *others = self.of_h(h[:, : self.of_h.in_channels]).chunk(1 + len(self.layers), 1)
         a = (self.first(seen) + first.unflatten(0, (-1, x.shape[0]))).flatten(0, 1)
         for layer, of_h in zip(self.layers, others, strict=True):
             a = a + layer(F.silu(a)) + of_h
@@ -101,7 +101,9 @@ class PixelNetwork(nn.Module):
         steps = width + reach * (height - 1)
         rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
         order = (reach * rows + columns).flatten().argsort(stable=True)
-        of_h = self.of_h(h).flatten(2)[..., order].permute(2, 0, 1).contiguous()  # (H W, N, all layers)
+        of_h = (
+            self.of_h(h[:, : self.of_h.in_channels]).flatten(2)[..., order].permute(2, 0, 1).contiguous()
+        )  # (H W, N, all layers)
         matrices = [conv.matrix() for conv in convs]
         biases = [conv.bias for conv in convs]
         last, last_bias = self.last.weight.flatten(1), self.last.bias
@@ -333,20 +335,33 @@ class PixelCNNLogistic(AutoregressiveLikelihood):
         return rounded(value)
 
 
+class WithCode(nn.Module):
+    """z (..., D) -> the maps of a decoder, and each number of the code as a map, (..., maps + D, H, W)."""
+
+    def __init__(self, decoder: nn.Module) -> None:
+        super().__init__()
+        self.maps = decoder
+
+    def forward(self, z: Tensor) -> Tensor:
+        h = self.maps(z)
+        return torch.cat([h, z[..., None, None].expand(*z.shape, *h.shape[-2:])], -3)
+
+
 class PixelArt(AutoregressiveLikelihood):
     """x of 8 bits in colour, drawn as pixel art is: most pixels repeat a neighbour, and the others are of a palette.
 
     Each pixel is a mixture of point masses, on paper and on the colours of the neighbours, and of `palette` colours
-    that h, in its mean over the image, gives to the whole image: each a logistic about it in every channel, rounded to
-    256 levels. Point masses on one colour add up. Outside the image is paper. In the picture a new colour is that
-    of the palette itself.
+    that the code, of `latent_dim`, gives to the whole image: each a logistic about it in every channel, rounded to 256
+    levels. Point masses on one colour add up. Outside the image is paper. In the picture a new colour is that of the
+    palette itself. The code comes with h, behind its maps, as maps of one value each.
     """
 
     support = eight_bits
     neighbours: ClassVar[Taps] = ((0, -1), (-1, 0), (-1, -1), (-1, 1), (0, -2), (-2, 0))
 
-    def __init__(self, palette: int, paper: float, **shape: Any) -> None:
+    def __init__(self, latent_dim: int, palette: int, paper: float, **shape: Any) -> None:
         super().__init__(**shape)
+        self.latent_dim = latent_dim
         self.K, self.outside = palette, round(paper * (LEVELS - 1)) / (LEVELS - 1)
         self.copies = 1 + len(self.neighbours)
 
@@ -355,14 +370,17 @@ class PixelArt(AutoregressiveLikelihood):
 
     def build(self, channels: int) -> None:
         super().build(channels)
-        hidden = 4 * self.n_maps
-        self.palette = nn.Sequential(
-            nn.Linear(self.n_maps, hidden), nn.SiLU(), nn.Linear(hidden, 2 * self.K * channels)
-        )
+        last = nn.Linear(128, 2 * self.K * channels)
+        nn.init.normal_(last.bias[: self.K * channels], std=1.5)  # of many colours from the start
+        self.palette = nn.Sequential(nn.Linear(self.latent_dim, 128), nn.SiLU(), last)
+
+    def decoder(self, decoder: nn.Module) -> nn.Module:
+        return WithCode(decoder)
 
     def given(self, h: Tensor) -> tuple[Tensor, Tensor]:
         """The colours of the palette and their log-scales, (..., K, C)."""
-        loc, log_s = self.palette(h.mean((-2, -1))).unflatten(-1, (2, self.K, self.channels)).unbind(-3)
+        z = h[..., self.n_maps :, 0, 0]
+        loc, log_s = self.palette(z).unflatten(-1, (2, self.K, self.channels)).unbind(-3)
         return loc.sigmoid(), at_least(log_s - 3, -8)
 
     def coded(self, x: Tensor, dim: int) -> Tensor:

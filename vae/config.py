@@ -193,6 +193,7 @@ class Config(BaseModel, strict=True, extra="forbid"):
             "posterior": self.posterior,
             "prior": self.prior,
             "architecture.decoder": self.architecture.decoder,
+            "likelihood": self.likelihood,
         }.items():
             given = getattr(part, "latent_dim", self.latent_dim)
             if given != self.latent_dim:

@@ -44,7 +44,7 @@ def build(cfg: DictConfig, shape: tuple[int, int, int]) -> VAEModule:
     likelihood.build(shape[0])
     encoder = instantiate(cfg.architecture.encoder, shape=shape, outputs=posterior.outputs)
     decoder = instantiate(cfg.architecture.decoder, shape=shape, maps=likelihood.maps(shape[0]))
-    vae = VAE(encoder, posterior, decoder, likelihood, prior=instantiate(cfg.prior, shape=shape))
+    vae = VAE(encoder, posterior, likelihood.decoder(decoder), likelihood, prior=instantiate(cfg.prior, shape=shape))
     return VAEModule(
         vae,
         objective=instantiate(cfg.objective),

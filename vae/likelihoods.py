@@ -32,6 +32,10 @@ class Likelihood(nn.Module):
     def build(self, channels: int) -> None:
         """Make what depends on the number of channels of an image. Here, nothing does."""
 
+    def decoder(self, decoder: nn.Module) -> nn.Module:
+        """The decoder of a model with this likelihood. Here, the one given."""
+        return decoder
+
     def maps(self, channels: int) -> int:
         """How many maps h has for images of so many channels."""
         return channels
