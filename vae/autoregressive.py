@@ -7,6 +7,7 @@ images, (C, H, W) one image, h (..., maps, H, W). Images are in [0, 1]; those of
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
@@ -94,47 +95,46 @@ class PixelNetwork(nn.Module):
         """
         (height, width), n = h.shape[-2:], len(h)
         convs: list[CausalConv] = [self.first, *self.layers]  # type: ignore[list-item]
-        reach = 1 + max(1, *(tap[1] // -tap[0] for conv in convs for tap in conv.taps if tap[0]))
-        above = max(-i for conv in convs for i, _ in conv.taps)
-        above = max(above, *(-i for i, _ in pixels.neighbours)) if pixels.neighbours else above
-        deep = 1 + max(-j - reach * i for taps in (*(conv.taps for conv in convs), pixels.neighbours) for i, j in taps)
-        steps = width + reach * (height - 1)
-        rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-        order = (reach * rows + columns).flatten().argsort(stable=True)
-        of_h = (
-            self.of_h(h[:, : self.of_h.in_channels]).flatten(2)[..., order].permute(2, 0, 1).contiguous()
-        )  # (H W, N, all layers)
-        matrices = [conv.matrix() for conv in convs]
-        biases = [conv.bias for conv in convs]
-        last, last_bias = self.last.weight.flatten(1), self.last.bias
+        read = [*(conv.taps for conv in convs), pixels.neighbours]
+        reach = 1 + max(1, *(j // -i for taps in read for i, j in taps if i))
+        above = max(-i for taps in read for i, _ in taps)
+        deep = 1 + max(-j - reach * i for taps in read for i, j in taps)
+        row, column = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+        step = (reach * row + column).flatten()
+        order = step.argsort(stable=True)
+        row, step = row.flatten()[order], step[order]
+        places = [
+            torch.stack([(step + j + reach * i) % deep * (above + height) + above + row + i for i, j in taps], 1).to(
+                h.device
+            )
+            if taps
+            else None
+            for taps in read
+        ]
+        of_h = self.of_h(h[:, : self.of_h.in_channels]).flatten(2)[..., order].permute(2, 0, 1).contiguous()
+        weights = [(conv.matrix(), conv.bias) for conv in convs]
         kept = [h.new_zeros(deep, above + height, n, conv.in_channels) for conv in convs]
         given = pixels.given(h)
-        painted, done = [], 0
-        for t in range(steps):
-            first = max(0, -(-(t - width + 1) // reach))
-            rows_now = min(height - 1, t // reach) - first + 1
-            if rows_now <= 0:
-                for cache in kept:
-                    cache[t % deep].zero_()
-                continue
-            here = of_h[done : done + rows_now].chunk(len(convs), -1)
-            done += rows_now
+        painted: list[Tensor] = []
+        ends = torch.searchsorted(step, torch.arange(int(step[-1]) + 2)).tolist()
+        for t, (begin, end) in enumerate(pairwise(ends)):
+            first = above + int(row[begin]) if begin < end else 0
 
-            def read(cache: Tensor, taps: Taps, t: int = t, first: int = first, rows_now: int = rows_now) -> Tensor:
-                """What stands at these places from each pixel of this step, (rows, N, taps * channels)."""
-                top = above + first
-                return torch.cat([cache[(t + j + reach * i) % deep, top + i : top + i + rows_now] for i, j in taps], -1)
+            def reading(cache: Tensor, at: Tensor, now: slice = slice(begin, end)) -> Tensor:
+                """What stands at these places of each pixel of this step, (pixels, N, places * channels)."""
+                found = cache.flatten(0, 1).index_select(0, at[now].flatten())
+                return found.unflatten(0, (-1, at.shape[1])).transpose(1, 2).flatten(2)
 
-            def keep(cache: Tensor, values: Tensor, t: int = t, first: int = first, rows_now: int = rows_now) -> None:
-                slot = cache[t % deep].zero_()
-                slot[above + first : above + first + rows_now] = values
+            def keep(cache: Tensor, values: Tensor, t: int = t, first: int = first) -> None:
+                cache[t % deep].zero_()[first : first + len(values)] = values
 
-            a = F.linear(read(kept[0], self.first.taps), matrices[0], biases[0]) + here[0]
-            for i, conv in enumerate(convs[1:], 1):
-                keep(kept[i], F.silu(a))
-                a = a + F.linear(read(kept[i], conv.taps), matrices[i], biases[i]) + here[i]
-            out = F.linear(F.silu(a), last, last_bias)
-            around = read(kept[0], pixels.neighbours) if pixels.neighbours else out
+            a, *others = of_h[begin:end].chunk(len(convs), -1)
+            a = a + F.linear(reading(kept[0], places[0]), *weights[0])
+            for cache, at, weight, of_this in zip(kept[1:], places[1:], weights[1:], others, strict=False):
+                keep(cache, F.silu(a))
+                a = a + F.linear(reading(cache, at), *weight) + of_this
+            out = F.linear(F.silu(a), self.last.weight.flatten(1), self.last.bias)
+            around = out if places[-1] is None else reading(kept[0], places[-1])
             value = pixels.choose(out, around, given, temperature, rng)
             keep(kept[0], torch.cat([pixels.seen(value), torch.ones_like(value[..., :1])], -1))
             painted.append(value)
@@ -427,7 +427,7 @@ class PixelArt(AutoregressiveLikelihood):
         colours = torch.cat([paper, around, new], -2)  # (rows, N, n, C)
         code = self.coded(colours, -1)
         same = code.unsqueeze(-1) == code.unsqueeze(-2)
-        log_p = out.unsqueeze(-2).masked_fill(~same, -math.inf).logsumexp(-1)  # of each colour, with all that share it
+        log_p = (same.to(out) @ out.softmax(-1).unsqueeze(-1)).squeeze(-1).log()  # of a colour, with all that share it
         again = (same & torch.ones(n, n, dtype=torch.bool, device=out.device).tril(-1)).any(-1)
         k = (log_p + temperature * gumbel(u[..., :n])).masked_fill(again, -math.inf).argmax(-1)
         colour = colours.gather(-2, k[..., None, None].expand(*k.shape, 1, self.channels)).squeeze(-2)
