@@ -130,7 +130,7 @@ def test_samples_are_as_frequent_as_the_mass_says(kind):
     assert counts.sum() == n
 
 
-@pytest.mark.parametrize("size", [(2, 2), (5, 7), (7, 3)])
+@pytest.mark.parametrize("size", [(2, 2), (7, 3), (4, 12)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_a_painting_is_chosen_by_is_what_one_pass_over_it_gives(kind, size, monkeypatch):
     likelihood = made(kind)
