@@ -63,6 +63,7 @@ COLOUR = ["dataset._target_=handmade.Named", "dataset.val_size=8", "dataset.bina
         ["objective=autoencoder"],
         [*COLOUR, "likelihood=shades", "architecture=conv"],
         [*COLOUR, "likelihood=discretized_logistic"],
+        [*COLOUR, "likelihood=pixel_art"],
     ],
     ids=" ".join,
 )
