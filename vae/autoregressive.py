@@ -103,14 +103,13 @@ class PixelNetwork(nn.Module):
         step = (reach * row + column).flatten()
         order = step.argsort(stable=True)
         row, step = row.flatten()[order], step[order]
+        slots = [[((step + j + reach * i) % deep, above + row + i) for i, j in taps] for taps in read]
+        nowhere = step.new_zeros(len(step), 0)
         places = [
-            torch.stack([(step + j + reach * i) % deep * (above + height) + above + row + i for i, j in taps], 1).to(
-                h.device
-            )
-            if taps
-            else None
-            for taps in read
+            torch.stack([slot * (above + height) + at for slot, at in of_conv], 1) if of_conv else nowhere
+            for of_conv in slots
         ]
+        places = [at.to(h.device) for at in places]
         of_h = self.of_h(h[:, : self.of_h.in_channels]).flatten(2)[..., order].permute(2, 0, 1).contiguous()
         weights = [(conv.matrix(), conv.bias) for conv in convs]
         kept = [h.new_zeros(deep, above + height, n, conv.in_channels) for conv in convs]
@@ -123,7 +122,7 @@ class PixelNetwork(nn.Module):
             def reading(cache: Tensor, at: Tensor, now: slice = slice(begin, end)) -> Tensor:
                 """What stands at these places of each pixel of this step, (pixels, N, places * channels)."""
                 found = cache.flatten(0, 1).index_select(0, at[now].flatten())
-                return found.unflatten(0, (-1, at.shape[1])).transpose(1, 2).flatten(2)
+                return found.unflatten(0, (now.stop - now.start, at.shape[1])).transpose(1, 2).flatten(2)
 
             def keep(cache: Tensor, values: Tensor, t: int = t, first: int = first) -> None:
                 cache[t % deep].zero_()[first : first + len(values)] = values
@@ -134,8 +133,7 @@ class PixelNetwork(nn.Module):
                 keep(cache, F.silu(a))
                 a = a + F.linear(reading(cache, at), *weight) + of_this
             out = F.linear(F.silu(a), self.last.weight.flatten(1), self.last.bias)
-            around = out if places[-1] is None else reading(kept[0], places[-1])
-            value = pixels.choose(out, around, given, temperature, rng)
+            value = pixels.choose(out, reading(kept[0], places[-1]), given, temperature, rng)
             keep(kept[0], torch.cat([pixels.seen(value), torch.ones_like(value[..., :1])], -1))
             painted.append(value)
         images = torch.empty(height * width, *painted[0].shape[1:], device=h.device, dtype=h.dtype)

@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from omegaconf import DictConfig
 from pydantic import BaseModel, Field
@@ -139,7 +139,7 @@ def export(folder: Path) -> dict[str, Any]:
     nets: list[tuple[str, torch.nn.Module, Any]] = [("encoder", encoder, x), ("decoder", decoder, z)]
     if decoder.paints:
         with torch.inference_mode():
-            nets.append(("pixels", Pixels(vae.likelihood), (x, vae.decoder(z))))
+            nets.append(("pixels", Pixels(cast(Any, vae.likelihood)), (x, vae.decoder(z))))
         del described["decoder"]["outputs"]["picture"]
         described["pixels"] = pixels_about(vae.likelihood, described)
     with whole(folder / "export") as part:
