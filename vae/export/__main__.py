@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 from pydantic import BaseModel, Field
@@ -127,6 +127,7 @@ def export(folder: Path) -> dict[str, Any]:
         raise UserError(f"vae.export needs {error.name}: pip install -e '.[export]'") from None
     import torch
 
+    from vae.autoregressive import AutoregressiveLikelihood
     from vae.experiment import load, restored
     from vae.export.portable import Decoder, Encoder, Pixels
 
@@ -137,9 +138,9 @@ def export(folder: Path) -> dict[str, Any]:
     x, z = torch.rand(INPUTS, *data.shape, generator=rng), torch.randn(INPUTS, cfg.latent_dim, generator=rng)
     described = about(folder, cfg, data.shape, encoder.has_log_var)
     nets: list[tuple[str, torch.nn.Module, Any]] = [("encoder", encoder, x), ("decoder", decoder, z)]
-    if decoder.paints:
+    if isinstance(vae.likelihood, AutoregressiveLikelihood):
         with torch.inference_mode():
-            nets.append(("pixels", Pixels(cast(Any, vae.likelihood)), (x, vae.decoder(z))))
+            nets.append(("pixels", Pixels(vae.likelihood), (x, vae.decoder(z))))
         del described["decoder"]["outputs"]["picture"]
         described["pixels"] = pixels_about(vae.likelihood, described)
     with whole(folder / "export") as part:
