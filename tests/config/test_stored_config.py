@@ -155,7 +155,14 @@ def test_compare_reads_no_environment_variable(run_folder, module_cli, monkeypat
     assert "hunter2" not in out + (run_folder / "compare.html").read_text() + (run_folder / "compare.csv").read_text()
 
 
-ALLOWED = ["prior._target_=vae.model.priors.Flow", "latent_dim=2,3", "hydra.mode=MULTIRUN", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "search=mnist"]
+ALLOWED = [
+    "prior._target_=vae.model.priors.Flow",
+    "latent_dim=2,3",
+    "hydra.mode=MULTIRUN",
+    "hydra/launcher=joblib",
+    "hydra.launcher.n_jobs=2",
+    "search=mnist",
+]
 REFUSED = [
     "hydra.callbacks.x._target_=os.system",
     "+hydra.callbacks.x={_target_: os.system}",
