@@ -111,6 +111,13 @@ def start_wandb(tmp_path, isolated_wandb):
     return start
 
 
+def pytest_collection_modifyitems(items):
+    """Mark the tests that need a browser."""
+    for item in items:
+        if "browser" in item.fixturenames:
+            item.add_marker(pytest.mark.browser)
+
+
 @pytest.fixture(scope="session")
 def browser():
     """A headless browser. Tests that need it are skipped if chromium is not installed."""

@@ -25,6 +25,8 @@ from vae.training.callbacks.graceful_shutdown import GracefulShutdown
 from vae.training.experiment import acceleration_callbacks, build
 from vae.training.lightning_module import VAEModule
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def build_module():

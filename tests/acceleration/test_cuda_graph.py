@@ -21,6 +21,8 @@ from vae.training.callbacks.progress import Progress
 from vae.training.experiment import build, load_dataset
 from vae.training.lightning_module import VAEModule
 
+pytestmark = pytest.mark.slow
+
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="a CUDA graph needs an NVIDIA GPU")
 SHORT_LAST = "gradient_clip_val=2.0 dataset.val_size=67"
 EPOCHS = ["trainer.max_epochs=3", "dataset.val_size=67", "log_every_n_steps=7"]  # 11 batches of 20 images and one of 13

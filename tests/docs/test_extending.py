@@ -15,6 +15,8 @@ from pages import ROOT, blocks
 from torch.distributions import Binomial
 from torch.testing import assert_close
 
+pytestmark = pytest.mark.slow
+
 PAGE = (ROOT / "docs" / "extending.md").read_text()
 FILES = {title: content for info, content in blocks(PAGE) for title in re.findall(r'title="(.+)"', info)}
 COMMANDS = [line for info, block in blocks(PAGE) if not info for line in block.splitlines()]

@@ -241,7 +241,7 @@ def test_user_error_is_one_line_and_exit_code_2(cli, runs, run_latent, monkeypat
     assert "none in outputs/" in error_of()
 
 
-def test_wandb_receives_the_codes_as_a_table(cli, runs, run_latent, isolated):
+def test_wandb_receives_the_codes_as_a_table(cli, runs, run_latent, isolated_wandb):
     cli("trainer.max_epochs=1")
     (folder,) = runs()
     cfg = read_finished_run(folder).config
@@ -250,7 +250,7 @@ def test_wandb_receives_the_codes_as_a_table(cli, runs, run_latent, isolated):
     (folder / "wandb_id").write_text("0badcafe")
     with WandbServer() as server:
         for name, value in server.env.items():
-            isolated.setenv(name, value)
+            isolated_wandb.setenv(name, value)
         assert run_latent("wandb=true")[0] == 0
     sent = server.runs["0badcafe"].summary["codes"]
     assert (sent["_type"], sent["nrows"], sent["ncols"]) == ("table-file", 120, 4)

@@ -17,6 +17,8 @@ from vae import dashboard
 from vae.config.schema import CONF
 from vae.tracking.loggers import finish_wandb
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def command(isolated_wandb):  # noqa: ARG001 (isolates W&B)

@@ -17,6 +17,8 @@ from run_outputs import ROOT, load_checkpoint, load_weights, read_metrics, same_
 
 from vae.model import objectives
 
+pytestmark = pytest.mark.slow
+
 TIMES = {"images_per_second", "seconds"}
 DDP = [*BARS, *SHORT, "logger=csv", "trainer=ddp"]
 

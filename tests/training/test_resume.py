@@ -29,14 +29,14 @@ def stopped_run(other):
     [
         (EPOCHS, 12, "signal", 130),
         (EPOCHS, 29, "signal", 130),
-        (EPOCHS, 29, "crash", 1),
-        ([*EPOCHS, "compile=true"], 29, "signal", 130),
-        (DELAYED_COMPILE, 9, "signal", 130),
-        (DELAYED_COMPILE, 12, "signal", 130),
-        (DELAYED_COMPILE, 29, "signal", 130),
-        (STEPS, 12, "signal", 130),
-        (STEPS, 29, "signal", 130),
-        (STEPS, 29, "crash", 1),
+        pytest.param(EPOCHS, 29, "crash", 1, marks=pytest.mark.slow),
+        pytest.param([*EPOCHS, "compile=true"], 29, "signal", 130, marks=pytest.mark.slow),
+        pytest.param(DELAYED_COMPILE, 9, "signal", 130, marks=pytest.mark.slow),
+        pytest.param(DELAYED_COMPILE, 12, "signal", 130, marks=pytest.mark.slow),
+        pytest.param(DELAYED_COMPILE, 29, "signal", 130, marks=pytest.mark.slow),
+        pytest.param(STEPS, 12, "signal", 130, marks=pytest.mark.slow),
+        pytest.param(STEPS, 29, "signal", 130, marks=pytest.mark.slow),
+        pytest.param(STEPS, 29, "crash", 1, marks=pytest.mark.slow),
     ],
 )
 def test_a_resumed_run_gives_the_same_weights(stop_after, by, code, limit, cli, runs, monkeypatch):

@@ -10,6 +10,8 @@ import torch
 from conftest import BARS
 from run_outputs import ROOT, read_metrics
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_stops_training_with_a_checkpoint(signum, code, tmp_path):

@@ -20,6 +20,8 @@ from wandb_server import WandbServer
 from vae.runs import run_folder
 from vae.runs.run_folder import find_runs
 
+pytestmark = pytest.mark.slow
+
 
 def summaries(folder):
     """The test metrics of every finished run in or below a folder, by latent_dim."""

@@ -124,7 +124,7 @@ def generate(folder: Path, given: Arguments) -> list[Path]:
     data = load_dataset(cfg)
     vae = load_trained(cfg, data.shape, folder).vae
     pair = [] if given.fuse in (None, "random") else list(given.fuse or ())
-    options = given.model_dump(exclude={"run", "what"}) | {"fuse": pair, "arithmetic": given.arithmetic or ()}
+    options = given.model_dump(exclude={"run", "trust", "what"}) | {"fuse": pair, "arithmetic": given.arithmetic or ()}
     session = Session(vae, data, **options)
     files: Files = {}
     with atomic_directory(folder / "generated") as part:
