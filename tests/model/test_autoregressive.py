@@ -257,3 +257,19 @@ def test_context_dropout_hides_the_pixels_in_training_only():
     assert (likelihood.network_outputs(ones, h) == likelihood.network_outputs(zeros, h)).all()
     likelihood.eval()
     assert (likelihood.network_outputs(ones, h) != likelihood.network_outputs(zeros, h)).any()
+
+
+@pytest.mark.parametrize("kind", ["pixel_art", "pixelcnn_logistic"])
+def test_gradients_and_samples_are_finite_for_any_scale(kind):
+    """Training drives the scales of some palette colours towards infinity."""
+    likelihood = build_likelihood(kind).float()
+    last = likelihood.palette[-1] if kind == "pixel_art" else likelihood.network.last
+    n_scales = likelihood.K * likelihood.channels
+    x, h = images(kind, 6, 5, 4, likelihood.channels).float(), random_h(6, 5, 4).float()
+    for log_s in (-1000.0, 15.0, 1000.0):
+        with torch.no_grad():
+            last.bias[-n_scales:] = log_s
+        log_p = likelihood(h).log_prob(x)
+        gradients = torch.autograd.grad(log_p.sum(), list(likelihood.parameters()))
+        assert all(value.isfinite().all() for value in (log_p, *gradients))
+        assert likelihood.support.check(likelihood(h).sample((100,))).all()

@@ -22,6 +22,7 @@ from vae.model.pixel_distributions import eight_bits, log_mass
 
 MEAN_SAMPLES = 16  # for the mean of p(x|z), which has no closed form
 LEVELS = 256  # of 8-bit images
+MAX_LOG_SCALE = 10.0  # a wider logistic has its mass on the two end levels; without a limit, gradients become NaN
 CHUNK_SIZE = 128  # images that are sampled together
 
 
@@ -217,7 +218,7 @@ class PixelCNNLogistic(AutoregressiveLikelihood):
         """Split dimension `dim` of the outputs into log weights, (K,), and means and log-scales, (K, C)."""
         log_pi, loc, log_s = out.split([self.K, self.K * self.channels, self.K * self.channels], dim)
         loc, log_s = (part.unflatten(dim, (self.K, self.channels)) for part in (loc, log_s))
-        return log_pi.log_softmax(dim), loc + 0.5, soft_lower_bound(log_s - 2, -7)
+        return log_pi.log_softmax(dim), loc + 0.5, soft_lower_bound(log_s - 2, -7).clamp(max=MAX_LOG_SCALE)
 
     def log_mass(self, x: Tensor, out: Tensor, parameters: None) -> Tensor:  # noqa: ARG002
         log_pi, loc, log_s = self.split(out, -3)

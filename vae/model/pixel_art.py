@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from vae.model.autoregressive import (
     LEVELS,
+    MAX_LOG_SCALE,
     AutoregressiveLikelihood,
     gumbel,
     level_index,
@@ -67,7 +68,7 @@ class PixelArt(AutoregressiveLikelihood):
         """Return the colours of the palette and their log-scales, (..., K, C)."""
         z = h[..., self.decoder_channels :, 0, 0]
         loc, log_s = self.palette(z).unflatten(-1, (2, self.K, self.channels)).unbind(-3)
-        return loc.sigmoid(), soft_lower_bound(log_s - 3, -8)
+        return loc.sigmoid(), soft_lower_bound(log_s - 3, -8).clamp(max=MAX_LOG_SCALE)
 
     def colour_index(self, x: Tensor, dim: int) -> Tensor:
         """Return one whole number per colour, with the channels in dimension `dim`. It is exact in float32."""
