@@ -25,7 +25,9 @@ SPRITES = [
     "dataset=pokemon",
     "architecture=mlp",
     "likelihood=gaussian",
+    "objective=elbo",
     "activation=tanh",
+    "dataset.shiny=false",
     "dataset.flips=false",
     "dataset.shift=0",
 ]

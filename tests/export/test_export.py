@@ -81,7 +81,7 @@ def test_onnx_encoder_equals_torch(name, model, tmp_path):
             for parameter in vae.posterior.parameters():
                 parameter.mul_(8)  # a strong flow: its mean is not the flow of the mean
     names = ["mean"] if "iaf" in name or "point" in name else ["mean", "log_var"]
-    export.write_onnx(onnx_modules.Encoder(vae, 3), x, ["x", *names], tmp_path / "e.onnx")
+    export.write_onnx(onnx_modules.Encoder(vae, 3), [x], ["x", *names], tmp_path / "e.onnx")
     mean, *log_var = outputs(tmp_path / "e.onnx", x=x[:5].numpy())
     assert len(names) == 1 + len(log_var)
     with torch.inference_mode():
@@ -99,12 +99,36 @@ def test_onnx_encoder_equals_torch(name, model, tmp_path):
 def test_onnx_decoder_equals_torch(name, model, tmp_path):
     shape, *overrides = DECODERS[name]
     vae, z = model(shape, *overrides), 2 * torch.randn(11, 3)
-    export.write_onnx(onnx_modules.Decoder(vae), z, ["z", "picture", "h"], tmp_path / "d.onnx")
+    export.write_onnx(onnx_modules.Decoder(vae), [z], ["z", "picture", "h"], tmp_path / "d.onnx")
     picture, h = outputs(tmp_path / "d.onnx", z=z[:1].numpy())
     with torch.inference_mode():
         np.testing.assert_allclose(picture, vae.decode(z[:1]), atol=1e-4)
         np.testing.assert_allclose(h, vae.decoder(z[:1]), atol=1e-4, rtol=1e-4)
     assert picture.shape == (1, *shape)
+
+
+AUTOREGRESSIVE = {
+    "pixelcnn": [(1, 6, 5), "likelihood=pixelcnn"],
+    "pixelcnn_logistic": [(2, 6, 5), "likelihood=pixelcnn_logistic"],
+    "pixel_art": [(3, 9, 7), "likelihood=pixel_art", "architecture=conv"],
+}
+
+
+@pytest.mark.parametrize("name", AUTOREGRESSIVE)
+def test_onnx_pixel_parameters_equal_torch(name, model, tmp_path):
+    shape, *overrides = AUTOREGRESSIVE[name]
+    vae, x, z = model(shape, *overrides), torch.rand(11, *shape), torch.randn(11, 3)
+    assert onnx_modules.Decoder(vae).autoregressive
+    with torch.no_grad():
+        h = vae.decoder(z)
+    names = ["outputs", "colours", "log_scales"][: 3 if name == "pixel_art" else 1]
+    net = onnx_modules.PixelParameters(vae.likelihood)
+    export.write_onnx(net, (x, h), ["x", "h", *names], tmp_path / "p.onnx")
+    found = outputs(tmp_path / "p.onnx", x=x[:4].numpy(), h=h[:4].numpy())
+    with torch.inference_mode():
+        expected = vae.likelihood.network_outputs(x[:4], h[:4])
+        np.testing.assert_allclose(found[0], expected, atol=1e-4, rtol=1e-4)
+    assert len(found) == len(names)
 
 
 def test_mean_of_the_continuous_bernoulli():
@@ -169,7 +193,7 @@ class UnstableModule(torch.nn.Module):
 
 def test_difference_from_torch_is_an_error(tmp_path):
     with pytest.raises(UserError, match=r"ONNX and torch differ by 0.001"):
-        export.write_onnx(UnstableModule(), torch.zeros(4, 2), ["x", "y"], tmp_path / "unstable")
+        export.write_onnx(UnstableModule(), [torch.zeros(4, 2)], ["x", "y"], tmp_path / "unstable")
 
 
 def test_failed_export_keeps_the_previous_one(cli, runs, run_export, monkeypatch):

@@ -64,6 +64,7 @@ COLOUR = ["dataset._target_=fakes.Named", "dataset.val_size=8", "dataset.binariz
         ["objective=autoencoder"],
         [*COLOUR, "likelihood=shades", "architecture=conv"],
         [*COLOUR, "likelihood=discretized_logistic"],
+        [*COLOUR, "likelihood=pixel_art"],
     ],
     ids=" ".join,
 )

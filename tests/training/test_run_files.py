@@ -68,7 +68,7 @@ def test_the_digits_dataset_needs_no_network(cli, runs, monkeypatch):
     assert len(list((folder / "figures").glob("*.png"))) == 7
 
 
-@pytest.mark.parametrize("likelihood", ["discretized_logistic", "shades"])
+@pytest.mark.parametrize("likelihood", ["discretized_logistic", "shades", "pixel_art", "pixelcnn_logistic"])
 def test_a_folder_of_colour_images_that_are_not_square(likelihood, cli, runs, tmp_path):
     (tmp_path / "mine").mkdir()
     rng = np.random.default_rng(0)

@@ -97,6 +97,13 @@ class Likelihood(Section):
     K: PositiveInt = 1
     max_scale: PositiveFloat = 1.0
     background: Annotated[float, Field(ge=0, le=1, description="a number from 0 to 1")] = 1.0
+    palette: PositiveInt = 1
+    h_channels: PositiveInt = 1
+    radius: PositiveInt = 1
+    width: PositiveInt = 1
+    dilations: list[PositiveInt] = Field([], description="a list of whole numbers, 1 or more, such as [1,2]")
+    context_dropout: Annotated[float, Field(ge=0, lt=1, description="a number of 0 or more, below 1")] = 0.0
+    temperature: NonNegativeFloat = 1.0
 
 
 class Convolutions(Section):
@@ -180,6 +187,7 @@ class Config(BaseModel, strict=True, extra="forbid"):
             "posterior": self.posterior,
             "prior": self.prior,
             "architecture.decoder": self.architecture.decoder,
+            "likelihood": self.likelihood,
         }.items():
             given = getattr(part, "latent_dim", self.latent_dim)
             if given != self.latent_dim:

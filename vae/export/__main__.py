@@ -2,8 +2,9 @@
 
 Without run=, the newest finished run in outputs/ is exported. The files are written to export/ in the folder of the
 run: encoder.onnx (image to code), decoder.onnx (code to picture), weights.safetensors, and export.json, which describes
-them. They can be used with onnxruntime alone, without torch, Lightning or Hydra. The outputs of the ONNX files are
-compared with those of torch, and nothing is written if they differ.
+them. They can be used with onnxruntime alone, without torch, Lightning or Hydra. For an autoregressive likelihood,
+decoder.onnx returns h instead of a picture, and pixels.onnx maps an image and h to the parameters of each pixel. The
+outputs of the ONNX files are compared with those of torch, and nothing is written if they differ.
 """
 
 import json
@@ -24,6 +25,8 @@ from vae.runs.run_folder import Run, latest_finished_run, read_finished_run
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from vae.model.autoregressive import AutoregressiveLikelihood
+
 TOLERANCE = 1e-4  # largest difference from torch: absolute for values up to 1, relative for larger ones
 OPSET = 20  # version of the ONNX operators
 TRACE_BATCH = 2
@@ -35,37 +38,38 @@ class Arguments(BaseModel, strict=True, extra="forbid"):
     trust: bool = False
 
 
-def write_onnx(net: "nn.Module", inputs: "Tensor", names: Sequence[str], file: Path) -> float:
-    """Write a module as ONNX with a free batch size. Return the largest difference from torch on `inputs`, (N, ...).
+def write_onnx(net: "nn.Module", inputs: "Sequence[Tensor]", names: Sequence[str], file: Path) -> float:
+    """Write a module as ONNX with a free batch size. Return the largest difference from torch on `inputs`.
 
-    `names` are the names of its input and its outputs. Raises UserError if the module cannot be converted, or if the
-    difference exceeds TOLERANCE.
+    Each input is (N, ...). `names` are the names of the inputs, then those of the outputs. Raises UserError if the
+    module cannot be converted, or if the difference exceeds TOLERANCE.
     """
     import onnxruntime
     import torch
 
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     onnxruntime.set_default_logger_severity(3)
-    batch = ({0: torch.export.Dim("batch")},)
+    batch = ({0: torch.export.Dim("batch")},) * len(inputs)
     try:
         torch.onnx.export(
             net,
-            (inputs[:TRACE_BATCH],),
+            tuple(x[:TRACE_BATCH] for x in inputs),
             file,
-            input_names=names[:1],
-            output_names=names[1:],
+            input_names=names[: len(inputs)],
+            output_names=names[len(inputs) :],
             dynamic_shapes=batch,
             dynamo=True,
             opset_version=OPSET,
             external_data=False,
             verbose=False,
         )
-        outputs = onnxruntime.InferenceSession(file).run(None, {names[0]: inputs.numpy()})
+        arrays = {name: x.numpy() for name, x in zip(names, inputs, strict=False)}
+        outputs = onnxruntime.InferenceSession(file).run(None, arrays)
     except Exception as error:  # noqa: BLE001 - the exporter and the runtime raise many types
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{file.stem}: cannot be converted to ONNX: {type(error).__name__}: {reason}") from None
     with torch.inference_mode():
-        expected = [output.numpy() for output in net(inputs)]
+        expected = [output.numpy() for output in net(*inputs)]
     difference = max(float((abs(a - b) / abs(b).clip(1)).max()) for a, b in zip(outputs, expected, strict=True))
     if not difference <= TOLERANCE:  # also for NaN
         raise UserError(
@@ -98,11 +102,26 @@ def describe(run: Run, shape: Sequence[int], log_var: bool) -> dict[str, Any]:
         "decoder": {
             "file": "decoder.onnx",
             "inputs": {"z": {"shape": code}},
-            "outputs": {"picture": {"shape": image, "range": [0, 1]}, "h": {"shape": ["batch", "maps", *shape[1:]]}},
+            "outputs": {
+                "picture": {"shape": image, "range": [0, 1]},
+                "h": {"shape": ["batch", "h_channels", *shape[1:]]},
+            },
         },
         "versions": {package.__name__: package.__version__ for package in (torch, onnx, onnxruntime)}
         | {"opset": OPSET},
     }
+
+
+def describe_pixels(likelihood: "AutoregressiveLikelihood", description: dict[str, Any]) -> dict[str, Any]:
+    """Describe pixels.onnx, given the description of the other files."""
+    from vae.model.pixel_art import PixelArt
+
+    channels, height, width = description["shape"]
+    inputs = {"x": description["encoder"]["inputs"]["x"], "h": description["decoder"]["outputs"]["h"]}
+    outputs = {"outputs": {"shape": ["batch", likelihood.outputs_per_pixel(channels), height, width]}}
+    if isinstance(likelihood, PixelArt):
+        outputs |= {name: {"shape": ["batch", likelihood.K, channels]} for name in ("colours", "log_scales")}
+    return {"file": "pixels.onnx", "inputs": inputs, "outputs": outputs}
 
 
 def export(folder: Path, trust: bool) -> dict[str, Any]:
@@ -121,7 +140,8 @@ def export(folder: Path, trust: bool) -> dict[str, Any]:
         raise UserError(f"vae.export needs {error.name}: pip install -e '.[export]'") from None
     import torch
 
-    from vae.export.onnx_modules import Decoder, Encoder
+    from vae.export.onnx_modules import Decoder, Encoder, PixelParameters
+    from vae.model.autoregressive import AutoregressiveLikelihood
     from vae.training.experiment import load_dataset, load_trained
 
     data = load_dataset(cfg)
@@ -130,8 +150,14 @@ def export(folder: Path, trust: bool) -> dict[str, Any]:
     rng = torch.Generator().manual_seed(0)
     x, z = torch.rand(TEST_BATCH, *data.shape, generator=rng), torch.randn(TEST_BATCH, cfg.latent_dim, generator=rng)
     description = describe(run, data.shape, encoder.has_log_var)
+    modules: dict[str, tuple[nn.Module, list[Tensor]]] = {"encoder": (encoder, [x]), "decoder": (decoder, [z])}
+    if isinstance(vae.likelihood, AutoregressiveLikelihood):
+        with torch.inference_mode():
+            modules["pixels"] = PixelParameters(vae.likelihood), [x, vae.decoder(z)]
+        del description["decoder"]["outputs"]["picture"]
+        description["pixels"] = describe_pixels(vae.likelihood, description)
     with atomic_directory(folder / "export") as part:
-        for name, net, inputs in (("encoder", encoder, x), ("decoder", decoder, z)):
+        for name, (net, inputs) in modules.items():
             names = [*description[name]["inputs"], *description[name]["outputs"]]
             description[name]["largest_difference_from_torch"] = write_onnx(net, inputs, names, part / f"{name}.onnx")
         weights = {name: value.contiguous() for name, value in vae.state_dict().items()}
@@ -144,8 +170,7 @@ def main(typed: Sequence[str]) -> None:
     given = parse_arguments(Arguments, typed)
     folder = Path(given.run) if given.run else latest_finished_run(Path("outputs"))
     description = export(folder, given.trust)
-    for name in ("encoder", "decoder"):
-        model = description[name]
+    for model in (description[name] for name in ("encoder", "decoder", "pixels") if name in description):
         path = os.path.relpath(folder / "export" / model["file"])
         signature = f"{', '.join(model['inputs'])} -> {', '.join(model['outputs'])}"
         print(f"{path}  {signature}  within {model['largest_difference_from_torch']:.0e} of torch")

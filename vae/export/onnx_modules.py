@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vae.errors import UserError
+from vae.model.autoregressive import AutoregressiveLikelihood
 from vae.model.flows import FlowStep
 from vae.model.posteriors import Delta, DiagonalNormal, FlowDistribution
 from vae.model.vae import VAE
@@ -50,13 +51,35 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Map z (B, D) to the picture of p(x|z), (B, C, H, W), and the likelihood's parameters h, (B, maps, H, W)."""
+    """Map z (B, D) to the picture of p(x|z), (B, C, H, W), and the likelihood's parameters h, (B, h_channels, H, W).
+
+    For an autoregressive likelihood, it returns h alone: a picture takes many steps of `PixelParameters`.
+    """
 
     def __init__(self, vae: VAE) -> None:
         super().__init__()
         self.vae = vae
+        self.autoregressive = isinstance(vae.likelihood, AutoregressiveLikelihood)
         self.eval()
 
-    def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, z: Tensor) -> tuple[Tensor, ...]:
         h = self.vae.decoder(z)
+        if self.autoregressive:
+            return (h,)
         return self.vae.likelihood.display_image(self.vae.likelihood(h)), h
+
+
+class PixelParameters(nn.Module):
+    """Map x (B, C, H, W) and h (B, h_channels, H, W) to the parameters of an autoregressive likelihood.
+
+    These are the outputs of its network for each pixel given those before it, (B, outputs, H, W), and the parameters of
+    the whole image, if there are any.
+    """
+
+    def __init__(self, likelihood: AutoregressiveLikelihood) -> None:
+        super().__init__()
+        self.likelihood = likelihood
+        self.eval()
+
+    def forward(self, x: Tensor, h: Tensor) -> tuple[Tensor, ...]:
+        return self.likelihood.network_outputs(x, h), *(self.likelihood.image_parameters(h) or ())

@@ -2,7 +2,8 @@
 
 A likelihood defines `h_channels`, the number of channels of h, and `support`, the pixel values it is a distribution
 over. Called with h, (..., h_channels, H, W), it returns a distribution over images (C, H, W) with `log_prob` in nats.
-Pixels are independent given z. Images are in [0, 1]; 8-bit images have the values i/255.
+Pixels are independent given z, except in `vae.model.autoregressive`. Images are in [0, 1]; 8-bit images have the values
+i/255.
 """
 
 import math
@@ -36,6 +37,13 @@ class Likelihood(nn.Module):
 
     support: constraints.Constraint
     normalized = True
+
+    def build(self, channels: int) -> None:
+        """Create the parts that depend on the number of channels of an image: by default, none."""
+
+    def wrap_decoder(self, decoder: nn.Module) -> nn.Module:
+        """Return the decoder of a model with this likelihood: by default, the given one."""
+        return decoder
 
     def h_channels(self, channels: int) -> int:
         """Return the number of channels of h for images with `channels` channels."""

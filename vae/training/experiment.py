@@ -49,8 +49,10 @@ CHECKPOINT_ERRORS = (OSError, RuntimeError, EOFError, KeyError, TypeError, Unpic
 def build(cfg: DictConfig, shape: tuple[int, int, int]) -> VAEModule:
     """Build the model for images of this shape, (C, H, W). The classes it creates never see cfg."""
     posterior, likelihood = instantiate(cfg.posterior), instantiate(cfg.likelihood)
+    likelihood.build(shape[0])
     encoder = instantiate(cfg.architecture.encoder, shape=shape, outputs=posterior.outputs)
     decoder = instantiate(cfg.architecture.decoder, shape=shape, h_channels=likelihood.h_channels(shape[0]))
+    decoder = likelihood.wrap_decoder(decoder)
     vae = VAE(encoder, posterior, decoder, likelihood, prior=instantiate(cfg.prior, shape=shape))
     return VAEModule(
         vae,

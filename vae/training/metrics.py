@@ -8,6 +8,7 @@ from torch import Tensor
 
 from vae.model.estimator import active_units, importance_sample, summarize
 from vae.model.vae import VAE
+from vae.training.image_similarity import colour_distance, silhouette_iou
 
 
 class RunningMeans:
@@ -33,7 +34,7 @@ class RunningMeans:
 
 
 class TestMetrics:
-    """Test metrics: the means of the curves, squared error, active units, and log p(x).
+    """Test metrics: the means of the curves, squared error, active units, and log p(x); for colour images, similarity.
 
     `curves` maps metric names to attributes of Terms. `mean_image`, (C, H, W), is the mean of the training images.
     log p(x) is computed with K importance samples for the first `images` images (None: all), or not at all if K is 0.
@@ -46,6 +47,7 @@ class TestMetrics:
         self.log_px: list[Tensor] = []  # (B,)
         self.latents: list[Tensor] = []  # the means of q(z|x), (B, D)
         self.squared_errors: list[Tensor] = []  # of the reconstruction and of mean_image, (2, B)
+        self.similarity: list[Tensor] = []  # silhouette_iou and colour_distance, (2, B)
 
     def update(self, x: Tensor) -> None:
         """Add a batch of images x, (B, C, H, W)."""
@@ -55,6 +57,9 @@ class TestMetrics:
         self.latents.append(z)
         predictions = torch.stack([self.vae.p_x(z).mean, self.mean_image.expand_as(x)])
         self.squared_errors.append((predictions - x).square().sum((-3, -2, -1)))
+        if x.shape[1] == 3:
+            picture = self.vae.decode(z)
+            self.similarity.append(torch.stack([silhouette_iou(x, picture), colour_distance(x, picture)]))
         if self.images_remaining > 0:
             self.log_px.append(importance_sample(self.vae, x[: self.images_remaining], self.K).log_px)
             self.images_remaining -= len(x)
@@ -67,6 +72,9 @@ class TestMetrics:
             "test/squared_error": reconstruction,
             "test/squared_error_of_mean_image": baseline,
         }
+        if self.similarity:
+            iou, distance = torch.cat(self.similarity, 1).mean(1).tolist()
+            values |= {"test/silhouette_iou": iou, "test/colour_distance": distance}
         if self.log_px:
             scores = summarize(torch.cat(self.log_px), self.vae, self.mean_image.numel())
             values |= {f"test/{name}": value for name, value in scores.items()}

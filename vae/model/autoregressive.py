@@ -1,0 +1,240 @@
+"""Likelihoods p(x|z) = prod_i p(x_i | x_<i, h(z)): each pixel depends on those before it (PixelVAE, Gulrajani 2017).
+
+The decoder's output h describes the image; a small causal network also sees the pixels before the present one. Shapes:
+N images, (C, H, W) one image, h (..., h_channels, H, W). Images are in [0, 1]; 8-bit images have the values i/255.
+"""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+import torch.distributions as D
+import torch.nn.functional as F
+from torch import Tensor
+from torch.distributions import constraints
+
+from vae.errors import UserError
+from vae.model.causal_network import CausalNetwork, Offsets
+from vae.model.likelihoods import Likelihood, soft_lower_bound
+from vae.model.pixel_distributions import eight_bits, log_mass
+
+MEAN_SAMPLES = 16  # for the mean of p(x|z), which has no closed form
+LEVELS = 256  # of 8-bit images
+MAX_LOG_SCALE = 10.0  # a wider logistic has its mass on the two end levels; without a limit, gradients become NaN
+CHUNK_SIZE = 128  # images that are sampled together
+
+
+class AutoregressiveDistribution(D.Distribution):
+    """Distribution over images (C, H, W) that an autoregressive likelihood defines for h, (..., h_channels, H, W)."""
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, likelihood: "AutoregressiveLikelihood", h: Tensor) -> None:
+        self.likelihood, self.h = likelihood, h
+        super().__init__(h.shape[:-3], torch.Size([likelihood.channels, *h.shape[-2:]]), validate_args=False)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return log p(x|z), in one pass. For K samples, h (K, B, ...) and x (B, ...), x is convolved only once."""
+        h, batch = self.h, torch.broadcast_shapes(value.shape[:-3], self.h.shape[:-3])
+        if value.dim() != 4 or h.dim() < 4 or h.shape[-4] != len(value):
+            value = value.expand(*batch, *self.event_shape).reshape(-1, *self.event_shape)
+            h = h.expand(*batch, *h.shape[-3:]).reshape(-1, *h.shape[-3:])
+        out = self.likelihood.network_outputs(value, h)
+        return self.likelihood.log_mass(value, out, self.likelihood.image_parameters(h)).reshape(batch)
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        return self._sample(self.h.expand(*sample_shape, *self.h.shape), 1.0, None)
+
+    def seeded_sample(self, temperature: float, seed: int = 0) -> Tensor:
+        """Return one image per h. It depends on h and the seed only. At temperature 0, pixels are the most likely."""
+        return self._sample(self.h, temperature, torch.Generator().manual_seed(seed))
+
+    @torch.no_grad()
+    def _sample(self, h: Tensor, temperature: float, rng: torch.Generator | None) -> Tensor:
+        """Return images (..., C, H, W) for h (..., h_channels, H, W), with the same noise for all if `rng` is given."""
+        likelihood, state = self.likelihood, rng.get_state() if rng else None
+        images = []
+        for chunk in h.reshape(-1, *h.shape[-3:]).split(CHUNK_SIZE):
+            if rng and state is not None:
+                rng.set_state(state)
+            parameters = likelihood.image_parameters(chunk)
+            sample_pixel = partial(likelihood.sample_pixel, parameters=parameters, temperature=temperature, rng=rng)
+            decoded = chunk[:, : likelihood.decoder_channels]
+            images.append(
+                likelihood.network.sample(decoded, likelihood.neighbours, sample_pixel, likelihood.network_input)
+            )
+        return torch.cat(images).unflatten(0, h.shape[:-3])
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean of MEAN_SAMPLES images with fixed seeds. It has no gradient: raises UserError if one is required."""
+        if torch.is_grad_enabled() and self.h.requires_grad:
+            name = type(self.likelihood).__name__
+            raise UserError(
+                f"likelihood: the mean of {name} has no gradient; expected another likelihood, or objective=elbo"
+            )
+        return torch.stack([self.seeded_sample(1.0, seed) for seed in range(MEAN_SAMPLES)]).mean(0)
+
+
+class AutoregressiveLikelihood(Likelihood):
+    """Base class. Subclasses interpret the outputs of the causal network in `log_mass` and `sample_pixel`.
+
+    `h_channels` is the number of channels from the decoder, `temperature` that of the display image. For the other
+    arguments, see `CausalNetwork`.
+    """
+
+    neighbours: ClassVar[Offsets] = ()  # the pixels whose inputs `sample_pixel` gets
+    background = 0.0  # pixels with this value are 0 for the network, as those outside the image are
+    network: CausalNetwork
+    channels: int
+
+    def __init__(
+        self,
+        h_channels: int,
+        radius: int,
+        width: int,
+        dilations: Sequence[int],
+        context_dropout: float,
+        temperature: float,
+    ) -> None:
+        super().__init__()
+        self.decoder_channels, self.temperature = h_channels, temperature
+        self.network_options: dict[str, Any] = {
+            "radius": radius,
+            "width": width,
+            "dilations": dilations,
+            "context_dropout": context_dropout,
+        }
+
+    def build(self, channels: int) -> None:
+        self.channels = channels
+        outputs = self.outputs_per_pixel(channels)
+        self.network = CausalNetwork(channels, self.decoder_channels, outputs, **self.network_options)
+
+    def h_channels(self, channels: int) -> int:  # noqa: ARG002 - the same for all images
+        return self.decoder_channels
+
+    def forward(self, h: Tensor) -> D.Distribution:
+        return AutoregressiveDistribution(self, h)
+
+    def display_image(self, p_x: D.Distribution) -> Tensor:
+        """Return a sample at `temperature`, with a fixed seed."""
+        assert isinstance(p_x, AutoregressiveDistribution)
+        return p_x.seeded_sample(self.temperature)
+
+    def network_input(self, x: Tensor) -> Tensor:
+        """Return the input of the network for values x."""
+        return 2 * (x - self.background)
+
+    def network_outputs(self, x: Tensor, h: Tensor) -> Tensor:
+        """Return the outputs for each pixel of x (B, C, H, W), (..., B, outputs, H, W)."""
+        return self.network(self.network_input(x), h[..., : self.decoder_channels, :, :])
+
+    def image_parameters(self, _h: Tensor) -> Any:
+        """Return what h, (..., h_channels, H, W), says about the whole image: by default, nothing."""
+        return None
+
+    @abstractmethod
+    def outputs_per_pixel(self, channels: int) -> int:
+        """Return the number of outputs of the network for each pixel."""
+
+    @abstractmethod
+    def log_mass(self, x: Tensor, out: Tensor, parameters: Any) -> Tensor:
+        """Return log p(x|z), (..., B), for images x (B, C, H, W), given the outputs (..., B, outputs, H, W)."""
+
+    @abstractmethod
+    def sample_pixel(
+        self, out: Tensor, context: Tensor, parameters: Any, temperature: float, rng: torch.Generator | None
+    ) -> Tensor:
+        """Sample the values (rows, N, C) of one pixel in each of some rows, given their outputs (rows, N, outputs).
+
+        `context`, (rows, N, neighbours * (C + 1)), are the network's inputs at the neighbours. The noise differs
+        between images or, with `rng`, is the same for all.
+        """
+
+
+def uniform(like: Tensor, n: int, rng: torch.Generator | None) -> Tensor:
+    """Return uniform random numbers, (rows, N, n) for `like` (rows, N, ...), or, with `rng`, (rows, 1, n)."""
+    shape = (*like.shape[:-1], n) if rng is None else (len(like), 1, n)
+    device = like.device if rng is None else torch.device("cpu")
+    return torch.rand(shape, generator=rng, device=device).to(like).clamp(1e-7, 1 - 1e-7)
+
+
+def level_index(x: Tensor) -> Tensor:
+    """Return the index of the nearest of the LEVELS, as a float."""
+    return (x * (LEVELS - 1)).round()
+
+
+def round_to_level(x: Tensor) -> Tensor:
+    """Return the nearest of the LEVELS."""
+    return level_index(x.clamp(0, 1)) / (LEVELS - 1)
+
+
+def gumbel(u: Tensor) -> Tensor:
+    """Turn uniform numbers into Gumbel noise: the argmax of log p + noise has the distribution p."""
+    return -(-u.log()).log()
+
+
+class PixelCNN(AutoregressiveLikelihood):
+    """x in {0, 1}: each pixel is Bernoulli given h and the pixels before it (Gulrajani et al. 2017)."""
+
+    support: constraints.Constraint = constraints.boolean
+
+    def outputs_per_pixel(self, channels: int) -> int:
+        return channels
+
+    def log_mass(self, x: Tensor, out: Tensor, parameters: None) -> Tensor:  # noqa: ARG002
+        return F.logsigmoid((2 * x - 1) * out).sum((-3, -2, -1))
+
+    def sample_pixel(
+        self,
+        out: Tensor,
+        context: Tensor,  # noqa: ARG002
+        parameters: None,  # noqa: ARG002
+        temperature: float,
+        rng: torch.Generator | None,
+    ) -> Tensor:
+        return (out + temperature * uniform(out, out.shape[-1], rng).logit() > 0).to(out)
+
+
+class PixelCNNLogistic(AutoregressiveLikelihood):
+    """8-bit images: each pixel is a mixture of K logistics, rounded to 256 levels (Salimans et al. 2017).
+
+    The channels of a pixel come from the same component, and are independent given the component.
+    """
+
+    support = eight_bits
+
+    def __init__(self, K: int, **options: Any) -> None:
+        super().__init__(**options)
+        self.K = K
+
+    def outputs_per_pixel(self, channels: int) -> int:
+        return self.K * (1 + 2 * channels)
+
+    def split(self, out: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Split dimension `dim` of the outputs into log weights, (K,), and means and log-scales, (K, C)."""
+        log_pi, loc, log_s = out.split([self.K, self.K * self.channels, self.K * self.channels], dim)
+        loc, log_s = (part.unflatten(dim, (self.K, self.channels)) for part in (loc, log_s))
+        return log_pi.log_softmax(dim), loc + 0.5, soft_lower_bound(log_s - 2, -7).clamp(max=MAX_LOG_SCALE)
+
+    def log_mass(self, x: Tensor, out: Tensor, parameters: None) -> Tensor:  # noqa: ARG002
+        log_pi, loc, log_s = self.split(out, -3)
+        return (log_pi + log_mass(x.unsqueeze(-4), loc, log_s).sum(-3)).logsumexp(-3).sum((-2, -1))
+
+    def sample_pixel(
+        self,
+        out: Tensor,
+        context: Tensor,  # noqa: ARG002
+        parameters: None,  # noqa: ARG002
+        temperature: float,
+        rng: torch.Generator | None,
+    ) -> Tensor:
+        log_pi, loc, log_s = self.split(out, -1)
+        u = uniform(out, self.K + self.channels, rng)
+        k = (log_pi + temperature * gumbel(u[..., : self.K])).argmax(-1)
+        k = k[..., None, None].expand(*k.shape, 1, self.channels)
+        loc, log_s = loc.gather(-2, k).squeeze(-2), log_s.gather(-2, k).squeeze(-2)
+        return round_to_level(loc + temperature * u[..., self.K :].logit() * log_s.exp())
