@@ -6,7 +6,7 @@ PYTHON ?= python3
 BUDGET ?= cpu
 BIN := .venv/bin
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
-# uv: the one on the PATH, else the one in the venv.
+# uv from the PATH, or else from .venv.
 UV := PATH="$$PATH:$(CURDIR)/$(BIN)" VIRTUAL_ENV="$(CURDIR)/.venv" uv
 
 install: .venv/ready
@@ -40,14 +40,14 @@ bench: .venv/ready .venv-bench/ready
 	@$(BIN)/python benchmarks/scaling.py
 	@$(BIN)/python benchmarks/costs.py
 
-# The peers of the benchmark, in a venv of their own.
+# The other libraries of the benchmark, in their own environment.
 .venv-bench/ready: requirements.txt benchmarks/requirements.txt | .venv/ready
 	@rm -rf .venv-bench && $(UV) venv --quiet --python $(BIN)/python .venv-bench
 	@VIRTUAL_ENV="$(CURDIR)/.venv-bench" PATH="$$PATH:$(CURDIR)/$(BIN)" uv pip install --quiet --compile-bytecode \
 	  -r requirements.txt -r benchmarks/requirements.txt
 	@touch $@
 
-# The stamp goes first and comes back last: a set-up that was interrupted is begun anew, one older than its pins is updated.
+# The stamp is removed first and written last, so an interrupted set-up starts again; it is updated if the pins changed.
 .venv/ready: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and "Python 3.11 or newer is needed, and $(PYTHON) is %d.%d; name another: make PYTHON=python3.12" % v[:2])'
 	@if test -e $@ && $(UV) --version >/dev/null 2>&1; then rm $@; else rm -rf .venv; fi
