@@ -77,14 +77,16 @@ def check_config(cfg: DictConfig, source: str) -> None:
 
 
 def escape_resolvers(cfg: DictConfig) -> DictConfig:
-    """Return a config whose resolvers are plain text, so that reading a value calls nothing."""
+    """Return a config in which resolvers that conf/ does not have are plain text: reading a value calls nothing."""
+    _, resolvers = installed()
 
-    def escape(node: Any) -> Any:
+    def escape(node: Any, path: tuple[str, ...] = ()) -> Any:
         if isinstance(node, dict):
-            return {key: escape(value) for key, value in node.items()}
+            return {key: escape(value, (*path, str(key))) for key, value in node.items()}
         if isinstance(node, list):
-            return [escape(value) for value in node]
-        return node.replace("${", r"\${") if isinstance(node, str) and calls_resolver(node) else node
+            return [escape(value, path) for value in node]
+        foreign = isinstance(node, str) and calls_resolver(node) and (path, node) not in resolvers
+        return node.replace("${", r"\${") if foreign else node
 
     return OmegaConf.create(escape(OmegaConf.to_container(cfg, resolve=False)))
 
