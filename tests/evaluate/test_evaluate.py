@@ -105,6 +105,7 @@ def drawn(monkeypatch):
     return drawn
 
 
+@pytest.mark.slow
 def test_the_compiled_sampler_gives_the_same_scores(cli, runs, evaluate_cli, drawn):
     cli()
     (folder,) = runs()
@@ -125,6 +126,7 @@ def test_the_compiled_sampler_gives_the_same_scores(cli, runs, evaluate_cli, dra
             np.testing.assert_allclose(saved[name], expected[name], rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("least", "expected"), [(600, [100, 20]), (601, [100]), (3001, [])])
 def test_the_sampler_is_compiled_if_enough_samples_are_left(
     least, expected, cli, runs, evaluate_cli, drawn, monkeypatch
@@ -246,6 +248,7 @@ def test_a_config_with_a_missing_key_is_a_one_line_error(cli, runs, evaluate_cli
     assert (code, err) == (2, f"run={folder}: {reason}\n")
 
 
+@pytest.mark.slow
 def test_the_scores_are_sent_to_the_wandb_run(tmp_path):
     with WandbServer() as server:
         env = os.environ | server.env | {"PYTHONPATH": str(ROOT / "tests"), "HOME": str(tmp_path)}

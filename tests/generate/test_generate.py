@@ -56,6 +56,7 @@ ALL_FILES = {
 COLOUR = ["dataset._target_=fakes.Named", "dataset.val_size=8", "dataset.binarize=none"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [

@@ -127,6 +127,7 @@ def test_resume_with_a_damaged_checkpoint_is_a_one_line_error(cli, runs):
     assert {path.relative_to(folder) for path in folder.rglob("*")} == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["missing", "truncated", "flipped"])
 def test_a_run_whose_last_checkpoint_is_damaged_resumes_from_the_one_before(damage, cli, runs, caplog):
     cli("trainer.max_epochs=3")
@@ -168,6 +169,7 @@ def test_checkpoints_are_written_beside_their_target_and_an_error_damages_nothin
     assert sorted(path.name for path in folder.iterdir()) == ["best.ckpt", "last.ckpt"]
 
 
+@pytest.mark.slow
 def test_a_run_of_a_sweep_resumes_after_its_folder_was_moved(cli, runs, tmp_path):
     cli("-m", "seed=0,1", "trainer.max_epochs=5", *WORSE_AT_THE_END)
     (_, folder) = runs()
