@@ -71,6 +71,7 @@ class SmallerVariance(torch.nn.Module):
         return h - 2 * torch.eye(h.shape[-1])[3:6].sum(0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ENCODERS)
 def test_onnx_encoder_equals_torch(name, model, tmp_path):
     shape, *overrides = ENCODERS[name]
@@ -95,6 +96,7 @@ def test_onnx_encoder_equals_torch(name, model, tmp_path):
             np.testing.assert_array_less((torch.tensor(mean) - samples.mean(0)).abs(), samples.std(0) / 8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DECODERS)
 def test_onnx_decoder_equals_torch(name, model, tmp_path):
     shape, *overrides = DECODERS[name]

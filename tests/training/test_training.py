@@ -99,6 +99,7 @@ def test_kl_warm_up_depends_on_the_step_and_does_not_change_the_logged_elbo(cli,
         assert row["val/objective"] == pytest.approx(row["val/elbo"])  # validation uses the final beta, 1
 
 
+@pytest.mark.slow
 def test_early_stopping_ends_the_training_and_it_stays_ended(cli, runs):
     assert cli("trainer.max_epochs=30", "patience=2", *WORSE_AT_THE_END)[0] == 0
     (folder,) = runs()
