@@ -8,16 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import torch
 from filelock import FileLock
-from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from datamodules.base import ImageDataModule, Images, height_and_width
 from datamodules.fetch import npz_checksum
+from datamodules.image_files import decode_image
 from vae.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -29,33 +28,11 @@ SUFFIXES = {
 }
 
 
-def to_eight_bits(image: Image.Image) -> Image.Image:
-    """Convert an image of 16 bits per pixel to 8. Raises ValueError for 32 bits per pixel."""
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.mode in ("I", "F"):
-        raise ValueError("32 bits per pixel are not supported")
-    return image
-
-
-def decode_image(source: Path | BinaryIO, size: tuple[int, int], mode: str) -> np.ndarray | str:
-    """Return an image, centre-cropped and scaled to `size` (H, W), on white: (H, W, C), uint8.
-
-    If the file cannot be read, return the error message instead.
-    """
-    try:
-        with Image.open(source) as file:
-            upright = ImageOps.exif_transpose(to_eight_bits(file))
-            rgba = upright.convert("RGBA")
-            on_white = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert(mode)
-            fitted = ImageOps.fit(on_white, size[::-1], Image.Resampling.LANCZOS)
-    except Exception as error:  # noqa: BLE001 (Pillow raises many kinds of exceptions on a damaged file)
-        return str(error) or type(error).__name__
-    return np.asarray(fitted).reshape(*size, -1)
-
-
 def find_images(folder: Path) -> list[Path]:
-    """Return the sorted paths of all image files in a folder and its subfolders, by suffix; links are followed."""
+    """Return the sorted paths of all image files in a folder and its subfolders, by suffix; links are followed.
+
+    Hidden files and folders, and the __MACOSX of zip archives, are no images.
+    """
     found, visited = [], set()
     for directory, subfolders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(directory)
@@ -63,7 +40,9 @@ def find_images(folder: Path) -> list[Path]:
             subfolders.clear()
             continue
         visited.add(real)
-        found += [Path(directory, name) for name in files if Path(name).suffix.lower() in SUFFIXES]
+        subfolders[:] = [name for name in subfolders if not name.startswith((".", "__MACOSX"))]
+        images = [name for name in files if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")]
+        found += [Path(directory, name) for name in images]
     return sorted(path for path in found if path.is_file() or path.is_symlink())
 
 

@@ -42,13 +42,17 @@ def read_forms(species: Path) -> dict[str, tuple[int, bool]]:
 
 def write_npz(package: Path, folder: Path) -> None:
     """Write sprites.npz in `folder` from the files of the package: RGBA, regular sprites first, sorted by name."""
-    from PIL import Image
+    from datamodules.image_files import open_image
+
+    def rgba(path: Path) -> np.ndarray:
+        with open_image(path) as image:
+            return np.asarray(image.convert("RGBA"))
 
     forms = read_forms(package / SPECIES)
     paths = [path for sprites in FOLDERS for path in sorted((package / sprites).glob("*.png"))]
     np.savez_compressed(
         folder / "sprites.npz",
-        pixels=np.stack([np.asarray(Image.open(path).convert("RGBA")) for path in paths]),
+        pixels=np.stack([rgba(path) for path in paths]),
         names=np.array([path.stem for path in paths]),
         numbers=np.array([forms[path.stem][0] for path in paths], np.int16),
         first=np.array([forms[path.stem][1] for path in paths]),

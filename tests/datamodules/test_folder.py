@@ -69,6 +69,19 @@ def test_subfolders_may_be_links_even_circular_ones(images_dir, tmp_path):
     assert sum(len(images.pixels) for images in data.images.values()) == 10
 
 
+@pytest.mark.parametrize(
+    "hidden", [".git/a.png", ".ipynb_checkpoints/0-checkpoint.png", "__MACOSX/red/._0.png", "red/._0.png"]
+)
+def test_hidden_files_and_folders_are_no_data(hidden, images_dir, tmp_path):
+    (images_dir / hidden).parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 8)).save(images_dir / hidden)
+    (images_dir / ".DS_Store").write_bytes(b"no image")
+    (images_dir / "Thumbs.db").write_bytes(b"no image")
+    data = prepare(make_folder(images_dir, tmp_path))
+    assert split_sizes(data) == {"train": 16, "val": 2, "test": 2}
+    assert data.images["train"].labels.max() == 1
+
+
 def test_reading_the_cache_writes_nothing(images_dir, tmp_path, monkeypatch):
     prepare(make_folder(images_dir, tmp_path))
     monkeypatch.setattr("datamodules.folder.FileLock", lambda _path: pytest.fail("a lock file was written"))

@@ -19,6 +19,7 @@ from torch.distributions import Bernoulli, Independent, Normal
 
 from datamodules.base import Images
 from vae.explore import __main__ as explore
+from vae.explore import explorer as explorer_module
 from vae.generate.interpolation import spherical
 
 
@@ -172,6 +173,38 @@ def test_other_hosts_are_rejected(fetch):
     assert fetch("/", host="127.0.0.1:1")[0] == 200
 
 
+@pytest.mark.parametrize("path", ["/encode", "/decode"])
+def test_a_page_of_another_origin_cannot_post(path, address):
+    def post(origin):
+        connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=20)
+        connection.request("POST", path, b"", {"Origin": origin} if origin else {})
+        return connection.getresponse().status
+
+    assert [post(origin) for origin in ("http://evil.example", "null", "http://127.0.0.1:1")] == [403] * 3
+    assert [post(origin) for origin in (address, None)] == [422] * 2
+
+
+def test_uploads_are_decoded_one_at_a_time(monkeypatch):
+    it, decoding, most = explorer(), [], []
+
+    def decode(*arguments):
+        decoding.append(1)
+        most.append(len(decoding))
+        threading.Event().wait(0.05)  # time for another thread to begin
+        decoding.pop()
+        return read(*arguments)
+
+    read = explorer_module.read_image_file
+    monkeypatch.setattr(explorer_module, "read_image_file", decode)
+    content = encode_file(Image.new("L", (28, 28)))
+    threads = [threading.Thread(target=it.uploaded_image, args=[content, False]) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1] * 4
+
+
 def test_all_hosts_are_allowed_with_0_0_0_0():
     with served(explorer(), ["0.0.0.0"]) as address:
         assert client(address)("/about", host="other.example")[0] == 200
@@ -236,15 +269,15 @@ def test_uploaded_picture_is_cropped_scaled_and_encoded(fetch):
 @pytest.mark.parametrize(
     ("content", "part"),
     [
-        (b"", "cannot be read as an image"),
-        (b"not a picture", "cannot be read as an image"),
+        (b"", "not a PNG, JPEG"),
+        (b"not a picture", "not a PNG, JPEG"),
         (encode_file(Image.effect_noise((28, 28), 50))[:200], "expected a picture; image file is truncated"),
         (encode_file(Image.new("L", (1, 1))), "1 x 1 pixels: expected at least 4 per side"),
         (encode_file(Image.new("L", (3000, 1))), "3000 x 1 pixels"),
-        (encode_file(Image.new("1", (8_000, 8_000))), "expected at least 4 per side and at most 50 million in total"),
+        (encode_file(Image.new("1", (8_000, 8_000))), "8000 x 8000 pixels: expected at most 25 million"),
         (encode_file(Image.new("1", (20_000, 20_000))), "too many pixels"),
         (bytes(17_000_000), "17.0 MB: expected at most 16 MB"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n%%EndComments\n", "cannot be read as an image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n%%EndComments\n", "not a PNG, JPEG"),
     ],
 )
 def test_invalid_picture_is_an_error_and_the_next_one_is_encoded(fetch, content, part):

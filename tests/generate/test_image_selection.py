@@ -7,7 +7,7 @@ from fakes import Four, Named, load_data
 from PIL import Image
 from toy_dataset import Bars
 
-from datamodules.folder import decode_image
+from datamodules.image_files import decode_image
 from vae.errors import UserError
 from vae.generate import image_selection
 

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import logging
 import math
 import re
 from collections.abc import Sequence
@@ -11,6 +12,8 @@ from typing import Any
 
 from vae.runs.results_table import Row, format_value
 from vae.runs.run_folder import Run
+
+log = logging.getLogger(__name__)
 
 TEMPLATE, SCRIPT = (Path(__file__).parent / name for name in ("page.template.html", "page.js"))
 AXES = ("step", "images_seen", "seconds")
@@ -42,13 +45,16 @@ def read_curves(run: Run, split: str) -> dict[str, list[float | None]]:
 
 
 def thumbnail(path: Path) -> str | None:
-    """Return a picture as a small data: URL; None if it is missing or cannot be read."""
-    from PIL import Image
+    """Return a picture as a small data: URL; None if it is missing or, with a warning, if it cannot be read."""
+    if not path.exists():
+        return None
+    from datamodules.image_files import open_image
 
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             small = image.convert("RGB")
-    except OSError:
+    except Exception as error:  # noqa: BLE001 (Pillow raises many kinds of exceptions on a damaged file)
+        log.warning(f"skipped {path}: {error}")
         return None
     small.thumbnail((MAX_WIDTH, 2 * MAX_WIDTH))
     file = io.BytesIO()

@@ -61,6 +61,7 @@ class Explorer:
         self.run, self.title, self.session, self.by_umap = run, title, session, by_umap
         self.score = "log_px" if bounded else "reconstruction"
         self.rng_lock = Lock()  # guards the global random generator, which all threads share
+        self.upload_lock = Lock()  # one upload is decoded at a time: a large image takes much memory
         self.entries = [entry for split in SPLITS for entry in self.entries_of(split)]
         with torch.inference_mode():
             self.mean_code: list[float] = session.train_codes.mean(0).tolist()
@@ -175,9 +176,11 @@ class Explorer:
 
     def uploaded_image(self, content: bytes, drawn: bool) -> dict[str, Any]:
         """Describe an image file or a drawing. Raises UserError if it cannot be used."""
-        data, remarks, name = self.session.data, check_image(content), "your drawing" if drawn else "your picture"
-        file = centre_drawing(content, data.shape, self.background) if drawn else io.BytesIO(content)
-        pixels = read_image_file(data, "picture", file, name)
+        data, name = self.session.data, "your drawing" if drawn else "your picture"
+        with self.upload_lock:
+            remarks = check_image(content)
+            file = centre_drawing(content, data.shape, self.background) if drawn else io.BytesIO(content)
+            pixels = read_image_file(data, "picture", file, name)
         if not drawn and has_opposite_background(pixels[0], self.background):
             pixels = 255 - pixels
             remarks.append(f"inverted, because the images of this dataset have a {self.background} background")

@@ -5,12 +5,14 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
+from urllib.parse import urlsplit
 
 import uvicorn
 from PIL import Image
 from pydantic import BaseModel, Field, FiniteFloat, ValidationError
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
@@ -32,7 +34,14 @@ class Codes(BaseModel, extra="forbid"):
 
 
 async def read_body(request: Request) -> bytes:
-    """Read the body of a request. Raises UserError if it is too large, without keeping it in memory."""
+    """Read the body of a request.
+
+    Raises HTTPException if a page of another origin sent it, and UserError if it is too large, without keeping it in
+    memory.
+    """
+    origin = request.headers.get("origin")
+    if origin and urlsplit(origin).netloc != request.headers["host"]:
+        raise HTTPException(403, "expected a request of this page")
     body, size = bytearray(), 0
     async for chunk in request.stream():
         size += len(chunk)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from datamodules.base import BINARIZE, ImageDataModule, Images, RNGPurpose, generator, to_float
-from datamodules.folder import MODES, decode_image
+from datamodules.folder import MODES
+from datamodules.image_files import decode_image
 from vae.errors import UserError
 
 SPLITS = ("test", "val", "train")  # the order in which names are searched
