@@ -13,6 +13,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from vae.config.command_line import check_overrides, resume_arguments, sweep_arguments
+from vae.config.overrides import read_arguments
 from vae.config.schema import CONF, validate
 from vae.config.stored_config import read_config
 from vae.errors import USER_ERRORS, one_line
@@ -60,10 +61,11 @@ def cli() -> int:
     exit_on_signal()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise exceptions instead of printing them
     try:
-        arguments = sweep_arguments(sys.argv[1:])
+        arguments = sweep_arguments(read_arguments(sys.argv[1:]))
         sys.argv[1:] = resume_arguments(arguments)
         if sys.argv[1:] == arguments and not {"-sc", "--shell-completion"} & set(arguments):
-            check_overrides([arg for arg in arguments if "=" in arg and not arg.startswith("-")])
+            overrides = [arg for arg in arguments if "=" in arg and not arg.startswith("-")]
+            check_overrides(overrides, multirun="-m" in arguments)
         main()
     except USER_ERRORS as error:
         return print_error(error)

@@ -163,7 +163,8 @@ USER_ERRORS = {
     "trainer.check_val_every_n_epoch=0": ["trainer.check_val_every_n_epoch=0", "1 or more"],
     "gradient_clip_val=-1": ["gradient_clip_val=-1", "null for no clipping"],
     "logger.tags=lesson": ["logger.tags=lesson", "[a,b]"],
-    "data_dir=5": ["data_dir=5", "a folder"],
+    "data_dir=": ["data_dir=", "a folder"],
+    "hydra.run.dir=": ["hydra.run.dir=", "a folder"],
     "test=null": ["test=None", "test.K=100"],
     "+resume=outputs": ["+resume=outputs", "resume=FOLDER"],
     "seed=x": ["seed=x", "0 or more"],
@@ -173,6 +174,13 @@ USER_ERRORS = {
     "latnt_dim=3": ["latnt_dim", "did you mean latent_dim?"],
     "trainer.max_epoch=3": ["trainer.max_epoch", "did you mean trainer.max_epochs?"],
     "optimizer.rho=0.9": ["optimizer.rho: no such key"],
+    "lr=0.1": ["lr: no such key", "did you mean optimizer.lr?"],
+    "epochs=3": ["did you mean trainer.max_epochs?"],
+    "model=conv": ["did you mean architecture?"],
+    "data=mnist": ["did you mean dataset?"],
+    "ckpt_path=a.ckpt": ["did you mean resume?"],
+    "dataset=null": ["dataset=null", "mnist"],
+    "objective/schedule=linear": ["the chosen objective has no schedule", "beta, capacity"],
     "+foo=1": ["foo: no such key"],
     "trainer.accelerator=tpuu": ["trainer", "tpuu"],
     "latent_dim": ["latent_dim"],
@@ -233,11 +241,28 @@ def test_a_folder_that_cannot_be_written_is_a_one_line_error(cli, tmp_path):
     assert "outputs" in err
 
 
-@pytest.mark.parametrize("argument", ["latnt_dim=2,3", "dataset=mnist,foo", "data_dir=a,b", "logger.save_dir=a,b"])
-def test_a_sweep_with_an_invalid_argument_does_not_start(argument, cli, tmp_path):
-    code, _, err = cli("-m", argument)
+SWEEP_ERRORS = {
+    "latnt_dim=2,3": ["latnt_dim", "did you mean latent_dim?"],
+    "dataset=mnist,foo": ["dataset=foo", "mnist"],
+    "data_dir=a,b": ["data_dir=a,b", "same folder"],
+    "logger.save_dir=a,b": ["logger.save_dir=a,b", "same folder"],
+    "prior=vampprior,flow prior.pseudo_inputs=20": ["prior=vampprior has this key", "prior=flow does not"],
+    "search=mnist hydra.sweeper.n_trials=0": ["hydra.sweeper.n_trials=0", "1 or more"],
+    "search=mnist hydra.sweeper.direction=up": ["hydra.sweeper.direction=up", "'maximize'"],
+    "hydra/launcher=joblib hydra.launcher.n_jobs=0": ["hydra.launcher.n_jobs=0", "-1 for one per CPU"],
+    "hydra/launcher=submitit_slurm": ["hydra/launcher=submitit_slurm", "no srun"],
+    "hydra.sweep.dir=": ["hydra.sweep.dir=", "a folder"],
+}
+
+
+@pytest.mark.parametrize("argument", SWEEP_ERRORS)
+def test_a_sweep_with_an_invalid_argument_does_not_start(argument, cli, tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda _name: None)
+    code, _, err = cli("-m", *argument.split())
     assert code == 2
     assert err.count("\n") == 1
+    for words in SWEEP_ERRORS[argument]:
+        assert words in err
     assert not (tmp_path / "outputs").exists()
 
 

@@ -8,20 +8,35 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, ClassVar
 
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from vae.config.older_versions import current_override
+from vae.config.overrides import FOLDER_KEYS, check_sweep, guess_key, override_values, parse_override
 from vae.config.schema import CONF, Model, fields_by_key, validate_model
 from vae.config.stored_config import check_config, check_links, read_config
 from vae.config.stored_config import check_overrides as check_stored_overrides
 from vae.errors import USER_ERRORS, UserError, did_you_mean, one_line
+
+
+class Values(yaml.SafeLoader):
+    """Reads numbers, true, false, null, lists and texts. Dates and `no` are texts, and 1e-1 is a number."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, list[Any]]] = {}
+
+
+for tag, pattern in {
+    "bool": r"true|True|TRUE|false|False|FALSE",
+    "int": r"[-+]?(0|[1-9][0-9]*)",
+    "float": r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+    "null": r"null|Null|NULL|~|",
+}.items():
+    Values.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(f"^(?:{pattern})$"), None)
 
 
 def parse_arguments(model: type[Model], argv: Sequence[str]) -> Model:
@@ -33,8 +48,8 @@ def parse_arguments(model: type[Model], argv: Sequence[str]) -> Model:
             raise UserError(f"{argument}: expected key=value; the keys are {', '.join(fields)}")
         try:
             is_text = key in fields and fields[key].annotation is str
-            given[key] = value if is_text else yaml.safe_load(value)
-        except yaml.YAMLError:
+            given[key] = value if is_text else yaml.load(value, Values)
+        except (yaml.YAMLError, ValueError, AttributeError, RecursionError):
             raise UserError(f"{argument}: cannot be parsed; expected a value or a list such as [a,b]") from None
     return validate_model(model, given)
 
@@ -80,21 +95,6 @@ def dotted_keys(cfg: DictConfig, prefix: str = "") -> set[str]:
     return keys
 
 
-def parse_override(text: str) -> Override:
-    """Parse an override with Hydra's grammar. Raises UserError if it is not valid."""
-    try:
-        return OverridesParser.create().parse_override(text)
-    except HydraException as error:
-        raise UserError(f"{text}: cannot be parsed as key=value: {str(error).splitlines()[0]}") from None
-
-
-def override_values(override: Override) -> list[str]:
-    """Return the value of an override, or all values of a sweep; none for glob(...), which matches only choices."""
-    if override.value_type is ValueType.GLOB_CHOICE_SWEEP:
-        return []
-    return list(map(str, override.sweep_string_iterator() if override.is_sweep_override() else [override.value()]))
-
-
 @contextmanager
 def initialize_conf() -> Iterator[None]:
     """Initialize Hydra with conf/ inside the block, and restore the Hydra instance of a running job afterwards."""
@@ -107,14 +107,44 @@ def initialize_conf() -> Iterator[None]:
         GlobalHydra.instance().hydra = running
 
 
-def check_overrides(overrides: Sequence[str]) -> None:
-    """Raise UserError if an override names an unknown choice or an unknown key."""
+def groups_with(child: str, parent: str) -> list[str]:
+    """Return the choices of a group that have a group of this name inside them, such as objectives with a schedule."""
+    return [
+        choice
+        for choice in choices(parent)
+        if any(
+            child in entry
+            for entry in (yaml.safe_load((CONF / parent / f"{choice}.yaml").read_bytes()) or {}).get("defaults", [])
+            if isinstance(entry, dict)
+        )
+    ]
+
+
+def keys_of(overrides: Sequence[str]) -> set[str]:
+    """Return all keys of the config with these choices. Raises UserError if a choice needs another one."""
+    try:
+        return dotted_keys(compose("config", list(overrides)))
+    except HydraException as error:
+        for override in overrides:
+            parent, _, child = override.partition("=")[0].rpartition("/")
+            if parent and f"Could not override '{parent}/{child}'" in str(error):
+                having = ", ".join(groups_with(child, parent))
+                raise UserError(
+                    f"{override}: the chosen {parent} has no {child}; those with one are {having}"
+                ) from None
+        raise
+
+
+def check_overrides(overrides: Sequence[str], multirun: bool = False) -> None:
+    """Raise UserError if an override names an unknown choice or an unknown key, or if a sweep cannot start."""
     parsed = list(map(parse_override, overrides))
     for override in parsed:
         if override.key_or_group == "resume":
             raise UserError(f"{override.input_line}: expected resume=FOLDER and no other argument")
         if override.key_or_group in ("data_dir", "logger.save_dir") and override.is_sweep_override():
             raise UserError(f"{override.input_line}: expected the same folder for all runs of a sweep")
+        if override.key_or_group in FOLDER_KEYS and override.value() in ("", None):
+            raise UserError(f"{override.input_line}: expected a folder")
     changed = [o for o in parsed if not (o.is_delete() or o.is_add() or o.is_hydra_override())]
     chosen = {o.key_or_group: override_values(o) for o in changed if choices(o.key_or_group)}
     for group, names in chosen.items():
@@ -123,13 +153,35 @@ def check_overrides(overrides: Sequence[str]) -> None:
                 allowed = ", ".join(choices(group))
                 raise UserError(f"{group}={name}: expected one of {allowed}{did_you_mean(name, choices(group))}")
     first = [f"{group}={names[0]}" for group, names in chosen.items() if names]
-    others = [f"{group}={name}" for group, names in chosen.items() for name in names[1:]]
     with initialize_conf():
-        keys = dotted_keys(compose("config", first))
-        keys = keys.union(*(dotted_keys(compose("config", [*first, other])) for other in others))
+        keys = {choice: keys_of([*first, choice]) for choice in first} or {"": keys_of([])}
+        others = [f"{group}={name}" for group, names in chosen.items() for name in names[1:]]
+        keys |= {choice: keys_of([*first, choice]) for choice in others}
+        if multirun:
+            check_sweep(
+                compose(
+                    "config",
+                    [*first, *(o.input_line or "" for o in parsed if o.is_hydra_override())],
+                    return_hydra_config=True,
+                )
+            )
     for key in (o.key_or_group for o in changed if o.key_or_group not in chosen):
-        if key not in keys:
-            raise UserError(f"{key}: no such key{did_you_mean(key, keys)} (python train.py --help lists the keys)")
+        check_key(key, chosen, keys)
+
+
+def check_key(key: str, chosen: dict[str, list[str]], keys: dict[str, set[str]]) -> None:
+    """Raise UserError unless each choice of a sweep has this key. `keys` are the keys by choice, such as prior=flow."""
+    if not any(key in known for known in keys.values()):
+        guess = guess_key(key, set.union(*keys.values()))
+        raise UserError(f"{key}: no such key{guess} (python train.py --help lists the keys)")
+    for group, names in chosen.items():
+        having = [name for name in names if key in keys[f"{group}={name}"]]
+        lacking = [name for name in names if name not in having]
+        if having and lacking:
+            raise UserError(
+                f"{key}: {group}={','.join(having)} has this key, but {group}={','.join(lacking)} does not; "
+                f"run them in two sweeps"
+            )
 
 
 def sweep_arguments(argv: Sequence[str]) -> list[str]:

@@ -30,11 +30,6 @@ ImageSide = Annotated[int, Field(ge=1, le=1024)]
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def number_to_str(value: Any) -> Any:
-    """Convert a whole number to a string: YAML reads the folder name 2024 as a number."""
-    return str(value) if isinstance(value, int) else value
-
-
 class Section(BaseModel, strict=True, extra="allow"):
     """A config group. Keys that are not listed here are allowed; the class that receives them checks them."""
 
@@ -51,7 +46,7 @@ class Dataset(Section):
     shiny: bool = Field(False, description="true or false")
     flips: bool = Field(False, description="true or false")
     shift: int = Field(0, ge=0, description="a whole number, 0 or more")
-    path: Annotated[str, BeforeValidator(number_to_str)] = Field(".", min_length=1, description="a folder of images")
+    path: str = Field(".", min_length=1, description="a folder of images")
     colour: Literal["rgb", "grey"] = "rgb"
     size: ImageSide | Annotated[list[ImageSide], Field(min_length=2, max_length=2)] = Field(
         1, description="a whole number, 1 to 1024, or two of them, [height,width]"
@@ -129,7 +124,9 @@ class Optimizer(Section):
 
 class Logger(Section):
     project: str = Field("", description="a name")
-    group: str | None = Field(None, description="a name that is not a number, or null")
+    group: str | None = Field(None, description="a name, or null")
+    notes: str | None = Field(None, description="a text, or null")
+    save_dir: str = Field("outputs", min_length=1, description="a folder")
     tags: list[str] = Field([], description="a list of names, such as [a,b]")
     log_model: bool = Field(False, description="true or false")
     timeout: PositiveFloat = 1.0
@@ -162,7 +159,7 @@ class Config(BaseModel, strict=True, extra="forbid"):
     activation: Literal["tanh", "relu", "leaky_relu", "elu", "gelu", "silu", "softplus", "sigmoid", "identity"]
     batch_size: PositiveInt
     seed: Seed
-    data_dir: str = Field(description="a folder")
+    data_dir: str = Field(min_length=1, description="a folder")
     log_every_n_steps: PositiveInt
     gradient_clip_val: PositiveFloat | None = Field(description="a number above 0, or null for no clipping")
     patience: PositiveInt | None = Field(description="a whole number, 1 or more, or null")

@@ -1,0 +1,124 @@
+"""What the arguments of train.py mean, before Hydra composes them. Nothing here imports torch."""
+
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Any, Literal
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, ValueType
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from pydantic import BaseModel, Field
+
+from vae.config.schema import Config, PositiveInt, Section, fields_by_key, validate_model
+from vae.errors import UserError, did_you_mean
+
+FOLDER_KEYS = ("hydra.run.dir", "hydra.sweep.dir")
+OPTIONAL_GROUPS = ("experiment", "search")  # of which no choice is needed
+# What other projects call a key.
+OTHER_NAMES = {
+    "model": "architecture",
+    "network": "architecture",
+    "loss": "objective",
+    "data": "dataset",
+    "ckpt_path": "resume",
+    "checkpoint": "resume",
+}
+
+
+def parse_override(text: str) -> Override:
+    """Parse an override with Hydra's grammar. Raises UserError if it is not valid."""
+    try:
+        return OverridesParser.create().parse_override(text)
+    except HydraException as error:
+        raise UserError(f"{text}: cannot be parsed as key=value: {str(error).splitlines()[0]}") from None
+
+
+def override_values(override: Override) -> list[str]:
+    """Return the value of an override, or all values of a sweep; none for glob(...), which matches only choices."""
+    if override.value_type is ValueType.GLOB_CHOICE_SWEEP:
+        return []
+    values = override.sweep_string_iterator() if override.is_sweep_override() else [override.value()]
+    return ["null" if value is None else str(value) for value in values]
+
+
+def text_keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
+    """Yield the keys whose values are texts, such as dataset.path."""
+    for key, field in fields_by_key(model).items():
+        kind: Any = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from text_keys(kind, f"{prefix}{key}.")
+        elif kind in (str, str | None, list[str]):
+            yield prefix + key
+
+
+def read_arguments(typed: Iterable[str]) -> list[str]:
+    """Return the arguments as Hydra needs them.
+
+    Numbers and booleans are quoted where a text is meant: dataset.path=2024 becomes dataset.path='2024'.
+    experiment=null is left out: this is the default, but Hydra does not accept it.
+    """
+    keys = {*text_keys(), *FOLDER_KEYS}
+
+    def quote(argument: str) -> str:
+        key, _, value = argument.partition("=")
+        if key.lstrip("+") not in keys or re.search(r"""["'(){}\\]""", value):
+            return argument
+        words = re.split(r"([\[\],])", value)
+        return f"{key}={''.join(map(quote_word, words))}"
+
+    def quote_word(word: str) -> str:
+        try:
+            value = OverridesParser.create().parse_override(f"key={word}").value()
+        except HydraException:
+            return word
+        return f"'{word.strip()}'" if isinstance(value, int | float) else word
+
+    nothing = [f"{group}=null" for group in OPTIONAL_GROUPS]
+    return [quote(argument) for argument in typed if argument not in nothing]
+
+
+def guess_key(key: str, keys: Iterable[str]) -> str:
+    """Return "; did you mean KEY?": a key with a similar name or a similar last part, or what OTHER_NAMES says."""
+    if key in OTHER_NAMES:
+        return f"; did you mean {OTHER_NAMES[key]}?"
+    if guess := did_you_mean(key, keys):
+        return guess
+    by_last_part = {name.rpartition(".")[2]: name for name in sorted(keys, key=lambda name: -name.count("."))}
+    guess = did_you_mean(key.rpartition(".")[2], by_last_part)
+    last = guess.removeprefix("; did you mean ").removesuffix("?")
+    return f"; did you mean {by_last_part[last]}?" if guess else ""
+
+
+class Sweeper(Section):
+    n_trials: PositiveInt = 1
+    n_jobs: PositiveInt = 1
+    max_batch_size: PositiveInt | None = Field(None, description="a whole number, 1 or more, or null")
+    direction: Literal["maximize", "minimize"] = "maximize"
+
+
+class Launcher(Section):
+    n_jobs: PositiveInt | Annotated[int, Field(lt=0)] = Field(
+        1, description="a number of processes, 1 or more, or -1 for one per CPU"
+    )
+
+
+class Sweeping(Section):
+    sweeper: Sweeper
+    launcher: Launcher
+
+
+class HydraKeys(Section):
+    hydra: Sweeping
+
+
+def check_sweep(cfg: DictConfig) -> None:
+    """Raise UserError if the sweeper or the launcher cannot run with its keys; `cfg` includes the keys of Hydra."""
+    parts = {name: OmegaConf.to_container(cfg.hydra[name], resolve=False) for name in ("sweeper", "launcher")}
+    validate_model(HydraKeys, {"hydra": parts})
+    if "SlurmLauncher" in str(cfg.hydra.launcher.get("_target_")) and not shutil.which("srun"):
+        raise UserError(
+            "hydra/launcher=submitit_slurm: this machine has no srun, so it is not part of a Slurm cluster; "
+            "hydra/launcher=joblib runs the jobs here"
+        )
