@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import partial
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,18 +13,21 @@ import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
+from datamodules.stored import StoredPixels
 from vae.errors import UserError
 
 EVAL_BATCH = 500  # batch size of validation and test
 BATCHES_PER_CHUNK = 10  # batches that are binarised together and passed to one training_step
 BATCHES_PER_CHUNK_ON_GPU = 100  # a GPU takes a step in a hundredth of the time of Lightning's overhead per call
 MAX_CHUNK_PIXELS_ON_GPU = 2**25  # limits the memory of a chunk
+BLOCK_BYTES = 2**20  # consecutive images of a file that stay together when its order is shuffled
+BUFFER_BYTES = 2**27  # images of a file that are shuffled together
 
 
 class Images(NamedTuple):
-    """pixels: (N, C, H, W), uint8, or bool after binarisation; labels: (N,) or None; names: N strings or None."""
+    """pixels: (N, C, H, W), uint8, bool, or float in [0, 1]; labels: (N,) or None; names: N strings or None."""
 
-    pixels: Tensor
+    pixels: Tensor | StoredPixels
     labels: Tensor | None = None
     names: Sequence[str] | None = None
 
@@ -71,6 +75,29 @@ def identity(pixels: Tensor, _generator: torch.Generator) -> Tensor:
 def to_float(pixels: Tensor) -> Tensor:
     """Convert pixels to float in [0, 1]: uint8 is divided by 255, bool becomes 0 or 1, float is unchanged."""
     return pixels.float().div_(255) if pixels.dtype is torch.uint8 else pixels.float()
+
+
+def check_pixels(pixels: Tensor) -> Tensor:
+    """Return pixels as uint8, bool, or float in [0, 1]; whole numbers from 0 to 255 become uint8.
+
+    Raises UserError if they do not have four dimensions, (N, C, H, W), or for other values.
+    """
+    if pixels.ndim != 4:
+        raise UserError(f"dataset: its images have the shape {tuple(pixels.shape)}; expected (N, C, H, W)")
+    if pixels.dtype in (torch.uint8, torch.bool):
+        return pixels
+    low, high = (pixels.min().item(), pixels.max().item()) if pixels.numel() else (0, 0)
+    if pixels.is_floating_point() and low >= 0 and high <= 1:
+        return pixels.float()
+    if not (pixels.is_floating_point() or pixels.is_complex()) and low >= 0 and high <= 255:
+        return pixels.to(torch.uint8)
+    given = f"{str(pixels.dtype).removeprefix('torch.')} from {low:g} to {high:g}"
+    raise UserError(f"dataset: its pixels are {given}; expected uint8, bool, or float from 0 to 1")
+
+
+def to_levels(pixels: Tensor) -> Tensor:
+    """Round float pixels in [0, 1] to the 256 levels of uint8."""
+    return pixels.mul(255).round().byte() if pixels.is_floating_point() else pixels
 
 
 Binarize = Callable[[Tensor, torch.Generator], Tensor]  # maps pixels (N, C, H, W) to the same shape
@@ -124,7 +151,8 @@ class EpochLoader:
     ) -> None:
         self.pixels, self.batch_size = pixels, batch_size
         self.per_batch_transform, self.seed, self.epoch = per_batch_transform, seed, epoch
-        self.chunk_size = batch_size * chunk_batches(batch_size * pixels[0].numel(), pixels.is_cuda)  # in images
+        on_gpu = pixels.device.type == "cuda"
+        self.chunk_size = batch_size * chunk_batches(batch_size * prod(pixels.shape[1:]), on_gpu)  # in images
         self.chunks_taken = 0
 
     def __len__(self) -> int:
@@ -133,11 +161,15 @@ class EpochLoader:
     def __iter__(self) -> Iterator[Batches]:
         first, self.chunks_taken = self.chunks_taken % len(self), 0
         rng = generator(self.pixels.device, RNGPurpose.EPOCH, self.seed, self.epoch())
-        order = torch.randperm(len(self.pixels), generator=rng, device=self.pixels.device)
+        yield from self.shuffled_chunks(self.pixels, rng, first)
+
+    def shuffled_chunks(self, pixels: Tensor, rng: torch.Generator, first: int) -> Iterator[Batches]:
+        """Yield pixels in random order, without the first chunks of the epoch, which an interrupted run has used."""
+        order = torch.randperm(len(pixels), generator=rng, device=pixels.device)
         for rows in order.split(self.chunk_size):
-            batches = Batches(self.per_batch_transform(self.pixels.index_select(0, rows), rng), self.batch_size)
+            batches = Batches(self.per_batch_transform(pixels.index_select(0, rows), rng), self.batch_size)
             self.chunks_taken += 1
-            if self.chunks_taken > first:  # else the chunk was trained on before the run was interrupted
+            if self.chunks_taken > first:
                 yield batches
 
     def state_dict(self) -> dict[str, int]:
@@ -145,6 +177,29 @@ class EpochLoader:
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         self.chunks_taken = state["taken"]
+
+
+class StoredEpochLoader(EpochLoader):
+    """`EpochLoader` for pixels in a file. One buffer of images is in memory at a time, and is shuffled there.
+
+    A buffer consists of blocks of consecutive images, from random places of the file.
+    """
+
+    pixels: Any  # StoredPixels
+
+    def __iter__(self) -> Iterator[Batches]:
+        first, self.chunks_taken = self.chunks_taken % len(self), 0
+        rng = generator(torch.device("cpu"), RNGPurpose.EPOCH, self.seed, self.epoch())
+        image_bytes = prod(self.pixels.shape[1:]) * self.pixels.dtype.itemsize
+        blocks = torch.arange(len(self.pixels)).split(max(1, BLOCK_BYTES // image_bytes))
+        order = torch.cat([blocks[i] for i in torch.randperm(len(blocks), generator=rng)])
+        chunks = max(1, BUFFER_BYTES // (self.chunk_size * image_bytes))  # per buffer
+        for i, rows in enumerate(order.split(chunks * self.chunk_size)):
+            if first >= self.chunks_taken + chunks:
+                self.chunks_taken += chunks
+                continue
+            rng = generator(self.pixels.device, RNGPurpose.EPOCH, self.seed, self.epoch(), i)
+            yield from self.shuffled_chunks(self.pixels[rows], rng, first)
 
 
 @dataclass(eq=False)
@@ -182,32 +237,41 @@ class ImageDataModule(LightningDataModule, ABC):
         """Augment a batch of training images, before binarisation. The default returns it unchanged."""
         return pixels
 
+    def split_rows(
+        self, n: int, test_size: float = 0, groups: Tensor | None = None, in_order: bool = False
+    ) -> dict[str, Tensor]:
+        """Divide n images into those for training and validation, and for the test if `test_size` > 0.
+
+        Returns the rows of each split. They are drawn at random or, if `in_order`, taken from the end. With `groups`,
+        (n,), the sizes count groups, and no group is in two splits. Raises UserError if a size is impossible or leaves
+        no training images.
+        """
+        unique, group = (None, None) if groups is None else groups.unique(return_inverse=True)
+        items = n if unique is None else len(unique)
+        val, test = (int(size) if size >= 1 else round(size * items) for size in (self.val_size, test_size))
+        if not (0 < val < items - test and (test > 1 or not test_size)):
+            sizes = f"dataset.val_size={self.val_size}" + (f" and dataset.test_size={test_size}" if test_size else "")
+            available = f"of the {items} {'images' if groups is None else 'groups'}"
+            limits = f"1 to {items - 1} {available}"
+            if test_size:
+                limits = f"at least 1 and 2 {available}, and at most {items - 1} together"
+            raise UserError(f"{sizes}: expected {limits}")
+        rng = generator(torch.device("cpu"), RNGPurpose.SPLIT, self.split_seed)
+        rows = torch.arange(items).flip(0) if in_order else torch.randperm(items, generator=rng)
+        ends = torch.tensor([test, test + val])
+        if group is not None:
+            rank = rows.argsort()[group]  # position of each image's group
+            rows = rank.argsort(stable=True)
+            ends = torch.searchsorted(rank[rows], ends)
+        test_rows, val_rows, train_rows = rows.tensor_split(ends)
+        return {"train": train_rows, "val": val_rows} | ({"test": test_rows} if test else {})
+
     def split_off(
         self, images: Images, test_size: float = 0, groups: Tensor | None = None, in_order: bool = False
     ) -> dict[str, Images]:
-        """Split off validation images, and test images if `test_size` > 0: at random or, if `in_order`, from the end.
-
-        With `groups`, (N,), the sizes count groups, and no group is in two splits. Raises UserError if a size is
-        impossible or leaves no training images.
-        """
-        group_ids = torch.arange(len(images.pixels)) if groups is None else groups
-        unique, group = group_ids.unique(return_inverse=True)
-        n = len(unique)
-        val, test = (int(size) if size >= 1 else round(size * n) for size in (self.val_size, test_size))
-        if not (0 < val < n - test and (test > 1 or not test_size)):
-            sizes = f"dataset.val_size={self.val_size}" + (f" and dataset.test_size={test_size}" if test_size else "")
-            available = f"of the {n} {'images' if groups is None else 'groups'}"
-            limits = f"1 to {n - 1} {available}"
-            if test_size:
-                limits = f"at least 1 and 2 {available}, and at most {n - 1} together"
-            raise UserError(f"{sizes}: expected {limits}")
-        rng = generator(torch.device("cpu"), RNGPurpose.SPLIT, self.split_seed)
-        order = torch.arange(n).flip(0) if in_order else torch.randperm(n, generator=rng)
-        rank = order.argsort()[group]  # position of each image's group in `order`
-        rows = rank.argsort(stable=True)
-        ends = torch.searchsorted(rank[rows], torch.tensor([test, test + val]))
-        test_images, val_images, train_images = (images.select(part) for part in rows.tensor_split(ends))
-        return {"train": train_images, "val": val_images} | ({"test": test_images} if test else {})
+        """Return the images of the splits of `split_rows`."""
+        rows = self.split_rows(len(images.pixels), test_size, groups, in_order)
+        return {split: images.select(part) for split, part in rows.items()}
 
     def setup(self, stage: str | None = None) -> None:  # noqa: ARG002 - all splits are loaded at once
         if self.images:
@@ -216,13 +280,22 @@ class ImageDataModule(LightningDataModule, ABC):
         for i, (split, images) in enumerate(self.load().items()):
             binarize = binarize_train if split == "train" else binarize_eval
             rng = generator(torch.device("cpu"), RNGPurpose.FIXED_BINARIZATION, self.split_seed, i)
-            self.images[split] = images._replace(pixels=binarize(images.pixels, rng))
+            pixels = images.pixels
+            if isinstance(pixels, Tensor):
+                pixels = check_pixels(pixels)
+                pixels = binarize(pixels if self.binarize == "none" else to_levels(pixels), rng)
+            self.images[split] = images._replace(pixels=pixels)
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W) of an image."""
         channels, height, width = self.images["train"].pixels.shape[1:]
         return channels, height, width
+
+    @property
+    def has_pictures(self) -> bool:
+        """Whether images can be shown; vectors cannot."""
+        return True
 
     @property
     def batches_per_epoch(self) -> int:
@@ -239,17 +312,20 @@ class ImageDataModule(LightningDataModule, ABC):
     def mean_image(self) -> Tensor:
         """Return the mean training image, (C, H, W), float in [0, 1]."""
         pixels = self.images["train"].pixels
-        return pixels.float().mean(0) / (1 if pixels.dtype is torch.bool else 255)
+        mean = pixels.float().mean(0) if isinstance(pixels, Tensor) else pixels.mean()
+        return mean / 255 if pixels.dtype is torch.uint8 else mean
 
-    def on_device(self, split: str) -> Tensor:
+    def on_device(self, split: str) -> Any:
         """Return the pixels of a split, (N, C, H, W), on the training device."""
         assert self.trainer is not None
         return self.images[split].pixels.to(self.trainer.strategy.root_device)
 
     def train_dataloader(self) -> EpochLoader:
         trainer: Any = self.trainer
-        return EpochLoader(
-            self.on_device("train"),
+        pixels = self.on_device("train")
+        loader = EpochLoader if isinstance(pixels, Tensor) else StoredEpochLoader
+        return loader(
+            pixels,
             self.batch_size,
             lambda pixels, rng: BINARIZE[self.binarize][0](self.augment(pixels, rng), rng),
             self.seed,

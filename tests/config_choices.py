@@ -12,7 +12,7 @@ CHOICES = [
     *(f"prior={name}" for name in PRIORS),
     "posterior=iaf",
     "prior=flow objective=dreg objective.K=3",
-    *(f"likelihood={path.stem}" for path in (CONF / "likelihood").glob("*.yaml")),
+    *(f"likelihood={path.stem}" for path in (CONF / "likelihood").glob("*.yaml") if path.stem != "auto"),
     "likelihood=gaussian likelihood.learned=true",
     "architecture=conv likelihood=shades",
     "architecture=gated_mlp activation=gelu",

@@ -256,7 +256,7 @@ def test_every_choice_is_tested():
     for group in ("objective", "prior", "posterior", "likelihood", "architecture"):
         assert group in Config.model_fields
         for path in (CONF / group).glob("*.yaml"):
-            default = path.stem in ("elbo", "diagonal_gaussian", "mlp")
+            default = path.stem in ("auto", "elbo", "diagonal_gaussian", "mlp")
             assert default or any(f"{group}={path.stem}" in line.split() for line in CHOICES)
 
 

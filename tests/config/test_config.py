@@ -34,7 +34,7 @@ ROOT_KEYS = [
 ]
 GROUPS = {
     "architecture": ["conv", "gated_mlp", "mlp"],
-    "dataset": ["digits", "fashion_mnist", "folder", "frey", "mnist", "pokemon"],
+    "dataset": ["array", "digits", "fashion_mnist", "folder", "frey", "mnist", "pokemon"],
     "experiment": [
         "altosaar",
         "autoencoder",
@@ -53,6 +53,7 @@ GROUPS = {
         "tomczak2017_vamp",
     ],
     "likelihood": [
+        "auto",
         "bernoulli",
         "categorical",
         "categorical_17",
@@ -76,7 +77,7 @@ GROUPS = {
     "search": ["mnist"],
     "trainer": ["ddp", "default", "gpu"],
 }
-FILES = [(group, choice) for group in GROUPS for choice in choices(group)]
+FILES = [(group, choice) for group in GROUPS for choice in choices(group) if choice != "auto"]
 
 
 def test_root_keys_and_choices():
@@ -93,6 +94,7 @@ def test_root_keys_and_choices():
 
 
 REQUIRED_OVERRIDES = {
+    "dataset=array": ["dataset.path=x.npy", "likelihood=bernoulli"],
     "dataset=folder": ["dataset.path=pictures"],
     "objective/schedule": ["objective=beta"],
     "posterior=point": ["objective=autoencoder"],
@@ -274,7 +276,7 @@ def test_help_shows_the_keys_and_choices_of_the_project(cli):
         "hidden_size=500",
         "activation=tanh",
         "resume=",
-        "likelihood: bernoulli, cat",
+        "likelihood: auto, bernoulli, cat",
         "-m",
     ]:
         assert word in out

@@ -21,9 +21,8 @@ HiddenSize = Annotated[
     Field(min_length=1, description="a whole number, 1 or more, or a list of them such as [400,200]"),
 ]
 Fraction = Annotated[float, Field(gt=0, lt=1, description="a number between 0 and 1")]
-SplitSize = Annotated[
-    PositiveInt | Fraction, Field(description="a number of images, 1 or more, or a fraction between 0 and 1")
-]
+SPLIT_SIZE = "a number of images, 1 or more, or a fraction between 0 and 1"
+SplitSize = Annotated[PositiveInt | Fraction, Field(description=SPLIT_SIZE)]
 Compile = Annotated[bool | Literal["auto"], Field(description="auto, true or false")]
 ImageSide = Annotated[int, Field(ge=1, le=1024)]
 
@@ -37,8 +36,8 @@ class Section(BaseModel, strict=True, extra="allow"):
 class Dataset(Section):
     batch_size: PositiveInt
     seed: Seed
-    val_size: SplitSize
-    test_size: SplitSize = 1
+    val_size: SplitSize | None = Field(description=SPLIT_SIZE)
+    test_size: SplitSize | None = Field(None, description=SPLIT_SIZE)
     split_seed: Seed
     binarize: Literal["dynamic", "static", "threshold", "none"]
     split: Literal["random", "sequential"] = "random"
@@ -46,7 +45,14 @@ class Dataset(Section):
     shiny: bool = Field(False, description="true or false")
     flips: bool = Field(False, description="true or false")
     shift: int = Field(0, ge=0, description="a whole number, 0 or more")
-    path: str = Field(".", min_length=1, description="a folder of images")
+    path: str = Field(".", min_length=1, description="a folder or a file")
+    layout: Literal["ND", "NHW", "NHWC", "NCHW"] | None = Field(None, description="ND, NHW, NHWC, NCHW or null")
+    range: Annotated[list[float], Field(min_length=2, max_length=2)] | None = Field(
+        None, description="[low,high] or null"
+    )
+    max_memory: NonNegativeFloat = Field(4.0, description="a number of GB, 0 or more")
+    key: str = Field("x", description="a name")
+    labels: str | None = Field(None, description="a name, a .npy file or null")
     colour: Literal["rgb", "grey"] = "rgb"
     size: ImageSide | Annotated[list[ImageSide], Field(min_length=2, max_length=2)] = Field(
         1, description="a whole number, 1 to 1024, or two of them, [height,width]"

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from datamodules.base import EVAL_BATCH, to_float
+from datamodules.stored import StoredPixels
 from vae import figures
 from vae.errors import UserError
 from vae.generate.image_grid import Row, animate, encode_png, render_rows
@@ -111,7 +112,7 @@ def manifold(session: Session) -> Files:
     return {"manifold.png": encode_png(picture)}
 
 
-def rms_distances(pictures: Tensor, pixels: Tensor) -> Tensor:
+def rms_distances(pictures: Tensor, pixels: Tensor | StoredPixels) -> Tensor:
     """Return the root mean squared differences of pictures (n, C, H, W) and pixels (N, C, H, W), (n, N)."""
     batches = [torch.cdist(pictures.flatten(1), to_float(batch).flatten(1).cpu()) for batch in pixels.split(EVAL_BATCH)]
     return torch.cat(batches, 1) / pictures[0].numel() ** 0.5

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
 from datamodules.base import EVAL_BATCH, ImageDataModule
+from vae.errors import UserError
 from vae.generate.image_selection import SelectedImages
 from vae.generate.interpolation import INTERPOLATIONS
 from vae.model.sampling import sample_fitted_mixture, sample_prior
@@ -36,6 +37,10 @@ class Session:
     arithmetic: Sequence[str | int] = ()
     dimensions: Sequence[int] = ()
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.data.has_pictures:
+            raise UserError(f"run: its images have the shape {self.data.shape}, and cannot be shown as pictures")
 
     @property
     def device(self) -> torch.device:

@@ -190,7 +190,8 @@ def analyse(folder: Path, given: Arguments) -> list[str]:
         top = [images.names[i] if images.names else str(i) for i in order[:10].tolist()]
         lines.append(f"  highest anomaly scores, by {score_name}: {', '.join(top)}")
         anomalies = x[order[:N_ANOMALIES]].to(next(vae.parameters()).device)
-        figures.save(figures.reconstructions(vae, anomalies), part / "strangest.png")
+        if data.has_pictures:
+            figures.save(figures.reconstructions(vae, anomalies), part / "strangest.png")
         projection = figures.fit_projection(codes.mean)
         z, axis_names = projection.project(codes.mean), projection.axis_names
         if by_umap:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import yaml
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from pytorch_lightning import Callback, Trainer, seed_everything
 from pytorch_lightning.utilities import rank_zero_only
 
@@ -22,6 +22,7 @@ from vae.acceleration.compilation import check_compiler, try_compile
 from vae.acceleration.torch_settings import configure_torch
 from vae.config.command_line import run_name
 from vae.config.older_versions import current_override
+from vae.config.schema import CONF
 from vae.errors import UserError
 from vae.model.vae import VAE
 from vae.runs.atomic_files import atomic_write
@@ -98,6 +99,23 @@ def load_dataset(cfg: DictConfig) -> ImageDataModule:
     data.prepare_data()
     data.setup()
     return data
+
+
+# likelihood=auto, by the type of the pixels
+LIKELIHOODS = {torch.bool: "bernoulli", torch.uint8: "discretized_logistic", torch.float: "gaussian"}
+
+
+def choose_likelihood(cfg: DictConfig, data: ImageDataModule, folder: Path) -> None:
+    """Replace likelihood=auto by the one that suits the images, in `cfg` and in the config of the run's folder."""
+    if "_target_" in cfg.likelihood:
+        return
+    name = LIKELIHOODS[data.images["val"].pixels.dtype]
+    log.info(f"likelihood=auto: {name}")
+    with open_dict(cfg):
+        cfg.likelihood = OmegaConf.load(CONF / "likelihood" / f"{name}.yaml")
+    stored = OmegaConf.load(folder / ".hydra" / "config.yaml")
+    stored.likelihood = cfg.likelihood
+    atomic_write(OmegaConf.to_yaml(stored), folder / ".hydra" / "config.yaml")
 
 
 def check_support(module: VAEModule, data: ImageDataModule, cfg: DictConfig) -> None:
@@ -207,6 +225,7 @@ def train(cfg: DictConfig, folder: Path) -> None:
     """Train the model, test its best epoch, and write everything to `folder`."""
     seed_everything(cfg.seed, verbose=False)
     data = load_dataset(cfg)
+    choose_likelihood(cfg, data, folder)
     module = build(cfg, data.shape)
     check_support(module, data, cfg)
     check_compatibility(module, data)
