@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field
 
 from vae.config.command_line import parse_arguments, run_command
 from vae.errors import UserError
+from vae.terminal import show
 from vae.tracking.wandb_login import exit_now, wandb_api
 
 CURVES = {"ELBO": "elbo", "KL": "kl", "log likelihood": "log_likelihood"}
@@ -67,7 +68,7 @@ def dashboard(project: str, entity: str) -> str:
 
 def main(argv: Sequence[str]) -> None:
     given = parse_arguments(Arguments, argv)
-    print(dashboard(given.project, given.entity))
+    show(dashboard(given.project, given.entity))
 
 
 def cli() -> int:

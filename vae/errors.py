@@ -1,24 +1,31 @@
 """Errors that the user can fix, and how they are shown."""
 
+import os
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
+from yaml import MarkedYAMLError, YAMLError
+
+from vae.terminal import printable
 
 
 class UserError(Exception):
     """An error the user can fix. Its message is shown without a traceback, and the exit code is 2."""
 
 
-USER_ERRORS = (UserError, HydraException, OmegaConfBaseException, OSError)
+USER_ERRORS = (UserError, HydraException, OmegaConfBaseException, YAMLError, OSError)
 
 
 def one_line(error: Exception) -> str:
-    """Return the message of an error as one line."""
+    """Return the message of an error as one line, with escapes in place of control characters."""
+    message = str(error) if isinstance(error, UserError) else " ".join(str(error).split())
     if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}"
-    return str(error) if isinstance(error, UserError) else " ".join(str(error).split())
+        message = f"{os.fsdecode(error.filename)}: {error.strerror}"
+    if isinstance(error, MarkedYAMLError) and error.problem_mark:
+        message = f"{error.problem_mark.name}: line {error.problem_mark.line + 1}: {error.problem}"
+    return printable(message)
 
 
 def did_you_mean(given: str, allowed: Iterable[str]) -> str:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field
 from vae.config.command_line import parse_arguments, run_command
 from vae.config.schema import PositiveFloat
 from vae.errors import UserError
+from vae.terminal import show
 from vae.tracking.wandb_login import exit_now, wandb_api
 
 
@@ -88,7 +89,7 @@ def sync(outputs: Path, timeout: float) -> int:
         if status != "uploaded":
             blocked.add(run_id)
         counts[status.partition(":")[0]] += 1
-        print(f"{i}/{len(pending)} {run.name} {status}", flush=True)
+        show(f"{i}/{len(pending)} {run.name} {status}")
     counts["uploaded before"] = len(runs) - len(pending)
     print(", ".join(f"{counts[status]} {status}" for status in ("uploaded", "uploaded before", "skipped", "failed")))
     return counts["failed"]

@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from made_up_runs import HOSTILE_TEXT, SCORES, make_history, make_mixed_runs, make_run, make_scores
@@ -12,7 +13,7 @@ from made_up_runs import HOSTILE_TEXT, SCORES, make_history, make_mixed_runs, ma
 from vae.compare import __main__ as compare
 from vae.config.schema import CONF
 from vae.runs.results_table import build_rows, format_table
-from vae.runs.run_folder import find_runs
+from vae.runs.run_folder import find_runs, read_metrics
 
 
 @pytest.fixture(scope="module")
@@ -209,18 +210,54 @@ def test_a_user_error_is_one_line_and_exit_code_2(arguments, tmp_path, command):
 
 DAMAGED = {
     "summary.json": ["{", "[1]", '{"test/elbo": "much"}'],
-    ".hydra/config.yaml": ["a: ["],
+    ".hydra/config.yaml": ["a: [", ""],
     ".hydra/hydra.yaml": ["a: 1"],
-    "metrics.csv": ["step,train/elbo\n1,x\n", "step\n1,2\n", "step\n\0\n"],
 }
 
 
 @pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in DAMAGED.items() for text in texts])
-def test_a_damaged_file_is_a_one_line_error(name, text, tmp_path, command):
+def test_a_damaged_run_is_one_line_and_does_not_keep_others_from_being_compared(name, text, tmp_path, command, caplog):
     folder = make_run(tmp_path / "run", {"latent_dim": 2}, SCORES)
     (folder / name).write_text(text)
     code, out, err = command("run")
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert "damaged" in err
     assert name.split("/")[0] in err
     assert not list(folder.glob("compare*"))
+    make_run(tmp_path / "whole", {"latent_dim": 3}, SCORES)
+    code, out, _ = command("run", "whole")
+    assert (code, "best run: whole" in out) == (0, True)
+    assert [record.getMessage() for record in caplog.records] == [f"skipped {err.strip()}"]
+    assert "whole" in (tmp_path / "run" / "compare.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "elbos", "warning"),
+    [
+        ("step,train/elbo\n1,-5\n2,x\n", [-5], "skipped 1 damaged row"),
+        ("step,train/elbo\n1,-5\n2,-6,7\n3,-4\n", [-5, -4], "skipped 1 damaged row"),
+        ("step,train/elbo\n1,-5\n2,-1", [-5], "skipped 1 damaged row"),  # of -120.5: the line has no end
+        ("step,train/elbo\n1,-5\n\0\0\0\0\n\0", [-5], "skipped 2 damaged rows"),
+        ("garbage \udcff\n1,2\n", [], "damaged; expected a header with the column step"),
+        ("", [], "damaged; expected a header with the column step"),
+    ],
+)
+def test_damaged_rows_of_metrics_are_skipped(text, elbos, warning, tmp_path, command, caplog):
+    path = make_run(tmp_path / "run", {"latent_dim": 2}, SCORES) / "metrics.csv"
+    path.write_text(text, errors="surrogateescape")
+    assert command("run")[0] == 0
+    assert [row["train/elbo"] for row in read_metrics(path)] == elbos
+    assert caplog.records[0].getMessage().endswith(f"metrics.csv: {warning}")
+
+
+def test_a_file_that_may_not_be_read_is_called_so(tmp_path, command, monkeypatch):
+    folder = make_run(tmp_path / "run", {"latent_dim": 2}, SCORES)
+    read_bytes = Path.read_bytes
+
+    def refuse(path):
+        if path.name == "config.yaml":
+            raise PermissionError(13, "Permission denied", str(path))
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)  # root may read every file
+    assert command("run")[2] == "run/.hydra/config.yaml: Permission denied\n"
+    assert folder.exists()

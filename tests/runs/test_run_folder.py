@@ -52,9 +52,9 @@ def test_a_missing_or_damaged_run_is_a_one_line_error(cli, runs, tmp_path):
     (folder,) = runs()
     (folder / "summary.json").write_text("{")
     for read in (read_run, read_finished_run):
-        with pytest.raises(UserError, match=r"summary.json is missing or damaged"):
+        with pytest.raises(UserError, match=r"summary.json: damaged; expected a JSON object of numbers"):
             read(folder)
-    with pytest.raises(UserError, match=r"summary.json is missing or damaged"):
+    with pytest.raises(UserError, match=r"summary.json: damaged"):
         find_runs([folder])
 
 

@@ -20,6 +20,7 @@ from vae.errors import UserError
 from vae.runs.atomic_files import atomic_write
 from vae.runs.results_table import Row, build_rows, format_table, format_value
 from vae.runs.run_folder import find_runs
+from vae.terminal import show
 
 
 class Arguments(BaseModel, strict=True, extra="forbid"):
@@ -55,11 +56,11 @@ def main(argv: Sequence[str]) -> None:
     folders, out = parse_command_line(argv)
     runs = find_runs(folders)
     rows = build_rows(runs)
-    print(format_table(runs))
+    show(format_table(runs))
     out.mkdir(parents=True, exist_ok=True)
     for name, content in {"compare.html": page.render_html(rows), "compare.csv": to_csv(rows)}.items():
         atomic_write(content, out / name)
-        print(os.path.relpath(out / name))
+        show(os.path.relpath(out / name))
 
 
 def cli() -> int:

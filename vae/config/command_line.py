@@ -17,11 +17,15 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from vae.config.older_versions import current_override
-from vae.config.overrides import FOLDER_KEYS, check_sweep, guess_key, override_values, parse_override
+from vae.config.overrides import FOLDER_KEYS, OPTIONAL_GROUPS, check_sweep, guess_key, override_values, parse_override
 from vae.config.schema import CONF, Model, fields_by_key, validate_model
 from vae.config.stored_config import check_config, check_links, read_config
 from vae.config.stored_config import check_overrides as check_stored_overrides
+from vae.config.yaml_files import read_yaml
 from vae.errors import USER_ERRORS, UserError, did_you_mean, one_line
+from vae.terminal import escape_unencodable
+
+RECIPE = re.compile(rb"(\s*#.*\n)*?\s*#\s*@package\s+_global_")  # a comment before the first key
 
 
 class Values(yaml.SafeLoader):
@@ -64,6 +68,7 @@ def run_command(main: Callable[[Sequence[str]], int | None], help_text: str | No
         print(help_text)
         return 0
     try:
+        escape_unencodable()
         return main(sys.argv[1:]) or 0
     except USER_ERRORS as error:
         print(one_line(error), file=sys.stderr)
@@ -103,6 +108,10 @@ def initialize_conf() -> Iterator[None]:
     try:
         with initialize_config_dir(str(CONF), job_name="train", version_base="1.3"):
             yield
+    except UnicodeDecodeError:
+        for path in sorted(CONF.rglob("*.yaml")):
+            read_yaml(path, aliases=True)  # raises UserError, which names the file
+        raise
     finally:
         GlobalHydra.instance().hydra = running
 
@@ -114,7 +123,7 @@ def groups_with(child: str, parent: str) -> list[str]:
         for choice in choices(parent)
         if any(
             child in entry
-            for entry in (yaml.safe_load((CONF / parent / f"{choice}.yaml").read_bytes()) or {}).get("defaults", [])
+            for entry in (read_yaml(CONF / parent / f"{choice}.yaml", aliases=True) or {}).get("defaults", [])
             if isinstance(entry, dict)
         )
     ]
@@ -135,6 +144,19 @@ def keys_of(overrides: Sequence[str]) -> set[str]:
         raise
 
 
+def check_choice(group: str, name: str) -> None:
+    """Raise UserError for an unknown choice, and for a recipe that is empty or does not set keys of the root."""
+    if name not in choices(group):
+        allowed = ", ".join(choices(group))
+        raise UserError(f"{group}={name}: expected one of {allowed}{did_you_mean(name, choices(group))}")
+    if group in OPTIONAL_GROUPS:
+        path = CONF / group / f"{name}.yaml"
+        if not read_yaml(path, aliases=True):
+            raise UserError(f"{path}: line 1: empty; expected keys and values")
+        if not RECIPE.match(path.read_bytes()):
+            raise UserError(f"{path}: line 1: expected # @package _global_, without a byte order mark before it")
+
+
 def check_overrides(overrides: Sequence[str], multirun: bool = False) -> None:
     """Raise UserError if an override names an unknown choice or an unknown key, or if a sweep cannot start."""
     parsed = list(map(parse_override, overrides))
@@ -149,9 +171,7 @@ def check_overrides(overrides: Sequence[str], multirun: bool = False) -> None:
     chosen = {o.key_or_group: override_values(o) for o in changed if choices(o.key_or_group)}
     for group, names in chosen.items():
         for name in names:
-            if name not in choices(group):
-                allowed = ", ".join(choices(group))
-                raise UserError(f"{group}={name}: expected one of {allowed}{did_you_mean(name, choices(group))}")
+            check_choice(group, name)
     first = [f"{group}={names[0]}" for group, names in chosen.items() if names]
     with initialize_conf():
         keys = {choice: keys_of([*first, choice]) for choice in first} or {"": keys_of([])}
@@ -203,7 +223,7 @@ def sweep_arguments(argv: Sequence[str]) -> list[str]:
         arguments = list(map(current_override, [*stored["hydra"], *stored["task"]]))
     except OSError:
         raise UserError(f"sweep={folder}: expected the folder of a sweep; it has no sweep.json") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise UserError(f"sweep={folder}: its sweep.json is damaged") from None
     if not trust:
         check_stored_overrides(arguments, f"sweep={folder}")

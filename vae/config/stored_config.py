@@ -3,20 +3,24 @@
 A run folder can come from anybody: it is data. It must not run code, read the environment or write outside itself.
 """
 
+import math
 import re
 from collections.abc import Iterable, Iterator
-from functools import cache
+from functools import cache, reduce
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ValidationError
 
-from vae.config.older_versions import current_config
+from vae.config.older_versions import current_config, current_override
 from vae.config.schema import CONF, Config
-from vae.errors import UserError
+from vae.config.yaml_files import read_yaml
+from vae.errors import UserError, one_line
 
 KEY = re.compile(r"\$\{[\w.]+\}")  # any other interpolation can call a resolver
+MAX_SIZE = 1_000_000  # characters and values of a config with its interpolations
 # The Hydra keys of a stored sweep. Others, such as hydra.callbacks or hydra.launcher.setup, could run commands.
 HYDRA_KEYS = re.compile(
     r"hydra/(launcher|sweeper)|hydra\.(mode|sweep\.(dir|subdir))"
@@ -49,7 +53,7 @@ def installed() -> tuple[frozenset[tuple[str, str]], frozenset[tuple[tuple[str, 
     targets, resolvers = set(), set()
     for file in CONF.rglob("*.yaml"):
         folders = file.relative_to(CONF).parts[:-1]
-        for path, text in strings(yaml.safe_load(file.read_bytes())):
+        for path, text in strings(read_yaml(file, aliases=True)):
             group = next((part for part in (*path, *folders) if part in Config.model_fields), None)
             if path[-1:] == ("_target_",) and group:
                 targets.add((group, text))
@@ -59,10 +63,86 @@ def installed() -> tuple[frozenset[tuple[str, str]], frozenset[tuple[tuple[str, 
 
 
 def read_config(folder: Path) -> DictConfig:
-    """Return the config of a run as it is stored, with the present names of classes and keys."""
-    config = OmegaConf.load(folder / ".hydra" / "config.yaml")
-    assert isinstance(config, DictConfig)
+    """Return the config of a run as it is stored, with the present names of classes and keys.
+
+    Raises UserError if the file is damaged.
+    """
+    path = folder / ".hydra" / "config.yaml"
+    try:
+        config = read_yaml(path, OmegaConf.create)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{path}: {one_line(error)}") from None
+    if not isinstance(config, DictConfig) or not config:
+        raise UserError(f"{path}: damaged; expected keys and values")
+    if resolved_size(OmegaConf.to_container(config, resolve=False)) > MAX_SIZE:
+        raise UserError(f"{path}: the values of its interpolations are too large, or refer to themselves")
     return current_config(config)
+
+
+def resolved_size(root: Any) -> float:
+    """Return the number of characters and values of a nested config with its interpolations; inf if they are circular.
+
+    With twenty keys that refer twice to the next one, it would be a million times that of the file.
+    """
+    sizes: dict[tuple[Any, ...], float] = {}
+
+    def size(path: tuple[Any, ...]) -> float:
+        if path not in sizes:
+            sizes[path] = math.inf  # until it is known: a key that refers to itself finds this
+            try:
+                node = reduce(lambda node, key: node[int(key) if isinstance(node, list) else key], path, root)
+            except (KeyError, IndexError, ValueError):  # a missing key is reported when it is used
+                node = None
+            if isinstance(node, dict | list):
+                sizes[path] = 1 + sum(
+                    size((*path, key)) for key in (node if isinstance(node, dict) else range(len(node)))
+                )
+            else:
+                sizes[path] = len(str(node)) + sum(size(target) for target in referred_keys(str(node), path))
+        return sizes[path]
+
+    try:
+        return size(())
+    except (TypeError, RecursionError):  # a key below an interpolation, or a chain of hundreds
+        return math.inf
+
+
+def referred_keys(text: str, path: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
+    """Yield the path of each key that a string at `path` refers to; each leading dot stands for a parent."""
+    for name in (match[2:-1] for match in KEY.findall(text)):
+        dots = len(name) - len(name.lstrip("."))
+        yield (*(path[:-dots] if dots else ()), *name[dots:].split("."))
+
+
+class Runtime(BaseModel):
+    choices: dict[str, str | int | None]
+    output_dir: str = ""
+
+
+class HydraSettings(BaseModel):
+    """What is read of .hydra/hydra.yaml: the choice of each config group, and whether the run is of a sweep."""
+
+    runtime: Runtime
+    mode: str | None = None
+
+
+def read_hydra(folder: Path) -> HydraSettings:
+    """Return the Hydra settings of a run. Raises UserError if the file is damaged."""
+    path = folder / ".hydra" / "hydra.yaml"
+    content = read_yaml(path)
+    try:
+        return HydraSettings.model_validate(content["hydra"])
+    except (KeyError, TypeError, ValidationError):
+        raise UserError(f"{path}: damaged; expected the settings of Hydra") from None
+
+
+def read_overrides(folder: Path) -> list[str]:
+    """Return the arguments of a run, with the present names of keys. Raises UserError if the file is damaged."""
+    path = folder / ".hydra" / "overrides.yaml"
+    overrides = read_yaml(path)
+    if not isinstance(overrides, list):
+        raise UserError(f"{path}: damaged; expected a list of arguments")
+    return [current_override(str(override)) for override in overrides]
 
 
 def check_config(cfg: DictConfig, source: str) -> None:

@@ -19,6 +19,7 @@ from vae.config.command_line import parse_arguments, run_command
 from vae.config.schema import Compile, PositiveInt
 from vae.errors import UserError
 from vae.runs.run_folder import read_finished_run
+from vae.terminal import PrintableFormatter
 
 
 class Arguments(BaseModel, strict=True, extra="forbid"):
@@ -74,5 +75,6 @@ def cli() -> int:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(level=logging.INFO)
+    logging.root.handlers[0].setFormatter(PrintableFormatter())
     sys.exit(cli())

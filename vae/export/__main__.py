@@ -21,6 +21,7 @@ from vae.config.command_line import parse_arguments, run_command
 from vae.errors import UserError
 from vae.runs.atomic_files import atomic_directory
 from vae.runs.run_folder import Run, latest_finished_run, read_finished_run
+from vae.terminal import show
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -173,9 +174,9 @@ def main(typed: Sequence[str]) -> None:
     for model in (description[name] for name in ("encoder", "decoder", "pixels") if name in description):
         path = os.path.relpath(folder / "export" / model["file"])
         signature = f"{', '.join(model['inputs'])} -> {', '.join(model['outputs'])}"
-        print(f"{path}  {signature}  within {model['largest_difference_from_torch']:.0e} of torch")
+        show(f"{path}  {signature}  within {model['largest_difference_from_torch']:.0e} of torch")
     for file in (description["weights"], "export.json"):
-        print(os.path.relpath(folder / "export" / file))
+        show(os.path.relpath(folder / "export" / file))
 
 
 def cli() -> int:

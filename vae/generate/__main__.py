@@ -33,6 +33,7 @@ from vae.config.schema import PositiveInt, Seed
 from vae.errors import UserError, did_you_mean
 from vae.runs.atomic_files import atomic_directory
 from vae.runs.run_folder import latest_finished_run, read_finished_run
+from vae.terminal import show
 
 # The keys that each `what` uses. All of them use run, what and seed.
 SAMPLING_KEYS = ("n", "temperature", "source")
@@ -137,7 +138,7 @@ def generate(folder: Path, given: Arguments) -> list[Path]:
                 if requested:
                     raise
                 reason = str(error)
-                print("skipped", reason if name in reason.partition(":")[0] else f"{name}: {reason}", file=sys.stderr)
+                show(f"skipped {reason if name in reason.partition(':')[0] else f'{name}: {reason}'}", sys.stderr)
         for file, content in files.items():
             (part / file).write_bytes(content)
     return [folder / "generated" / file for file in files]
@@ -149,7 +150,7 @@ def main(typed: Sequence[str]) -> None:
             raise UserError(f"{key}: no such key; did you mean {RENAMED_KEYS[key]}?")
     given = parse_arguments(Arguments, typed)
     for path in generate(Path(given.run) if given.run else latest_finished_run(Path("outputs")), given):
-        print(os.path.relpath(path))
+        show(os.path.relpath(path))
 
 
 def cli() -> int:

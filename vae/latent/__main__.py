@@ -28,6 +28,7 @@ from vae.config.schema import PositiveInt
 from vae.errors import UserError
 from vae.runs.atomic_files import atomic_directory
 from vae.runs.run_folder import latest_finished_run, read_finished_run
+from vae.terminal import show
 
 if TYPE_CHECKING:
     import numpy as np
@@ -226,7 +227,7 @@ def log_to_wandb(folder: Path, cfg: Any, mean: "Tensor", labels: "Tensor | None"
 
 def main(typed: Sequence[str]) -> None:
     given = parse_arguments(Arguments, typed)
-    print("\n".join(analyse(Path(given.run) if given.run else latest_finished_run(Path("outputs")), given)))
+    show("\n".join(analyse(Path(given.run) if given.run else latest_finished_run(Path("outputs")), given)))
 
 
 def cli() -> int:

@@ -1,20 +1,30 @@
 """Read run folders and find the keys in which runs differ. Nothing here imports torch."""
 
 import csv
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
-from pydantic import TypeAdapter
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import TypeAdapter, ValidationError
 
-from vae.config.older_versions import current_choices, current_override
+from vae.config.older_versions import current_choices
 from vae.config.schema import validate
-from vae.config.stored_config import check_config, check_links, escape_resolvers, read_config
+from vae.config.stored_config import (
+    check_config,
+    check_links,
+    escape_resolvers,
+    read_config,
+    read_hydra,
+    read_overrides,
+)
 from vae.errors import USER_ERRORS, UserError, did_you_mean, one_line
+
+log = logging.getLogger(__name__)
 
 SUMMARY = TypeAdapter(dict[str, int | float])
 IGNORED_KEYS = ("hydra", "logger", "data_dir", "resume", "search")  # do not count as a difference between runs
@@ -40,7 +50,10 @@ class Run:
         """Return the value of a key, or the choice of a config group; None if the run has no such key."""
         if key in self.choices:
             return self.choices[key]
-        found = OmegaConf.select(self.config, key)
+        try:
+            found = OmegaConf.select(self.config, key)
+        except OmegaConfBaseException:  # an interpolation of a missing key, for example
+            return None
         return OmegaConf.to_container(found) if OmegaConf.is_config(found) else found
 
     @cached_property
@@ -54,43 +67,66 @@ class Run:
         return max((row.get("seconds", 0.0) for row in self.history), default=0.0)
 
 
-def read_metrics(path: Path) -> list[dict[str, float]]:
-    """Return the rows of a metrics.csv without their empty cells; no rows if there is no file.
+def read_cells(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Return the columns of a metrics.csv and its rows, as text; no columns and rows if there is no file.
 
-    Raises UserError if the file is damaged.
+    Damaged rows, which a crash of the machine can leave at the end, are skipped with a warning.
     """
     if not path.exists():
-        return []
+        return [], []
+    header, *lines = path.read_bytes().decode(errors="replace").split("\n")
+    columns = next(csv.reader([header]), [])
+    if "step" not in columns:
+        log.warning(f"{path}: damaged; expected a header with the column step")
+        return [], []
+    rows, damaged = [], int(lines[-1:] != [""])  # the last line ends with a line break
+    for cells in (next(csv.reader([line]), []) for line in lines[:-1]):
+        try:
+            row = dict(zip(columns, cells, strict=True))
+            _ = [float(cell) for cell in cells if cell]  # raises ValueError
+            rows.append(row)
+        except ValueError:
+            damaged += 1
+    if damaged:
+        log.warning(f"{path}: skipped {damaged} damaged row{'s' * (damaged > 1)}")
+    return columns, rows
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """Return the rows of a metrics.csv without their empty cells, as `read_cells` does."""
+    return [{name: float(cell) for name, cell in row.items() if cell} for row in read_cells(path)[1]]
+
+
+def read_summary(folder: Path) -> dict[str, float]:
+    """Return the test metrics of a run; none if it is not finished. Raises UserError if summary.json is damaged."""
+    path = folder / "summary.json"
     try:
-        with path.open(newline="") as file:
-            return [{name: float(cell) for name, cell in row.items() if cell} for row in csv.DictReader(file)]
-    except (OSError, ValueError, TypeError, csv.Error):
-        raise UserError(f"{path}: damaged; expected a header and rows of numbers") from None
+        return SUMMARY.validate_json(path.read_bytes()) if path.exists() else {}
+    except ValidationError:
+        raise UserError(f"{path}: damaged; expected a JSON object of numbers") from None
 
 
 def read_run(folder: Path) -> Run:
     """Read a run folder. Raises UserError if one of its files is missing or damaged."""
-    hydra, summary, failed = folder / ".hydra", folder / "summary.json", folder / "failed.txt"
+    failed = folder / "failed.txt"
     try:
-        details = yaml.load((hydra / "hydra.yaml").read_bytes(), yaml.CSafeLoader)  # OmegaConf would take 20 ms
-        overrides = [current_override(str(override)) for override in OmegaConf.load(hydra / "overrides.yaml")]
         return Run(
             folder,
             config=escape_resolvers(read_config(folder)),
             choices=current_choices(
                 {
-                    group: choice
-                    for group, choice in details["hydra"]["runtime"]["choices"].items()
+                    group: str(choice)
+                    for group, choice in read_hydra(folder).runtime.choices.items()
                     if "hydra" not in group and choice is not None
                 }
             ),
-            overridden_keys=tuple(override.lstrip("+~").partition("=")[0] for override in overrides),
-            summary=SUMMARY.validate_json(summary.read_bytes()) if summary.exists() else {},
-            failure=failed.read_text().strip() if failed.exists() else None,
+            overridden_keys=tuple(override.lstrip("+~").partition("=")[0] for override in read_overrides(folder)),
+            summary=read_summary(folder),
+            failure=failed.read_text("utf-8", errors="replace").strip() if failed.exists() else None,
         )
-    except (OSError, yaml.YAMLError, ValueError, KeyError, TypeError, AssertionError):
-        files = ".hydra/config.yaml, .hydra/hydra.yaml, .hydra/overrides.yaml or summary.json"
-        raise UserError(f"{folder}: expected the folder of a run; {files} is missing or damaged") from None
+    except FileNotFoundError as error:
+        missing = Path(error.filename).relative_to(folder)
+        raise UserError(f"{folder}: expected the folder of a run; it has no {missing}") from None
 
 
 def read_finished_run(folder: Path, trust: bool = False) -> Run:
@@ -118,16 +154,27 @@ def read_finished_run(folder: Path, trust: bool = False) -> Run:
 def find_runs(places: Iterable[Path]) -> list[Run]:
     """Read the runs in these folders and their subfolders, each run once, sorted by name.
 
-    Raises UserError if one of the folders contains no run.
+    A damaged run is skipped with a warning. Raises UserError if one of the folders contains no run, or if all runs are
+    damaged.
     """
     found: dict[Path, Run] = {}
+    failures: list[str] = []
     for place in places:
         folders = sorted(path.parent.parent for path in place.rglob(".hydra/config.yaml"))
         if not folders:
             raise UserError(
                 f"{place}: expected the folder of a run or of a sweep; no .hydra/config.yaml in it or in its subfolders"
             )
-        found |= {folder.resolve(): read_run(folder) for folder in folders if folder.resolve() not in found}
+        for folder in folders:
+            if folder.resolve() not in found:
+                try:
+                    found[folder.resolve()] = read_run(folder)
+                except USER_ERRORS as error:
+                    failures.append(one_line(error))
+    if not found:
+        raise UserError(failures[0])
+    for failure in failures:
+        log.warning(f"skipped {failure}")
     return list(found.values())
 
 

@@ -15,7 +15,7 @@ from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from vae.runs.atomic_files import atomic_write
-from vae.runs.run_folder import read_metrics
+from vae.runs.run_folder import read_cells, read_metrics
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class MetricsCSV(Logger):
         row = {"step": step} | {name: float(value) for name, value in metrics.items()}
         columns = self._columns()
         if new := [name for name in row if name not in columns]:
-            self._write(columns + new, [*self._read(), row])
+            self._write(columns + new, [*read_cells(self.path)[1], row])
         else:
             with self.path.open("a", newline="") as file:
                 csv.DictWriter(file, columns, lineterminator="\n").writerow(row)
@@ -62,23 +62,20 @@ class MetricsCSV(Logger):
 
     @rank_zero_only
     def drop_rows_after(self, step: int) -> None:
-        """Remove the rows after this step and those of the test: a resumed run logs them again."""
-        if columns := self._columns():
-            test_columns = [name for name in columns if name.startswith("test/")]
-            kept = [row for row in self._read() if int(row["step"]) <= step and not any(map(row.get, test_columns))]
+        """Remove the rows after this step and those of the test, which a resumed run logs again, and damaged ones."""
+        columns, rows = read_cells(self.path)
+        test_columns = [name for name in columns if name.startswith("test/")]
+        kept = [row for row in rows if float(row["step"]) <= step and not any(map(row.get, test_columns))]
+        if columns:
             self._write(columns, kept)
+        elif self.path.exists():
+            self.path.replace(self.path.with_name("metrics.csv.damaged"))
 
     def _columns(self) -> list[str]:
         if not self.path.exists():
             return []
         with self.path.open(newline="") as file:
             return list(csv.DictReader(file).fieldnames or [])
-
-    def _read(self) -> list[dict[str, str]]:
-        if not self.path.exists():
-            return []
-        with self.path.open(newline="") as file:
-            return list(csv.DictReader(file))
 
     def _write(self, columns: list[str], rows: Iterable[Mapping[str, Any]]) -> None:
         file = io.StringIO()

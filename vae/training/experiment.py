@@ -11,7 +11,6 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-import yaml
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from pytorch_lightning import Callback, Trainer, seed_everything
@@ -21,8 +20,8 @@ from datamodules.base import ImageDataModule, Images
 from vae.acceleration.compilation import check_compiler, try_compile
 from vae.acceleration.torch_settings import configure_torch
 from vae.config.command_line import run_name
-from vae.config.older_versions import current_override
 from vae.config.schema import CONF
+from vae.config.stored_config import read_hydra, read_overrides
 from vae.errors import UserError
 from vae.model.vae import VAE
 from vae.runs.atomic_files import atomic_write
@@ -176,14 +175,13 @@ def build_logger(cfg: DictConfig, folder: Path) -> list[Any]:
     """Start the logger of the config, if it has one, and log the config. The runs of a sweep form a group."""
     if "_target_" not in cfg.logger:
         return []
-    overrides = [current_override(str(override)) for override in OmegaConf.load(folder / ".hydra" / "overrides.yaml")]
-    hydra = yaml.load((folder / ".hydra" / "hydra.yaml").read_bytes(), yaml.CSafeLoader)["hydra"]
+    overrides, hydra = read_overrides(folder), read_hydra(folder)
     about: dict[str, Any] = {"job_type": "train", "name": run_name(overrides)}
-    if hydra["mode"] == "MULTIRUN":
+    if hydra.mode == "MULTIRUN":
         sweep_file = folder.parent / "sweep.json"
         sweep_overrides = json.loads(sweep_file.read_text())["task"] if sweep_file.exists() else overrides
         job_overrides = " ".join(override for override in overrides if override not in sweep_overrides)
-        group = cfg.logger.group or Path(hydra["runtime"]["output_dir"]).parent.name
+        group = cfg.logger.group or Path(hydra.runtime.output_dir).parent.name
         about = {"job_type": "sweep", "name": job_overrides or about["name"], "group": group}
     logger = instantiate(cfg.logger, run_dir=folder, **about)
     logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))

@@ -20,6 +20,7 @@ from vae.runs.atomic_files import atomic_write
 from vae.runs.checkpoint_files import latest_checkpoint
 from vae.runs.results_table import format_table
 from vae.runs.run_folder import find_runs, read_metrics, read_run
+from vae.terminal import show
 from vae.training.ddp import launch
 
 log = logging.getLogger(__name__)
@@ -44,10 +45,10 @@ def run_job(cfg: DictConfig, folder: Path) -> float:
     except Timeout:
         log.warning(f"{os.path.relpath(folder)} is running in another process")
     except USER_ERRORS as error:
-        failed.write_text(one_line(error) + "\n")
+        failed.write_text(one_line(error) + "\n", "utf-8")
         log.error(one_line(error))
     except Exception as error:
-        failed.write_text(f"{type(error).__name__}: {one_line(error)}\n")
+        failed.write_text(f"{type(error).__name__}: {one_line(error)}\n", "utf-8")
         log.exception("run failed")
     except SystemExit:
         log.info(resume_hint(folder.parent))
@@ -109,7 +110,7 @@ class Sweep(Callback):
         atomic_write(json.dumps(OmegaConf.to_container(config.hydra.overrides), indent=2) + "\n", folder / "sweep.json")
         if config.hydra.sweeper.get("storage"):
             requeue_trials(config.hydra.sweeper)
-        print(resume_hint(folder))
+        show(resume_hint(folder))
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Log a table of the runs. Exit with code 1 unless all are finished."""
