@@ -19,7 +19,7 @@ from vae.config.stored_config import read_config
 from vae.errors import USER_ERRORS, one_line
 from vae.terminal import escape_unencodable
 from vae.training.ddp import launch
-from vae.training.signals import exit_on_signal
+from vae.training.signals import exit_on_signal, signal_exit_code
 
 
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
@@ -71,7 +71,7 @@ def cli() -> int:
         main()
     except USER_ERRORS as error:
         return print_error(error)
-    return 0
+    return signal_exit_code()
 
 
 if __name__ == "__main__":

@@ -1,18 +1,48 @@
-"""Ctrl-C and SIGTERM during training."""
+"""Ctrl-C and SIGTERM during training, and before it."""
 
 import os
 import signal
 import subprocess
 import sys
+import weakref
+from collections import UserList
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import BARS
-from run_outputs import ROOT, read_metrics
+from run_outputs import ROOT, load_checkpoint, read_metrics
 
-pytestmark = pytest.mark.slow
+from vae.training.lightning_module import VAEModule
 
 
+def interrupt_in_a_weakref_callback(*_):
+    """Receive Ctrl-C in a weakref callback: Python ignores the SystemExit that the handler raises there."""
+    collected = UserList()
+    reference = weakref.ref(collected, lambda _: os.kill(os.getpid(), signal.SIGINT))
+    del collected
+    assert reference() is None
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_signal_in_a_weakref_callback_before_training_stops_it(cli, runs, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("vae.training.experiment.gc.enable", interrupt_in_a_weakref_callback)
+        assert cli()[0] == 130
+    (folder,) = {path.parent for path in Path("outputs").rglob("metrics.csv")}
+    assert load_checkpoint(folder)["global_step"] == 10  # the first chunk
+    assert cli(f"resume={folder}", defaults=())[0] == 0
+    assert runs() == [folder.resolve()]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_signal_in_a_weakref_callback_before_the_test_stops_it(cli, runs, monkeypatch):
+    monkeypatch.setattr(VAEModule, "on_test_start", interrupt_in_a_weakref_callback)
+    assert cli()[0] == 130
+    assert not runs()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_stops_training_with_a_checkpoint(signum, code, tmp_path):
     """The signal goes to every process of the group, as from a terminal or a scheduler."""

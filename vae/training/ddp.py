@@ -19,13 +19,14 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from vae.training.signals import STOP_SIGNALS, exit_on_signal
+from vae.training.signals import STOP_SIGNALS, exit_if_signalled, exit_on_signal
 
 SHUTDOWN_TIMEOUT = 60  # seconds to exit, and to finish the upload to W&B, after another process has failed
 
 
 def launch(cfg: DictConfig, folder: Path) -> None:
     """Run the config in `folder`: in trainer.devices new processes, or in this one if that key is not set."""
+    exit_if_signalled()
     if "devices" in cfg.trainer:
         run_distributed(cfg, folder)
     else:

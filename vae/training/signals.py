@@ -3,15 +3,46 @@
 Before and after training, the process exits immediately: `exit_on_signal`. During training, the callback
 GracefulShutdown first finishes the current batches and saves a checkpoint. With trainer=ddp, the parent process
 forwards signals to the processes that train: `run_distributed` in ddp.py. The exit code is 128 + signal.
+
+Python ignores an exception that a handler raises inside a finalizer or a weakref callback. So handlers also remember
+the signal, and `exit_if_signalled` is called between the stages of a run.
 """
 
 import signal
 import sys
+from types import FrameType
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+_received: list[int] = []  # the signals of this process
 
 
 def exit_on_signal() -> None:
     """Make Ctrl-C and SIGTERM exit this process immediately."""
+    _received.clear()
     for signum in STOP_SIGNALS:
-        signal.signal(signum, lambda signum, _frame: sys.exit(128 + signum))
+        signal.signal(signum, exit_now)
+
+
+def exit_now(signum: int, _frame: FrameType | None) -> None:
+    """Signal handler: exit."""
+    _received.append(signum)
+    exit_if_signalled()
+
+
+def exit_later(signum: int, frame: FrameType | None) -> None:
+    """Signal handler: remember the first signal, and exit at the second."""
+    if _received:
+        exit_now(signum, frame)
+    _received.append(signum)
+
+
+def signal_exit_code() -> int:
+    """Return 128 + the first signal that this process received, or 0."""
+    return 128 + _received[0] if _received else 0
+
+
+def exit_if_signalled() -> None:
+    """Exit if this process received a signal."""
+    if code := signal_exit_code():
+        sys.exit(code)

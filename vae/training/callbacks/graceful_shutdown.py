@@ -6,13 +6,12 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 from pytorch_lightning import Callback, Trainer
 
-from vae.training.signals import STOP_SIGNALS
+from vae.training.signals import STOP_SIGNALS, exit_if_signalled, exit_later, signal_exit_code
 
 log = logging.getLogger(__name__)
 
@@ -25,21 +24,15 @@ class GracefulShutdown(Callback):
 
     def __init__(self, checkpoint: Path) -> None:
         self.checkpoint = checkpoint
-        self.exit_code = 0
-
-    def handle_signal(self, signum: int, _frame: FrameType | None) -> None:
-        if self.exit_code:
-            raise SystemExit(self.exit_code)
-        self.exit_code = 128 + signum
 
     def on_train_start(self, *_: Any) -> None:
-        self.previous_handlers = {signum: signal.signal(signum, self.handle_signal) for signum in STOP_SIGNALS}
+        self.previous_handlers = {signum: signal.signal(signum, exit_later) for signum in STOP_SIGNALS}
 
     def all_reduce_exit_code(self, trainer: Trainer) -> int:
         """Return the highest exit code of all processes; 0 if none received a signal."""
         if trainer.world_size == 1:
-            return self.exit_code
-        code = torch.tensor(self.exit_code, device=trainer.strategy.root_device)
+            return signal_exit_code()
+        code = torch.tensor(signal_exit_code(), device=trainer.strategy.root_device)
         return int(trainer.strategy.reduce(code, reduce_op="max"))
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
@@ -67,18 +60,21 @@ class GracefulShutdown(Callback):
         for signum, handler in self.previous_handlers.items():
             signal.signal(signum, handler)
         try:
-            if self.exit_code:
-                raise SystemExit(self.exit_code)
+            exit_if_signalled()
             yield
+            exit_if_signalled()
         except SystemExit as error:
             if self.checkpoint.exists():
                 self.exit(error.code)
             raise
         for signum in self.previous_handlers:
-            signal.signal(signum, self.handle_signal)
+            signal.signal(signum, exit_later)
 
     def on_train_end(self, trainer: Trainer, _module: Any) -> None:
         for signum, handler in self.previous_handlers.items():
             signal.signal(signum, handler)
         if code := self.all_reduce_exit_code(trainer):
             raise SystemExit(code)
+
+    def on_test_batch_start(self, *_: Any) -> None:
+        exit_if_signalled()
