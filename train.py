@@ -1,6 +1,7 @@
 """Train a VAE: python train.py [key=value ...]. See python train.py --help."""
 
 import gc
+import logging
 import os
 import shutil
 import sys
@@ -17,9 +18,14 @@ from vae.config.overrides import read_arguments
 from vae.config.schema import CONF, validate
 from vae.config.stored_config import read_config
 from vae.errors import USER_ERRORS, one_line
+from vae.runs.checkpoint_files import clear_training, has_checkpoint
+from vae.runs.run_lock import LOCK
 from vae.terminal import escape_unencodable
 from vae.training.ddp import launch
 from vae.training.signals import exit_on_signal, signal_exit_code
+from vae.training.single_run import unlock
+
+log = logging.getLogger(__name__)
 
 
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
@@ -29,14 +35,19 @@ def main(cfg: DictConfig) -> float | None:
         from vae.training.sweep import run_job
 
         return run_job(cfg, folder)
+    resume = cfg.resume
     try:
-        if cfg.resume:
-            resume, cfg = cfg.resume, read_config(folder)
-            cfg.resume = resume
+        if resume:
+            cfg = read_config(folder)
+            if has_checkpoint(folder):
+                cfg.resume = resume
+            else:
+                log.warning("there is no checkpoint yet; training starts from the beginning")
+                clear_training(folder)
         validate(cfg)
         launch(cfg, folder)  # imports torch
     except USER_ERRORS as error:
-        if not cfg.resume and not (folder / "metrics.csv").exists():
+        if not resume and not (folder / "metrics.csv").exists():
             discard(folder)
         sys.exit(print_error(error))
     return None
@@ -45,7 +56,8 @@ def main(cfg: DictConfig) -> float | None:
 def discard(folder: Path) -> None:
     """Remove the files Hydra wrote for a run that did not start, and the folders that are then empty."""
     shutil.rmtree(folder / ".hydra", ignore_errors=True)
-    (folder / "train.log").unlink(missing_ok=True)
+    for name in ("train.log", LOCK):
+        (folder / name).unlink(missing_ok=True)
     with suppress(OSError):
         for empty in (folder, *folder.parents[:2]):
             empty.rmdir()
@@ -71,6 +83,8 @@ def cli() -> int:
         main()
     except USER_ERRORS as error:
         return print_error(error)
+    finally:
+        unlock()
     return signal_exit_code()
 
 

@@ -19,6 +19,7 @@ from vae.acceleration.compilation import CompiledDraws
 from vae.config.schema import CONF
 from vae.evaluate import __main__ as evaluate
 from vae.evaluate import scores as scores_module
+from vae.runs.run_lock import lock_run
 
 ROOT = CONF.parent
 
@@ -202,6 +203,14 @@ def test_a_run_without_a_bound_or_with_a_damaged_checkpoint_is_rejected(cli, run
     assert "best.ckpt" in err
     (other / "checkpoints" / "best.ckpt").unlink()
     assert evaluate_cli(f"run={other}")[2].endswith("it has no checkpoints/best.ckpt\n")
+
+
+def test_a_run_in_which_another_process_works_is_left_alone(cli, runs, evaluate_cli):
+    cli()
+    (folder,) = runs()
+    with lock_run(folder, "resume"):
+        code, out, err = evaluate_cli(f"run={folder}", "K=3")
+    assert (code, out, err) == (2, "", f"run={folder}: another process is working in this run folder\n")
 
 
 def test_a_run_of_a_sweep_can_be_scored(cli, runs, evaluate_cli):

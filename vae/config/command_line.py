@@ -258,8 +258,6 @@ def resume_arguments(argv: list[str]) -> list[str]:
     folder = Path(folders[0])
     if not (folder / ".hydra" / "config.yaml").is_file():
         raise UserError(f"resume={folder}: expected the folder of a run; it has no .hydra/config.yaml")
-    if not any((folder / "checkpoints").glob("last*.ckpt")):
-        raise UserError(f"resume={folder}: expected the folder of a run; it has no checkpoints/last.ckpt")
     if not trust:
         check_config(read_config(folder), f"resume={folder}")
         check_links(folder, f"resume={folder}")

@@ -18,7 +18,8 @@ from pydantic import BaseModel, Field
 from vae.config.command_line import parse_arguments, run_command
 from vae.config.schema import Compile, PositiveInt
 from vae.errors import UserError
-from vae.runs.run_folder import read_finished_run
+from vae.runs.run_folder import Run, read_finished_run
+from vae.runs.run_lock import lock_run
 from vae.terminal import PrintableFormatter
 
 
@@ -33,10 +34,17 @@ class Arguments(BaseModel, strict=True, extra="forbid"):
 def evaluate(folder: Path, K: int, images: int | None, compiles: Compile, trust: bool) -> dict[str, float]:
     """Evaluate a run and return the new entries of its summary.json.
 
-    Raises UserError if `folder` is not a finished run, or if its model has no bound on log p(x).
+    Raises UserError if `folder` is not a finished run, if another process works in it, or if its model has no bound on
+    log p(x).
     """
-    run = read_finished_run(folder, trust)
-    cfg = run.config
+    read_finished_run(folder, trust)  # before the lock, which writes to the folder
+    with lock_run(folder, "run"):
+        return _evaluate(read_finished_run(folder, trust), K, images, compiles)
+
+
+def _evaluate(run: Run, K: int, images: int | None, compiles: Compile) -> dict[str, float]:
+    """Evaluate a run whose folder is locked."""
+    folder, cfg = run.folder, run.config
     from vae.evaluate.scores import cached_scores  # only now is torch imported
     from vae.model.estimator import summarize
     from vae.tracking.loggers import finish_wandb

@@ -1,12 +1,13 @@
 """Which checkpoint of a run to resume from. Nothing here imports torch."""
 
+import shutil
 import zlib
 from pathlib import Path
 from zipfile import BadZipFile, ZipFile
 
 from vae.errors import UserError
 
-LAST, PREVIOUS = "last.ckpt", "last-previous.ckpt"
+BEST, LAST, PREVIOUS = "best.ckpt", "last.ckpt", "last-previous.ckpt"
 
 
 def is_intact(path: Path) -> bool:
@@ -22,6 +23,19 @@ def latest_checkpoint(folder: Path) -> Path | None:
     """Return the newest intact checkpoint of the training in a run folder; None if there is none."""
     found = (folder / "checkpoints" / name for name in (LAST, PREVIOUS))
     return next((path for path in found if is_intact(path)), None)
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Return whether the training in a run folder has written a checkpoint, intact or not."""
+    return any((folder / "checkpoints" / name).exists() for name in (LAST, PREVIOUS))
+
+
+def clear_training(folder: Path) -> None:
+    """Remove what a training that cannot be continued has written, so that it can start again in the same folder."""
+    for name in ("checkpoints", "figures"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for name in ("metrics.csv", "summary.json", "wandb_id"):
+        (folder / name).unlink(missing_ok=True)
 
 
 def checkpoint_to_resume(folder: Path) -> Path:

@@ -25,7 +25,8 @@ from vae.config.stored_config import read_hydra, read_overrides
 from vae.errors import UserError
 from vae.model.vae import VAE
 from vae.runs.atomic_files import atomic_write
-from vae.runs.checkpoint_files import LAST, checkpoint_to_resume, is_intact
+from vae.runs.checkpoint_files import BEST, LAST, checkpoint_to_resume, is_intact
+from vae.runs.run_lock import check_is_new
 from vae.tracking.loggers import MetricsCSV, finish_wandb
 from vae.training.callbacks.acceleration import CompileAtStart, CUDAGraphSteps, DelayedCompile
 from vae.training.callbacks.checkpoints import AtomicCheckpointIO, NamedCheckpoint, ResumableEarlyStopping
@@ -75,7 +76,7 @@ def load_trained(cfg: DictConfig, shape: tuple[int, int, int], folder: Path) -> 
     module = build(cfg, shape)
     gpu = cfg.trainer.accelerator != "cpu" and torch.cuda.is_available()
     device = torch.device("cuda" if gpu else "cpu")
-    path = folder / "checkpoints" / "best.ckpt"
+    path = folder / "checkpoints" / BEST
     if not is_intact(path):
         raise UserError(f"run={folder}: {path} is damaged")
     try:
@@ -235,8 +236,8 @@ def train(cfg: DictConfig, folder: Path) -> None:
         if resume_from.name != LAST:
             log.warning(f"{LAST} is missing or damaged; resuming from {resume_from.name}")
         history.drop_rows_after(checkpoint_step(resume_from))
-    elif history.path.exists():
-        raise UserError(f"hydra.run.dir={folder}: expected a folder without a run; resume= continues the run in it")
+    else:
+        check_is_new(folder)
     best = NamedCheckpoint(checkpoints, "best", monitor="val/objective", mode="max", save_weights_only=True)
     trainer: Trainer = instantiate(
         cfg.trainer,

@@ -84,6 +84,11 @@ class VAEModule(LightningModule):
         # DDP averages the gradients of n processes, so each one scales its part of the batch mean by n
         return -metrics[-1].sum() / len(x) * self.trainer.world_size, metrics.detach().sum(1)
 
+    def on_fit_start(self) -> None:
+        if self.resume_state:  # also of a complete training, which does not start again but is tested
+            self.images_seen = self.resume_state["images_seen"]
+            self.previous_seconds = self.resume_state["seconds"]
+
     def on_train_start(self) -> None:
         # Lightning's optimizer wrapper is slow, and needed only to scale gradients or to synchronise processes
         self.uses_raw_optimizer = self.trainer.world_size == 1 and self.trainer.precision == "32-true"
@@ -91,7 +96,7 @@ class VAEModule(LightningModule):
             rank = generator(torch.device("cpu"), RNGPurpose.RANK, self.seed, self.global_rank)
             torch.manual_seed(rank.initial_seed())
         if self.resume_state:
-            self.restore_training_state(**self.resume_state)
+            self.restore_training_state(self.resume_state["rng_state"], self.resume_state["train_means"])
         self.interval_start, self.untimed_images = time.perf_counter(), self.train_means.images
 
     def training_step(self, batches: Batches, _i: int) -> None:
@@ -152,15 +157,12 @@ class VAEModule(LightningModule):
         rename_callbacks(checkpoint)
         self.resume_state = checkpoint["training"]  # used when a training starts; a test needs only the weights
 
-    def restore_training_state(
-        self, rng_state: list[Tensor], train_means: dict[str, Any], images_seen: int, seconds: float
-    ) -> None:
-        """Restore the training state from a checkpoint."""
+    def restore_training_state(self, rng_state: list[Tensor], train_means: dict[str, Any]) -> None:
+        """Restore the random numbers and the pending means from a checkpoint."""
         cpu, *gpus = (torch.atleast_2d(states)[self.global_rank].clone() for states in rng_state)
         torch.set_rng_state(cpu)
         torch.cuda.set_rng_state_all(gpus)
         vars(self.train_means).update(train_means)
-        self.images_seen, self.previous_seconds = images_seen, seconds
 
     @property
     def total_steps(self) -> int:

@@ -5,21 +5,20 @@ import logging
 import math
 import os
 import shlex
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from vae.config.schema import validate
 from vae.errors import USER_ERRORS, UserError, one_line
 from vae.runs.atomic_files import atomic_write
-from vae.runs.checkpoint_files import latest_checkpoint
+from vae.runs.checkpoint_files import clear_training, latest_checkpoint
 from vae.runs.results_table import format_table
 from vae.runs.run_folder import find_runs, read_metrics, read_run
+from vae.runs.run_lock import RunLockedError, lock_run
 from vae.terminal import show
 from vae.training.ddp import launch
 
@@ -34,7 +33,7 @@ def run_job(cfg: DictConfig, folder: Path) -> float:
     """
     failed = folder / "failed.txt"
     try:
-        with FileLock(folder / ".lock", timeout=0):
+        with lock_run(folder, "hydra.sweep.dir"):
             if finished(folder):
                 log.info(f"{os.path.relpath(folder)} is already finished")
             else:
@@ -42,7 +41,7 @@ def run_job(cfg: DictConfig, folder: Path) -> float:
                     outdated.unlink(missing_ok=True)
                 resume_job(cfg, folder)
             return best_elbo(folder)
-    except Timeout:
+    except RunLockedError:
         log.warning(f"{os.path.relpath(folder)} is running in another process")
     except USER_ERRORS as error:
         failed.write_text(one_line(error) + "\n", "utf-8")
@@ -70,10 +69,7 @@ def resume_job(cfg: DictConfig, folder: Path) -> None:
         with open_dict(cfg):
             cfg.resume = str(folder)
     else:
-        for name in ("checkpoints", "figures"):
-            shutil.rmtree(folder / name, ignore_errors=True)
-        for name in ("metrics.csv", "wandb_id"):
-            (folder / name).unlink(missing_ok=True)
+        clear_training(folder)
     validate(cfg)
     launch(cfg, folder)  # imports torch
 

@@ -9,13 +9,14 @@ from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 
-from vae.runs.checkpoint_files import LAST, PREVIOUS
+from vae.runs.checkpoint_files import BEST, LAST, PREVIOUS
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Write a checkpoint beside its target, to the disk, and then rename it: an interruption damages nothing.
 
-    The last checkpoint but one of the training is kept as well.
+    The last checkpoint but one of the training is kept as well. The results in summary.json belong to the best
+    weights: the file is removed before these change.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
@@ -30,6 +31,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 os.fsync(file.fileno())
             if target.name == LAST and target.exists():
                 target.replace(target.with_name(PREVIOUS))
+            if target.name == BEST:
+                (target.parents[1] / "summary.json").unlink(missing_ok=True)
             part.replace(target)
         except BaseException:
             part.unlink(missing_ok=True)
