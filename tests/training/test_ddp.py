@@ -78,10 +78,16 @@ def assert_rows_close(one, two, **tolerance):
 
 
 def test_a_sweep_gives_the_numbers_of_one_process_also_with_uneven_batches(cli, tmp_path):
-    """The last batch has 3 images, 2 and 1 in the two processes; or 1 image, 1 and 0 in the two processes."""
+    """The last batch has 3 images, 2 and 1 in the two processes; or 1 image, which both processes take.
+
+    The convolutions of torch do not support an empty batch.
+    """
     sweep = [
         "-m",
-        "batch_size=79,239",
+        "batch_size=148,298",
+        "dataset.val_size=1",
+        "architecture=conv",
+        "architecture.encoder.channels=[4,6]",
         "objective=autoencoder",
         "gradient_clip_val=2.0",
         "hydra.sweep.subdir=${batch_size}",
@@ -93,13 +99,35 @@ def test_a_sweep_gives_the_numbers_of_one_process_also_with_uneven_batches(cli, 
     assert "arning" not in output
     assert relative_paths(Path("outputs/single")) == relative_paths(Path("outputs/ddp"))
     assert len(list(tmp_path.iterdir())) == 2  # outputs and data
-    for size in ("79", "239"):
+    for size in ("148", "298"):
         one, two = Path("outputs/single", size), Path("outputs/ddp", size)
         torch.testing.assert_close(load_weights(two), load_weights(one), atol=1e-5, rtol=0)
         torch.testing.assert_close(load_weights(two, "best"), load_weights(one, "best"), atol=1e-5, rtol=0)
         assert_rows_close(read_metrics(one), read_metrics(two), rel=1e-5)
         summary = json.loads((one / "summary.json").read_text())
         assert json.loads((two / "summary.json").read_text()) == pytest.approx(summary, rel=1e-5)
+
+
+def test_one_process_is_the_only_one_whatever_the_environment_says(tmp_path, monkeypatch):
+    """As in the second task of `srun --ntasks=2 python train.py`, or in a notebook that torchrun has started."""
+    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "SLURM_LOCALID", "GROUP_RANK"):
+        monkeypatch.setenv(name, "1")
+    for name in ("WORLD_SIZE", "SLURM_NTASKS", "SLURM_STEP_NUM_TASKS"):
+        monkeypatch.setenv(name, "2")
+    for name, value in {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "vae", "TORCHELASTIC_RUN_ID": "none"}.items():
+        monkeypatch.setenv(name, value)
+    code, output = finish(start(tmp_path, *BARS, *SHORT, "logger=csv", "hydra.run.dir=run"))
+    assert code == 0, output
+    assert "arning" not in output
+    for name in ("metrics.csv", "summary.json", "figures/samples.png", "checkpoints/best.ckpt"):
+        assert (tmp_path / "run" / name).exists()
+    code, output = finish(start(tmp_path, *DDP))
+    assert (code, output.count("\n")) == (2, 1)
+    assert "expected one Slurm task" in output
+    monkeypatch.delenv("SLURM_STEP_NUM_TASKS")  # not in an interactive job or a batch script, of one process
+    code, output = finish(start(tmp_path, *DDP, "hydra.run.dir=ddp"))
+    assert code == 0, output
+    assert (tmp_path / "ddp" / "summary.json").exists()
 
 
 def test_processes_split_the_images_and_have_independent_noise(cli, uninterrupted, tmp_path, runs):

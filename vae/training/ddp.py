@@ -19,6 +19,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from vae.errors import UserError
 from vae.training.signals import STOP_SIGNALS, exit_if_signalled, exit_on_signal
 
 SHUTDOWN_TIMEOUT = 60  # seconds to exit, and to finish the upload to W&B, after another process has failed
@@ -28,15 +29,21 @@ def launch(cfg: DictConfig, folder: Path) -> None:
     """Run the config in `folder`: in trainer.devices new processes, or in this one if that key is not set."""
     exit_if_signalled()
     if "devices" in cfg.trainer:
+        if (tasks := os.environ.get("SLURM_STEP_NUM_TASKS", "1")) != "1":
+            expected = "expected one Slurm task, which itself starts the processes of trainer.devices"
+            raise UserError(f"trainer.devices={cfg.trainer.devices}: {expected}; this step has {tasks} tasks")
         run_distributed(cfg, folder)
     else:
         run_single(cfg, folder)
 
 
-def run_single(cfg: DictConfig, folder: Path) -> None:
+def run_single(cfg: DictConfig, folder: Path, rank: int = 0) -> None:
     """Run in this process."""
+    from pytorch_lightning.utilities import rank_zero_only
+
     from vae.training.experiment import run
 
+    rank_zero_only.rank = rank  # type: ignore[attr-defined]
     run(cfg, folder)
 
 
@@ -108,21 +115,18 @@ def receive_result(process: BaseProcess, reader: Any) -> BaseException | None:
 
 def worker(rank: int, port: int, logging_config: dict[str, Any], writer: Any, cfg: DictConfig, folder: Path) -> None:
     """Run as one of the processes, and send the error or None to the parent. Only rank 0 prints."""
-    from pytorch_lightning.utilities import rank_zero_only
-
     os.setpgid(0, 0)
     exit_on_signal()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     Thread(target=watch_parent, daemon=True).start()
-    rank_zero_only.rank = rank  # type: ignore[attr-defined]
-    os.environ |= {"LOCAL_RANK": str(rank), "MASTER_PORT": str(port)}
+    os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     if rank == 0:
         logging.config.dictConfig(logging_config)
     else:
         for output in (1, 2):
             os.dup2(os.open(os.devnull, os.O_WRONLY), output)
     try:
-        run_single(cfg, folder)
+        run_single(cfg, folder, rank)
         writer.send(None)
     except BaseException as error:  # noqa: BLE001 (the parent raises it)
         error.add_note(traceback.format_exc())

@@ -14,6 +14,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from pytorch_lightning import Callback, Trainer, seed_everything
+from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.utilities import rank_zero_only
 
 from datamodules.base import ImageDataModule, Images
@@ -36,6 +37,8 @@ from vae.training.callbacks.progress import Progress
 from vae.training.lightning_module import VAEModule
 
 configure_torch()
+# A process is the only one, whatever RANK, LOCAL_RANK or SLURM_PROCID say; those of trainer=ddp have another rank.
+rank_zero_only.rank = 0  # type: ignore[attr-defined]
 
 log = logging.getLogger(__name__)
 for name in ("pytorch_lightning", "lightning_fabric"):
@@ -253,6 +256,7 @@ def train(cfg: DictConfig, folder: Path) -> None:
             shutdown,
             ResumableEarlyStopping("val/objective", cfg.patience or sys.maxsize),
         ],
+        plugins=LightningEnvironment(),  # otherwise Lightning would follow Slurm's or torchrun's variables
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,

@@ -80,9 +80,10 @@ class VAEModule(LightningModule):
 
     def forward(self, x: Tensor, weight: float | Tensor) -> tuple[Tensor, Tensor]:
         """Return the loss of a batch of images x and the sums of the metrics over this process's images, (n,)."""
-        metrics = self.compute_metrics(self.local_shard(x), weight)
+        shard, share = self.local_shard(x)
+        metrics = self.compute_metrics(shard, weight)
         # DDP averages the gradients of n processes, so each one scales its part of the batch mean by n
-        return -metrics[-1].sum() / len(x) * self.trainer.world_size, metrics.detach().sum(1)
+        return -metrics[-1].sum() / len(x) * self.trainer.world_size * share, metrics.detach().sum(1) * share
 
     def on_fit_start(self) -> None:
         if self.resume_state:  # also of a complete training, which does not start again but is tested
@@ -117,7 +118,8 @@ class VAEModule(LightningModule):
 
     def validation_step(self, x: Tensor, _i: int) -> None:
         final_weight = self.objective.weight(1.0)
-        self.val_means.update(self.compute_metrics(self.local_shard(x), final_weight).sum(1), len(x))
+        shard, share = self.local_shard(x)
+        self.val_means.update(self.compute_metrics(shard, final_weight).sum(1) * share, len(x))
 
     def on_validation_epoch_end(self) -> None:
         self.val_means.sums = self.all_reduce_sum(torch.as_tensor(self.val_means.sums))
@@ -285,9 +287,13 @@ class VAEModule(LightningModule):
         for logger in self.trainer.loggers:
             logger.log_metrics(values, step=self.global_step if step is None else step)
 
-    def local_shard(self, x: Tensor) -> Tensor:
-        """Return this process's images of a batch: with n processes, every n-th image."""
-        return x[self.global_rank :: self.trainer.world_size]
+    def local_shard(self, x: Tensor) -> tuple[Tensor, float]:
+        """Return this process's images of a batch and their share: with n processes, every n-th image.
+
+        A batch of fewer than n images is computed by every process, with a share of 1/n: none is left without images.
+        """
+        n = self.trainer.world_size
+        return (x[self.global_rank :: n], 1.0) if len(x) >= n else (x, 1 / n)
 
     def all_reduce_sum(self, sums: Tensor) -> Tensor:
         """Return the sum over all processes."""
