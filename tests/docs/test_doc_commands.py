@@ -108,6 +108,8 @@ def check(line):
     match shlex.split(line, comments=True):
         case ["python", "train.py", *typed]:
             check_train(typed)
+        case ["srun", *_, "python", "train.py", first, second]:
+            check_train([first, second])
         case ["python", "-m", module, *typed]:
             check_module(module, typed)
         case ["python" | "wandb", *_, file] if file.startswith(("benchmarks/", "conf/sweep/")):
