@@ -18,9 +18,9 @@ from vae.config.overrides import read_arguments
 from vae.config.schema import CONF, validate
 from vae.config.stored_config import read_config
 from vae.errors import USER_ERRORS, one_line
+from vae.process import prepare_process
 from vae.runs.checkpoint_files import clear_training, has_checkpoint
 from vae.runs.run_lock import LOCK
-from vae.terminal import escape_unencodable
 from vae.training.ddp import launch
 from vae.training.signals import exit_on_signal, signal_exit_code
 from vae.training.single_run import unlock
@@ -71,8 +71,8 @@ def print_error(error: Exception) -> int:
 
 def cli() -> int:
     """Run the command line; return the exit code."""
+    prepare_process()
     exit_on_signal()
-    escape_unencodable()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise exceptions instead of printing them
     try:
         arguments = sweep_arguments(read_arguments(sys.argv[1:]))

@@ -23,7 +23,7 @@ from vae.config.stored_config import check_config, check_links, read_config
 from vae.config.stored_config import check_overrides as check_stored_overrides
 from vae.config.yaml_files import read_yaml
 from vae.errors import USER_ERRORS, UserError, did_you_mean, one_line
-from vae.terminal import escape_unencodable
+from vae.process import prepare_process
 
 RECIPE = re.compile(rb"(\s*#.*\n)*?\s*#\s*@package\s+_global_")  # a comment before the first key
 
@@ -37,7 +37,7 @@ class Values(yaml.SafeLoader):
 for tag, pattern in {
     "bool": r"true|True|TRUE|false|False|FALSE",
     "int": r"[-+]?(0|[1-9][0-9]*)",
-    "float": r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+    "float": r"[-+]?(\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
     "null": r"null|Null|NULL|~|",
 }.items():
     Values.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(f"^(?:{pattern})$"), None)
@@ -64,11 +64,11 @@ def run_command(main: Callable[[Sequence[str]], int | None], help_text: str | No
     -h or --help prints `help_text`. A user error is printed as one line, with exit code 2. Ctrl-C prints
     `interrupted`, with exit code 130.
     """
+    prepare_process()
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(help_text)
         return 0
     try:
-        escape_unencodable()
         return main(sys.argv[1:]) or 0
     except USER_ERRORS as error:
         print(one_line(error), file=sys.stderr)
