@@ -43,7 +43,7 @@ def test_a_signal_in_a_weakref_callback_before_the_test_stops_it(cli, runs, monk
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_stops_training_with_a_checkpoint(signum, code, tmp_path):
     """The signal goes to every process of the group, as from a terminal or a scheduler."""
     process = subprocess.Popen(

@@ -188,6 +188,27 @@ def test_parallel_jobs_share_the_threads(tmp_path):
     assert threads == [max(1, (os.cpu_count() or 1) // 2)] * 2
 
 
+def test_parallel_jobs_label_their_lines_and_stop_when_the_sweep_is_killed(tmp_path):
+    """The sweep is killed when both jobs are training."""
+    arguments = ["-m", "latent_dim=2,3", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "trainer.max_epochs=2000"]
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *BARS, "logger=csv", "hydra.sweep.dir=swept", *arguments],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT / "tests")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    labels = set()
+    for line in process.stdout:  # ends when the workers, which inherit the pipe, are gone
+        labels |= {line.split("  ")[0]} if "epoch   1 " in line else set()
+        if labels == {"latent_dim=2", "latent_dim=3"}:
+            process.kill()
+    assert process.wait() == -9
+    assert len(list(tmp_path.rglob("last.ckpt"))) == 2
+    assert not list(tmp_path.rglob("summary.json"))
+
+
 def test_a_search_maximises_val_elbo_and_can_be_resumed(cli, tmp_path):
     arguments = [
         "-m",

@@ -1,4 +1,4 @@
-"""What Ctrl-C (SIGINT) and SIGTERM do to train.py. Nothing here imports torch.
+"""What Ctrl-C (SIGINT), SIGTERM and SIGHUP do to train.py. Nothing here imports torch.
 
 Before and after training, the process exits immediately: `exit_on_signal`. During training, the callback
 GracefulShutdown first finishes the current batches and saves a checkpoint. With trainer=ddp, the parent process
@@ -12,13 +12,15 @@ import signal
 import sys
 from types import FrameType
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+STOP_SIGNALS = [signal.SIGINT, signal.SIGTERM]
+if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # the terminal is closed; `nohup` ignores it
+    STOP_SIGNALS.append(signal.SIGHUP)
 
 _received: list[int] = []  # the signals of this process
 
 
 def exit_on_signal() -> None:
-    """Make Ctrl-C and SIGTERM exit this process immediately."""
+    """Make Ctrl-C, SIGTERM and SIGHUP exit this process immediately."""
     _received.clear()
     for signum in STOP_SIGNALS:
         signal.signal(signum, exit_now)

@@ -6,9 +6,11 @@ import math
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -21,6 +23,7 @@ from vae.runs.run_folder import find_runs, read_metrics, read_run
 from vae.runs.run_lock import RunLockedError, lock_run
 from vae.terminal import show
 from vae.training.ddp import launch
+from vae.training.parallel_job import exit_if_orphaned, is_parallel_job, prepare_parallel_job
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +35,8 @@ def run_job(cfg: DictConfig, folder: Path) -> float:
     failed.txt, and the result is -inf.
     """
     failed = folder / "failed.txt"
+    if is_parallel_job():
+        prepare_parallel_job(" ".join(job_overrides(HydraConfig.get().overrides.task, folder.parent)) or folder.name)
     try:
         with lock_run(folder, "hydra.sweep.dir"):
             if finished(folder):
@@ -51,8 +56,16 @@ def run_job(cfg: DictConfig, folder: Path) -> float:
         log.exception("run failed")
     except SystemExit:
         log.info(resume_hint(folder.parent))
+        exit_if_orphaned()
         raise
     return -math.inf
+
+
+def job_overrides(overrides: Sequence[str], sweep: Path) -> list[str]:
+    """Return the overrides of a job that are not the same for all jobs of its sweep."""
+    file = sweep / "sweep.json"
+    common = json.loads(file.read_text())["task"] if file.exists() else overrides
+    return [override for override in overrides if override not in common]
 
 
 def finished(folder: Path) -> bool:
