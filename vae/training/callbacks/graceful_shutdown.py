@@ -1,4 +1,4 @@
-"""The callback that stops a training on Ctrl-C or SIGTERM."""
+"""The callback that stops a training on Ctrl-C, SIGTERM or SIGHUP."""
 
 import logging
 import shlex
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class GracefulShutdown(Callback):
-    """On Ctrl-C or SIGTERM, finish the current chunk of batches, save a checkpoint, and exit with 128 + signal.
+    """On a signal of STOP_SIGNALS, finish the current chunk of batches, save a checkpoint, and exit with 128 + signal.
 
     A second signal exits at once. With several processes, all of them stop if one received a signal.
     """
