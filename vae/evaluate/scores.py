@@ -1,6 +1,5 @@
 """Estimate log p(x) of many images, and cache the results in a file."""
 
-import os
 import sys
 from pathlib import Path
 from zipfile import BadZipFile
@@ -15,6 +14,7 @@ from vae.config.schema import Compile
 from vae.errors import UserError
 from vae.model.estimator import BATCH_SIZE, Scores, chunk_size, importance_sample, score_terms
 from vae.model.vae import VAE
+from vae.runs.atomic_files import atomic_path
 
 
 def compiled_draws(vae: VAE, x: Tensor, K: int) -> CompiledDraws:
@@ -55,7 +55,6 @@ def cached_scores(
     device = next(vae.parameters()).device
     batches = x[: -(-n // BATCH_SIZE) * BATCH_SIZE].split(BATCH_SIZE)  # whole batches, even if n ends within one
     scores = read_cached_scores(file, weights)
-    half_written = file.with_suffix(f".{os.getpid()}.part")
     compiled, remaining = None, n - scores.shape[1]
     if remaining > 0 and (
         compiles is True or (compiles == "auto" and device.type == "cpu" and remaining * K >= MIN_DRAWS)
@@ -68,8 +67,7 @@ def cached_scores(
                 torch.manual_seed(seed + i)
                 new = torch.stack(importance_sample(vae, batch.to(device), K, compiled=compiled)).cpu()
                 scores = torch.cat([scores[:, : i * BATCH_SIZE], new], 1)
-                with half_written.open("wb") as part:
-                    np.savez(part, weights=weights, **dict(zip(Scores._fields, scores.numpy(), strict=True)))
-                half_written.replace(file)
+                with atomic_path(file) as part, part.open("wb") as half_written:
+                    np.savez(half_written, weights=weights, **dict(zip(Scores._fields, scores.numpy(), strict=True)))
             bar.update(len(batch))
     return Scores(*scores[:, :n])

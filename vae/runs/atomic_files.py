@@ -1,19 +1,74 @@
 """Write files and folders atomically: a reader sees all of the new content or none of it."""
 
 import os
+import shutil
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from vae.errors import UserError
 
 
+def temporary_path(path: Path) -> Path:
+    """Return a temporary name beside `path`, after removing what killed processes of this machine left there."""
+    prefix = f"{path.name}.{socket.gethostname()}-"
+    for leftover in path.parent.glob(f"{escape(prefix)}*.part"):
+        pid = leftover.name.removeprefix(prefix).removesuffix(".part")
+        if pid.isdecimal() and not is_running(int(pid)):
+            remove(leftover)
+    return path.with_name(f"{prefix}{os.getpid()}.part")
+
+
+def is_running(pid: int) -> bool:
+    """Return whether there is a process with this number on this machine."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it exists."""
+    with suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+@contextmanager
+def named_errors(path: Path) -> Iterator[None]:
+    """Name `path` in an error of the disk that names no file, such as that of a full disk."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        cause = error if isinstance(error, OSError) else error.__context__  # torch.save raises RuntimeError
+        if isinstance(cause, OSError) and not cause.filename:
+            raise OSError(cause.errno, cause.strerror or str(cause), str(path)) from None
+        raise
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`. If the block succeeds, rename the file there to `path`, else remove it."""
+    part = temporary_path(path)
+    try:
+        with named_errors(path):
+            yield part
+            part.replace(path)
+    finally:
+        remove(part)
+
+
 def atomic_write(content: str | bytes, path: Path) -> None:
     """Write a file under a temporary name, then rename it to `path`."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_bytes(content.encode() if isinstance(content, str) else content)
-    part.replace(path)
+    with atomic_path(path) as part:
+        part.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 @contextmanager
@@ -24,12 +79,16 @@ def atomic_directory(folder: Path) -> Iterator[Path]:
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: expected a folder or a new path, but this is a file")
+    part = temporary_path(folder)
     try:
-        new = TemporaryDirectory(prefix=f"{folder.name}.", suffix=".part", dir=folder.parent)
+        part.mkdir()
     except OSError as error:
         raise UserError(f"{folder}: cannot be written: {error.strerror}") from None
-    with new as part:
-        yield Path(part)
-        folder.mkdir(exist_ok=True)
-        for path in sorted(Path(part).iterdir()):
-            path.replace(folder / path.name)
+    try:
+        with named_errors(folder):
+            yield part
+            folder.mkdir(exist_ok=True)
+            for path in sorted(part.iterdir()):
+                path.replace(folder / path.name)
+    finally:
+        remove(part)

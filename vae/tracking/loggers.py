@@ -14,7 +14,7 @@ from typing import Any
 from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
-from vae.runs.atomic_files import atomic_write
+from vae.runs.atomic_files import atomic_write, named_errors
 from vae.runs.run_folder import read_cells, read_metrics
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class MetricsCSV(Logger):
         if new := [name for name in row if name not in columns]:
             self._write(columns + new, [*read_cells(self.path)[1], row])
         else:
-            with self.path.open("a", newline="") as file:
+            with named_errors(self.path), self.path.open("a", newline="") as file:
                 csv.DictWriter(file, columns, lineterminator="\n").writerow(row)
 
     def log_hyperparams(self, *_args: Any, **_kwargs: Any) -> None:

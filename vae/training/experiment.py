@@ -23,10 +23,11 @@ from vae.acceleration.torch_settings import configure_torch
 from vae.config.command_line import run_name
 from vae.config.schema import CONF
 from vae.config.stored_config import read_hydra, read_overrides
-from vae.errors import UserError
+from vae.errors import UserError, one_line
 from vae.model.vae import VAE
 from vae.runs.atomic_files import atomic_write
 from vae.runs.checkpoint_files import BEST, LAST, checkpoint_to_resume, is_intact
+from vae.runs.run_folder import read_summary
 from vae.runs.run_lock import check_is_new
 from vae.tracking.loggers import MetricsCSV, finish_wandb
 from vae.training.callbacks.acceleration import CompileAtStart, CUDAGraphSteps, DelayedCompile
@@ -192,12 +193,15 @@ def build_logger(cfg: DictConfig, folder: Path) -> list[Any]:
     return [logger]
 
 
-def checkpoint_step(checkpoint: Path) -> int:
-    """Return the optimizer step of a checkpoint. Raises UserError if it cannot be read."""
+def checkpoint_step(module: VAEModule, checkpoint: Path) -> int:
+    """Return the optimizer step of a checkpoint. Raises UserError if it cannot be read or is of another model."""
     try:
-        return torch.load(checkpoint, weights_only=True)["global_step"]
+        content = torch.load(checkpoint, weights_only=True, map_location="cpu")
+        module.load_state_dict(content["state_dict"])
+        return content["global_step"]
     except CHECKPOINT_ERRORS:
-        raise UserError(f"resume={checkpoint.parent.parent}: {checkpoint} is damaged") from None
+        damaged = f"{checkpoint} is damaged or does not match the run's config"
+        raise UserError(f"resume={checkpoint.parent.parent}: {damaged}") from None
 
 
 @rank_zero_only
@@ -214,8 +218,12 @@ def report_test(test_metrics: dict[str, float], data: ImageDataModule, cfg: Dict
     lines = [f"  {name:<30}{text:>10} {notes.get(name, '')}".rstrip() for name, text in texts.items()]
     title = f"  test metrics, in nats per image, over {images:,} images"
     log.info("\n".join(["", title, *lines, "", os.path.relpath(folder)]))
-    summary = folder / "summary.json"  # vae.evaluate may have added to it
-    write_summary((json.loads(summary.read_text()) if summary.exists() else {}) | test_metrics, folder)
+    try:
+        evaluated = read_summary(folder)  # vae.evaluate may have added to it
+    except UserError as error:
+        log.warning(f"{one_line(error)}; it is written again")
+        evaluated = {}
+    write_summary(evaluated | test_metrics, folder)
 
 
 def write_summary(values: dict[str, float], folder: Path) -> None:
@@ -238,7 +246,7 @@ def train(cfg: DictConfig, folder: Path) -> None:
     if resume_from:
         if resume_from.name != LAST:
             log.warning(f"{LAST} is missing or damaged; resuming from {resume_from.name}")
-        history.drop_rows_after(checkpoint_step(resume_from))
+        history.drop_rows_after(checkpoint_step(module, resume_from))
     else:
         check_is_new(folder)
     best = NamedCheckpoint(checkpoints, "best", monitor="val/objective", mode="max", save_weights_only=True)
@@ -274,6 +282,8 @@ def train(cfg: DictConfig, folder: Path) -> None:
         trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True)
     finally:
         torch.set_float32_matmul_precision("highest")
+    if not best.best_model_path:  # best.ckpt was lost, and no epoch remained
+        trainer.save_checkpoint(checkpoints / BEST, weights_only=True)
     trainer.test(module, datamodule=data, ckpt_path=best.best_model_path or None, weights_only=True, verbose=False)
     test_metrics = {name: value for name, value in module.latest_metrics.items() if name.startswith("test/")}
     report_test(test_metrics, data, cfg, folder)

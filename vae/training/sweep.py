@@ -99,10 +99,19 @@ def resume_hint(folder: Path) -> str:
 
 
 def requeue_trials(sweeper: DictConfig) -> None:
-    """Make a resumed search start with the trials that were running when it was interrupted."""
-    import optuna
+    """Make a resumed search start with the trials that were running when it was interrupted.
 
-    if sweeper.study_name in (study.study_name for study in optuna.get_all_study_summaries(sweeper.storage)):
+    Raises UserError if the file of the study is damaged.
+    """
+    import optuna
+    from sqlalchemy.exc import DatabaseError
+
+    try:
+        studies = optuna.get_all_study_summaries(sweeper.storage)
+    except DatabaseError as error:
+        rename = "rename it, and the search begins again; its finished runs are kept"
+        raise UserError(f"{sweeper.storage}: damaged ({error.orig}); {rename}") from None
+    if sweeper.study_name in (study.study_name for study in studies):
         study = optuna.load_study(sweeper.study_name, sweeper.storage)
         for trial in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
             study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
@@ -118,7 +127,11 @@ class Sweep(Callback):
         folder.mkdir(parents=True, exist_ok=True)
         atomic_write(json.dumps(OmegaConf.to_container(config.hydra.overrides), indent=2) + "\n", folder / "sweep.json")
         if config.hydra.sweeper.get("storage"):
-            requeue_trials(config.hydra.sweeper)
+            try:
+                requeue_trials(config.hydra.sweeper)
+            except UserError as error:  # Hydra would turn it into a warning
+                print(one_line(error), file=sys.stderr)
+                sys.exit(2)
         show(resume_hint(folder))
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
@@ -126,9 +139,9 @@ class Sweep(Callback):
         folder = Path(config.hydra.sweep.dir)
         try:
             runs = find_runs([folder])
-        except UserError as error:  # Hydra would turn it into a warning
+            log.info(f"\n{format_table(runs)}\n\n{os.path.relpath(folder)}")
+        except USER_ERRORS as error:  # Hydra would turn it into a warning
             log.error(one_line(error))
             sys.exit(1)
-        log.info(f"\n{format_table(runs)}\n\n{os.path.relpath(folder)}")
         if any(run.status != "finished" for run in runs):
             sys.exit(1)

@@ -1,5 +1,6 @@
 """Checkpoints and early stopping."""
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,10 @@ from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 
-from vae.runs.checkpoint_files import BEST, LAST, PREVIOUS
+from vae.runs.atomic_files import atomic_path
+from vae.runs.checkpoint_files import BEST, LAST, PREVIOUS, is_intact
+
+log = logging.getLogger(__name__)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -23,8 +27,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         assert storage_options is None
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(f"{target.name}.{os.getpid()}.part")
-        try:
+        with atomic_path(target) as part:
             with part.open("wb") as file:
                 torch.save(checkpoint, file)
                 file.flush()
@@ -33,10 +36,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 target.replace(target.with_name(PREVIOUS))
             if target.name == BEST:
                 (target.parents[1] / "summary.json").unlink(missing_ok=True)
-            part.replace(target)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
 
 
 class NamedCheckpoint(ModelCheckpoint):
@@ -46,6 +45,10 @@ class NamedCheckpoint(ModelCheckpoint):
         super().__init__(folder, name, enable_version_counter=False, **options)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if self.monitor and not is_intact(Path(str(self.dirpath), BEST)):
+            log.warning(f"{BEST} is missing or damaged; the best of the remaining epochs replaces it")
+            return
+
         def current_path(path: str) -> str:
             return os.path.join(str(self.dirpath), os.path.basename(path)) if path else ""
 
