@@ -7,13 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from made_up_runs import HOSTILE_TEXT, SCORES, make_history, make_mixed_runs, make_run, make_scores
 
 from vae.compare import __main__ as compare
 from vae.config.schema import CONF
 from vae.runs.results_table import build_rows, format_table
-from vae.runs.run_folder import find_runs, read_metrics
+from vae.runs.run_folder import Run, find_runs, read_metrics
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +151,47 @@ def test_long_curves_are_thinned_and_keep_the_last_point(tmp_path, command):
     steps, values = run["curves"]["train"]["step"], run["curves"]["train"]["elbo"]
     assert len(steps) <= 500
     assert (steps[:2], steps[-1], values[:2], values[-1]) == ([1, 5], 1503, [1, 5], None)
+
+
+def test_curves_of_many_runs_have_fewer_points_and_pictures_are_linked(tmp_path, command, monkeypatch):
+    monkeypatch.setattr("vae.compare.page.ALL_POINTS", 60)
+    monkeypatch.setattr("vae.compare.page.EMBEDDED", 1)
+    for i, folder in enumerate(("a", "b c#")):
+        make_run(tmp_path / folder, {"seed": i}, make_scores(-90 - i), history=make_history(-99), pictures=["samples"])
+    assert command("a", "b c#", "out=page")[0] == 0
+    best, other = page_data(tmp_path / "page" / "compare.html")["runs"]
+    assert best["pictures"]["samples"].startswith("data:image/webp;base64,")
+    assert other["pictures"] == {"samples": "../b%20c%23/figures/samples.png", "reconstructions": None}
+    assert {len(run["curves"]["train"]["step"]) for run in (best, other)} == {26}  # at most 60 / 2 points
+
+
+def test_means_over_seeds_are_those_of_numpy(tmp_path, command):
+    scores = {2: [-120.0, -121.0, -125.0], 10: [-95.0, -97.5]}
+    for latent_dim, values in scores.items():
+        for seed, value in enumerate(values):
+            make_run(tmp_path / f"s/{latent_dim}-{seed}", {"latent_dim": latent_dim, "seed": seed}, make_scores(value))
+    make_run(tmp_path / "s/failed", {"latent_dim": 10, "seed": 7}, failure="diverged")
+    code, out, _ = command("s")
+    assert code == 0
+    lines = [line.split() for line in out.partition("over seeds\n")[2].splitlines()[:3]]
+    assert lines[0] == ["latent_dim", "seeds", "log_px", "elbo", "kl"]
+    for line, latent_dim in zip(lines[1:], (10, 2), strict=True):
+        mean, sd = np.mean(scores[latent_dim]), np.std(scores[latent_dim], ddof=1)
+        assert line[:5] == [str(latent_dim), str(len(scores[latent_dim])), f"{mean:.2f}", "+-", f"{sd:.2f}"]
+    assert page_data(tmp_path / "s" / "compare.html")["means"][0]["latent_dim"] == "10"
+
+
+def test_the_work_for_a_table_grows_with_the_number_of_runs(tmp_path, monkeypatch):
+    for i in range(8):
+        make_run(tmp_path / str(i), {"seed": i}, make_scores(-90 - i))
+    read: list[int] = []
+    value = Run.value
+    monkeypatch.setattr(Run, "value", lambda run, key: read.append(1) or value(run, key))
+    runs = find_runs([tmp_path])
+    build_rows(runs[:4])
+    four = len(read)
+    build_rows(runs)
+    assert len(read) - four == 2 * four
 
 
 def test_an_unreadable_picture_is_shown_as_missing(tmp_path, command):

@@ -18,7 +18,7 @@ def open_page(browser, tmp_path):
     context = browser.new_context(viewport={"width": 1366, "height": 768}, offline=True)
 
     def open_in_browser(folder):
-        (tmp_path / "page.html").write_text(render_html(build_rows(find_runs([folder]))), "utf-8")
+        (tmp_path / "page.html").write_text(render_html(build_rows(find_runs([folder])), tmp_path), "utf-8")
         page = context.new_page()
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)

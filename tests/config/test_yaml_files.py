@@ -6,12 +6,13 @@ import sys
 
 import pytest
 from made_up_runs import make_run
+from omegaconf import OmegaConf
 
 from vae.config import command_line
 from vae.config.command_line import check_overrides
 from vae.config.schema import CONF
 from vae.config.stored_config import read_config
-from vae.config.yaml_files import read_yaml
+from vae.config.yaml_files import parse_config, read_yaml
 from vae.errors import USER_ERRORS, UserError, one_line
 from vae.runs.run_folder import find_runs
 
@@ -127,3 +128,24 @@ def test_deep_brackets_do_not_crash_the_process(tmp_path):
     done = subprocess.run([sys.executable, "-c", command, str(tmp_path)], capture_output=True, text=True, timeout=100)
     assert done.returncode == 0
     assert done.stderr == f"skipped {tmp_path / 'bad' / '.hydra' / 'hydra.yaml'}: line 1: nested deeper than 50\n"
+
+
+def test_a_config_is_read_as_omegaconf_reads_it():
+    values = [
+        "1e-3",
+        "1.5",
+        "-.5",
+        "1.",
+        "5.0e-03",
+        "007",
+        "0x1F",
+        "1_000",
+        "2024-01-01",
+        "yes",
+        "~",
+        "inf",
+        ".inf",
+        "a",
+    ]
+    text = "".join(f"k{i}: {value}\n" for i, value in enumerate(values)) + "x: [1, 1e5, {a: null}]\n"
+    assert parse_config(text) == OmegaConf.to_container(OmegaConf.create(text))

@@ -58,7 +58,7 @@ def main(argv: Sequence[str]) -> None:
     rows = build_rows(runs)
     show(format_table(runs))
     out.mkdir(parents=True, exist_ok=True)
-    for name, content in {"compare.html": page.render_html(rows), "compare.csv": to_csv(rows)}.items():
+    for name, content in {"compare.html": page.render_html(rows, out), "compare.csv": to_csv(rows)}.items():
         atomic_write(content, out / name)
         show(os.path.relpath(out / name))
 

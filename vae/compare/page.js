@@ -1,5 +1,5 @@
 "use strict";
-const { keys, terms, metrics, runs } = JSON.parse(document.getElementById("data").textContent);
+const { keys, terms, metrics, means, runs } = JSON.parse(document.getElementById("data").textContent);
 const hidden = new Set();  // the indices of hidden runs
 const $ = id => document.getElementById(id);
 const finite = value => typeof value === "number";
@@ -178,6 +178,15 @@ function drawTable() {
     ?? "\u2605 best run of each group with comparable scores";
 }
 
+function drawMeans() {  // one row per setting: means and standard deviations over its seeds
+  $("means").hidden = !means.length;
+  if (!means.length) return;
+  const cells = (tag, texts) => texts.map(textContent => createElement(tag, { textContent }));
+  $("means").append(createElement("table", {},
+    createElement("tr", {}, ...cells("th", Object.keys(means[0]))),
+    ...means.map(line => createElement("tr", {}, ...cells("td", Object.values(line))))));
+}
+
 // Parameters
 
 const uniqueSorted = values => [...new Set(values)].sort(compareValues);
@@ -274,6 +283,7 @@ addOptions("down", ["", ...keys]);
 $("down").value = keys[1] ?? "";
 if (!runs.some(run => Object.keys(run.curves.val).length)) $("split").value = "train";
 drawTable();
+drawMeans();
 $("cards").append(...cards);
 drawCurves();
 drawParameters();

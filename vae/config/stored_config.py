@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from vae.config.older_versions import current_config, current_override
 from vae.config.schema import CONF, Config
-from vae.config.yaml_files import read_yaml
+from vae.config.yaml_files import parse_config, read_yaml
 from vae.errors import UserError, one_line
 
 KEY = re.compile(r"\$\{[\w.]+\}")  # any other interpolation can call a resolver
@@ -68,15 +68,15 @@ def read_config(folder: Path) -> DictConfig:
     Raises UserError if the file is damaged.
     """
     path = folder / ".hydra" / "config.yaml"
+    content = read_yaml(path, parse_config)
+    if not isinstance(content, dict) or not content:
+        raise UserError(f"{path}: damaged; expected keys and values")
+    if resolved_size(content) > MAX_SIZE:
+        raise UserError(f"{path}: the values of its interpolations are too large, or refer to themselves")
     try:
-        config = read_yaml(path, OmegaConf.create)
+        return current_config(OmegaConf.create(content))
     except OmegaConfBaseException as error:
         raise UserError(f"{path}: {one_line(error)}") from None
-    if not isinstance(config, DictConfig) or not config:
-        raise UserError(f"{path}: damaged; expected keys and values")
-    if resolved_size(OmegaConf.to_container(config, resolve=False)) > MAX_SIZE:
-        raise UserError(f"{path}: the values of its interpolations are too large, or refer to themselves")
-    return current_config(config)
 
 
 def resolved_size(root: Any) -> float:
@@ -159,6 +159,9 @@ def check_config(cfg: DictConfig, source: str) -> None:
 def escape_resolvers(cfg: DictConfig) -> DictConfig:
     """Return a config in which resolvers that conf/ does not have are plain text: reading a value calls nothing."""
     _, resolvers = installed()
+    content = OmegaConf.to_container(cfg, resolve=False)
+    if all((path, text) in resolvers for path, text in strings(content) if calls_resolver(text)):
+        return cfg
 
     def escape(node: Any, path: tuple[str, ...] = ()) -> Any:
         if isinstance(node, dict):
@@ -168,7 +171,7 @@ def escape_resolvers(cfg: DictConfig) -> DictConfig:
         foreign = isinstance(node, str) and calls_resolver(node) and (path, node) not in resolvers
         return node.replace("${", r"\${") if foreign else node
 
-    return OmegaConf.create(escape(OmegaConf.to_container(cfg, resolve=False)))
+    return OmegaConf.create(escape(content))
 
 
 def check_overrides(overrides: Iterable[str], source: str) -> None:

@@ -1,9 +1,10 @@
 """Read YAML files that may be damaged, or come from anybody."""
 
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -12,6 +13,33 @@ from vae.errors import UserError
 MAX_BYTES, MAX_DEPTH = 1_000_000, 50  # the parsers crash at a depth of some ten thousand
 
 parse_fast = partial(yaml.load, Loader=yaml.CSafeLoader)
+
+
+class ConfigLoader(yaml.CSafeLoader):
+    """Reads a config as OmegaConf does, ten times as fast: 1e-3 is a number, dates are texts, and keys are unique."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, list[Any]]] = {
+        letter: [(tag, pattern) for tag, pattern in found if not tag.endswith((":timestamp", ":float"))]
+        for letter, found in yaml.CSafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in keys:
+                raise yaml.MarkedYAMLError(problem=f"found duplicate key {key.value}", problem_mark=key.start_mark)
+            keys.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+ConfigLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(
+        r"^(?:[-+]?(\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$"
+    ),
+    list("-+0123456789."),
+)
+parse_config = partial(yaml.load, Loader=ConfigLoader)
 
 
 def check_structure(text: str, aliases: bool) -> None:

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import shutil
+import statistics
 import textwrap
 from collections import Counter
 from collections.abc import Sequence
@@ -62,19 +63,21 @@ def format_overrides(values: dict[str, Any]) -> str:
 def build_rows(runs: Sequence[Run]) -> list[Row]:
     """Return one row per run, best first: sorted by log p(x), then by the ELBO, then runs without either score."""
     ranked = sorted(runs, key=sort_key, reverse=True)
-    values = [{key: run.value(key) for key in differing_keys(runs)} for run in ranked]
+    keys = differing_keys(runs)
+    values = [{key: run.value(key) for key in keys} for run in ranked]
     name_counts = Counter(map(format_overrides, values))
     common = os.path.commonpath([run.folder.resolve().parent for run in runs])
-    best: dict[str, Run] = {}
-    for run in ranked:
-        if sort_key(run)[0] >= RANKS.index("test/elbo"):
-            best.setdefault(str(comparison_key(run)), run)
+    groups: set[str] = set()  # of comparable runs of which the best was found
     rows = []
     for run, own_values in zip(ranked, values, strict=True):
+        has_score = sort_key(run)[0] >= RANKS.index("test/elbo")
+        group = str(comparison_key(run)) if has_score else ""
+        best = has_score and group not in groups
+        groups.add(group)
         name = format_overrides(own_values)
         if not name or name_counts[name] > 1:
             name = f"{name} {run.folder.resolve().relative_to(common)}".strip()
-        rows.append(Row(run, name, own_values, best.get(str(comparison_key(run))) is run))
+        rows.append(Row(run, name, own_values, best))
     return rows
 
 
@@ -115,6 +118,35 @@ def best_run_lines(table: Sequence[Row]) -> list[str]:
     return lines
 
 
+def seed_means(table: Sequence[Row]) -> list[dict[str, str]]:
+    """Return one line per setting, by column: means and standard deviations of its scores over seeds, best first.
+
+    No lines if no setting has scores of two seeds.
+    """
+    groups: dict[str, list[Row]] = {}
+    for row in table:
+        if "seed" in row.values and sort_key(row.run)[0] >= RANKS.index("test/elbo"):
+            setting = {key: value for key, value in row.values.items() if key != "seed"}
+            groups.setdefault(format_overrides(setting), []).append(row)
+    if max(map(len, groups.values()), default=0) < 2:
+        return []
+
+    def cell(name: str, rows: Sequence[Row]) -> str:
+        scores = [row.run.summary[f"test/{name}"] for row in rows if f"test/{name}" in row.run.summary]
+        deviation = f" +- {statistics.stdev(scores):.2f}" if len(scores) > 1 else ""
+        return f"{statistics.fmean(scores):.2f}{deviation}" if scores else "-"
+
+    def score(rows: Sequence[Row]) -> tuple[int, float]:
+        kinds, scores = zip(*(sort_key(row.run) for row in rows), strict=True)
+        return min(kinds), statistics.fmean(scores)
+
+    lines = []
+    for rows in sorted(groups.values(), key=score, reverse=True):
+        keys = {key: format_value(value) for key, value in rows[0].values.items() if key != "seed"}
+        lines.append(keys | {"seeds": str(len(rows))} | {name: cell(name, rows) for name in ("log_px", "elbo", "kl")})
+    return lines
+
+
 def format_table(runs: Sequence[Run], width: int | None = None) -> str:
     """Format the runs as a table.
 
@@ -135,4 +167,6 @@ def format_table(runs: Sequence[Run], width: int | None = None) -> str:
         output.append(line)
         for paragraph in filter(None, below):
             output += textwrap.wrap(paragraph, width, initial_indent="   ", subsequent_indent="     ")
+    if means := seed_means(table):
+        output += ["", "means and standard deviations over seeds", *align_columns(means), ""]
     return "\n".join(output + best_run_lines(table))
