@@ -143,37 +143,52 @@ def test_flow_needs_two_dimensions():
         Flow(1, SHAPE, 2, 8)
 
 
+def log_pz1_z2(z2, z1, down):
+    """Return log p(z1|z2) of a `down` with one linear layer, by torch.distributions; z2 is (N,), z1 is (D,)."""
+    outputs = z2.double()[:, None] * down.weight.detach().double()[:, 0] + down.bias.detach().double()
+    mean, variance = outputs.tanh()[:, : len(z1)], 2 * outputs.sigmoid()[:, len(z1) :]
+    return Normal(mean, variance.sqrt()).log_prob(z1.double()).sum(-1)
+
+
 def test_two_layers_gradient_of_the_proposal():
-    """If all layers are linear, E[log p(z1, z2) - log q(z2|z1)] has a gradient in closed form."""
+    """The gradient of E[log p(z1, z2) - log q(z2|z1)] in the parameters of q, by quadrature."""
     torch.manual_seed(0)
     prior = TwoLayers(1, SHAPE, 1, [], "identity")
     down, up = prior.down[0], prior.up[0]
-    down.weight.data, down.bias.data = torch.tensor([[1.3], [0.0]]), torch.tensor([0.2, -0.4])
+    down.weight.data, down.bias.data = torch.tensor([[1.3], [0.4]]), torch.tensor([0.2, -0.4])
     up.weight.data, up.bias.data = torch.tensor([[0.5], [0.0]]), torch.tensor([0.7, -1.0])
     z1 = torch.tensor([0.9])
     prior(Q()).log_prob(z1.expand(400_000, 1)).mean().backward()
-    mean, slope, variance = 0.5 * 0.9 + 0.7, 1.3, math.exp(-0.4)
-    pull_to_z1 = slope * (0.9 - slope * mean - 0.2) / variance
-    assert up.bias.grad[0].item() == pytest.approx(pull_to_z1 - mean, abs=0.02)
-    curvature = slope**2 / variance + 1
-    assert up.bias.grad[1].item() == pytest.approx((1 - curvature * math.exp(-1.0)) / 2, abs=0.02)
+    bias = up.bias.detach().double().requires_grad_()
+    q_z2 = Normal(0.5 * 0.9 + bias[0], (bias[1] / 2).exp())
+    eps = torch.linspace(-8, 8, 4001, dtype=torch.float64)
+    z2 = q_z2.mean + q_z2.stddev * eps
+    weight = Normal(0.0, 1.0).log_prob(eps).exp() * (16 / 4000)
+    bound = weight @ (log_pz1_z2(z2, z1, down) + Normal(0.0, 1.0).log_prob(z2)) + q_z2.entropy()
+    bound.backward()
+    torch.testing.assert_close(up.bias.grad.double(), bias.grad, atol=0.02, rtol=0)
 
 
 def test_two_layers_estimate_is_unbiased():
-    """With linear layers, p(z1) is a known Gaussian."""
-    prior = TwoLayers(2, SHAPE, 3, [4], "identity")
-    perturbed(prior, 0.2)
-    down = prior.down
+    """If z2 has one unit, p(z1) is an integral over a line."""
+    prior = perturbed(TwoLayers(2, SHAPE, 1, [], "identity"), 0.5)
+    z1 = torch.randn(4, 2)
     with torch.no_grad():
-        down[-1].weight[2:] = 0  # the variance of p(z1|z2) is constant
-        A = (down[-1].weight @ down[0].weight)[:2]
-        offset = down(torch.zeros(3))
-        covariance = A @ A.T + offset[2:].exp().diag()
-        z1 = torch.randn(4, 2)
         estimates = prior(Q()).log_prob(z1.expand(200_000, 4, 2))
-    exact = MultivariateNormal(offset[:2], covariance).log_prob(z1)
-    torch.testing.assert_close(estimates.logsumexp(0) - math.log(200_000), exact, atol=0.02, rtol=0)
+    z2 = torch.linspace(-9, 9, 9001, dtype=torch.float64)
+    joint = torch.stack([log_pz1_z2(z2, z, prior.down[0]) for z in z1]) + Normal(0.0, 1.0).log_prob(z2)
+    exact = joint.logsumexp(-1) + math.log(18 / 9000)
+    torch.testing.assert_close(estimates.logsumexp(0).double() - math.log(200_000), exact, atol=0.02, rtol=0)
     assert (estimates.mean(0) < exact).all()
+
+
+def test_two_layers_bound_the_location_and_scale_of_z1():
+    prior = perturbed(TwoLayers(3, SHAPE, 4, [8], "tanh"), 50.0)
+    with torch.no_grad():
+        p_z1 = prior(Q()).p_z1(torch.randn(1000, 4))
+    assert p_z1.mean.abs().max() <= 1
+    assert p_z1.variance.max() <= 2
+    assert torch.isfinite(p_z1.log_prob(torch.zeros(3))).all()
 
 
 def test_kl_to_the_standard_normal_matches_torch():

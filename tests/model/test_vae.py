@@ -57,6 +57,22 @@ class WithoutClosedForm(DiagonalGaussian):
         return NormalWithoutKL(super().forward(x))
 
 
+class StandardNormalWithoutKL(nn.Module):
+    def forward(self, _q):
+        return NormalWithoutKL(Independent(Normal(torch.zeros(2), torch.ones(2)), 1))
+
+
+class LearnedGaussian(nn.Module):
+    """q(z|x) = N(mean, exp(log_std)^2) for every x, with learned parameters."""
+
+    def __init__(self):
+        super().__init__()
+        self.mean, self.log_std = nn.Parameter(MEAN.clone()), nn.Parameter(STD.log())
+
+    def forward(self, x):
+        return DiagonalGaussian(self.mean, self.log_std.exp())(x)
+
+
 MEAN, STD = torch.tensor([0.3, -1.2]), torch.tensor([0.7, 1.9])
 
 
@@ -87,3 +103,19 @@ def test_gradient_of_the_encoder_through_the_samples():
     W = vae.decoder.W  # d/dmean E log p(x|z) = W' (x - W mean) / noise^2
     expected = ((x.flatten(1) - MEAN @ W.T) @ W).mean(0) / NOISE**2
     torch.testing.assert_close(mean.grad, expected, atol=0.15, rtol=0.02)
+
+
+def test_gradient_of_a_sampled_kl_is_that_of_the_closed_form_and_has_no_noise_where_q_is_p():
+    vae, x, _ = linear_gaussian(widen=1.0)
+    vae.posterior, vae.prior = LearnedGaussian(), StandardNormalWithoutKL()
+    torch.manual_seed(0)
+    vae.terms(x, K=100_000).kl.mean().backward()
+    torch.testing.assert_close(vae.posterior.mean.grad, MEAN, atol=0.02, rtol=0)
+    torch.testing.assert_close(vae.posterior.log_std.grad, STD**2 - 1, atol=0.05, rtol=0)
+    vae.posterior.zero_grad()
+    with torch.no_grad():
+        for parameter in vae.posterior.parameters():
+            parameter.zero_()
+    vae.terms(x, K=1).kl.mean().backward()
+    torch.testing.assert_close(vae.posterior.mean.grad, torch.zeros(2))
+    torch.testing.assert_close(vae.posterior.log_std.grad, torch.zeros(2))

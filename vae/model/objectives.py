@@ -12,10 +12,10 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.distributions import Independent, Normal, kl_divergence
+from torch.distributions import Independent, kl_divergence
 
 from vae.errors import UserError
-from vae.model.vae import Terms
+from vae.model.vae import Terms, detached
 
 
 @dataclass
@@ -110,30 +110,20 @@ class DReG(IWAE):
 
     In the gradients of decoder and prior, sample k has the weight w_k / sum w. The gradient of q goes through z only,
     and sample k has the square of this weight. A hook on z applies the second factor, so do not use the same terms for
-    another objective.
+    another objective. Raises UserError if q(z|x) is not a Gaussian.
     """
 
     def __call__(self, terms: Terms, weight: float | Tensor) -> Tensor:
         bound = super().__call__(terms, weight)
         if not terms.z.requires_grad:
             return bound
+        if not isinstance(terms.q_z, Independent):
+            raise UserError("objective=dreg: q(z|x) must be a Gaussian; expected posterior=diagonal_gaussian")
         weights = terms.log_w.detach().softmax(0)  # (K, B)
         terms.z.register_hook(lambda gradient: gradient * weights.unsqueeze(-1))
-        log_w = terms.log_px_z + terms.log_pz - detached_posterior(terms).log_prob(terms.z)
+        log_w = terms.log_px_z + terms.log_pz - detached(terms.q_z).log_prob(terms.z)
         surrogate = (weights * log_w).sum(0)
         return bound.detach() + surrogate - surrogate.detach()
-
-
-def detached_posterior(terms: Terms) -> Independent:
-    """Return q(z|x) with detached parameters, so that gradients of its log-density reach z only.
-
-    Raises UserError if q(z|x) is not a Gaussian.
-    """
-    q = terms.q_z
-    if not isinstance(q, Independent):
-        raise UserError("objective=dreg: q(z|x) must be a Gaussian; expected posterior=diagonal_gaussian")
-    normal = Normal(q.base_dist.loc.detach(), q.base_dist.scale.detach(), validate_args=False)
-    return Independent(normal, 1, validate_args=False)
 
 
 class Autoencoder(Objective):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, Normal, TransformedDistribution, constraints
 from torch.distributions.kl import register_kl
@@ -112,6 +113,9 @@ class VampPrior(Prior):
 class HierarchicalPrior(Distribution):
     """p(z1), the integral of p(z1|z2) p(z2) over z2. `up` parameterises q(z2|z1), and `down` parameterises p(z1|z2).
 
+    p(z1|z2) has means in (-1, 1) and variances in (0, 2): the decoder can rescale z1, so this is no restriction.
+    Without it, location and scale of z1 grow in training until a decoder with tanh saturates.
+
     `log_prob` returns log p(z1, z2) - log q(z2|z1) for one new sample z2 ~ q(z2|z1). Its exponential is an unbiased
     estimate of p(z1), so that log w, the bounds and the estimate of log p(x) are those of the two-layer model.
     """
@@ -126,12 +130,16 @@ class HierarchicalPrior(Distribution):
     def log_prob(self, value: Tensor) -> Tensor:
         q_z2 = DiagonalNormal(*self.up(value).chunk(2, -1))
         z2 = q_z2.rsample()
-        p_z1 = DiagonalNormal(*self.down(z2).chunk(2, -1))
-        return p_z1.log_prob(value) + self.p_z2.log_prob(z2) - q_z2.log_prob(z2)
+        return self.p_z1(z2).log_prob(value) + self.p_z2.log_prob(z2) - q_z2.log_prob(z2)
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         z2 = self.p_z2.sample(torch.Size(sample_shape))
-        return DiagonalNormal(*self.down(z2).chunk(2, -1)).sample()
+        return self.p_z1(z2).sample()
+
+    def p_z1(self, z2: Tensor) -> Distribution:
+        """Return p(z1|z2). It is N(0, I) if `down` returns 0."""
+        mean, log_var = self.down(z2).chunk(2, -1)
+        return DiagonalNormal(mean.tanh(), math.log(2) + F.logsigmoid(log_var))
 
 
 class TwoLayers(Prior):

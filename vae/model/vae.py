@@ -4,12 +4,30 @@ Shapes: K samples per image, B images, D latent dimensions, and (C, H, W) for on
 """
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, singledispatch
 
 from torch import Tensor, nn
-from torch.distributions import Distribution, kl_divergence
+from torch.distributions import Distribution, Independent, Normal, kl_divergence
 
 from vae.model.likelihoods import Likelihood
+
+
+def detached(q: Independent) -> Independent:
+    """Return the Gaussian q(z|x) with detached parameters, so that gradients of its log-density reach z only."""
+    normal = Normal(q.base_dist.loc.detach(), q.base_dist.scale.detach(), validate_args=False)
+    return Independent(normal, 1, validate_args=False)
+
+
+@singledispatch
+def low_variance_log_q(q: Distribution, z: Tensor) -> Tensor:
+    """Return log q(z|x), (K, B), or a term with the same mean and mean gradient over z ~ q(z|x), and less noise."""
+    return q.log_prob(z)
+
+
+@low_variance_log_q.register
+def _(q: Independent, z: Tensor) -> Tensor:
+    """The gradient that reaches the parameters directly is 0 in the mean. It is left out (Roeder et al. 2017)."""
+    return detached(q).log_prob(z)
 
 
 @dataclass(frozen=True)
@@ -56,7 +74,7 @@ class Terms:
         try:
             return kl_divergence(self.q_z, self.p_z)
         except NotImplementedError:
-            return (self.log_qz_x - self.log_pz).mean(0)
+            return (low_variance_log_q(self.q_z, self.z) - self.log_pz).mean(0)
 
     @property
     def squared_error(self) -> Tensor:
