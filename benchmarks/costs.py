@@ -1,7 +1,8 @@
-"""Measure the training time of each model part, with and without compilation: python benchmarks/costs.py.
+"""Measure the time of training and of pictures with each model part: python benchmarks/costs.py.
 
-In each group, the first row is the network that the other rows are compared with. Each figure is the median of 14
-intervals of 20 steps; start-up, compilation and the first 20 steps are not counted. Writes docs/tables/costs.md.
+Training, docs/tables/costs.md: in each group, the first row is the network that the other rows are compared with. Each
+figure is the median of 14 intervals of 20 steps; start-up, compilation and the first 20 steps are not counted.
+Pictures, docs/tables/pictures.md: each figure is the median of 7 rounds, with untrained weights.
 """
 
 import csv
@@ -9,9 +10,11 @@ import shutil
 import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from doc_tables import describe_machine, markdown_row, markdown_table, write_table
+from hydra import compose
 
 ROOT = Path(__file__).parent.parent
 OUT = ROOT / "outputs" / "bench"
@@ -30,7 +33,22 @@ GROUPS = [
         "objective=iwae objective.K=50",
         "prior=two_layers latent_dim=100",
     ],
+    ["batch_size=50", "likelihood=pixelcnn"],
+    [
+        "dataset=pokemon objective=elbo",
+        "likelihood=discretized_logistic",
+        "likelihood=shades",
+        "likelihood=pixelcnn_logistic",
+    ],
 ]
+PICTURES = {  # arguments of train.py, and the shape of an image
+    "": (1, 28, 28),
+    "likelihood=pixelcnn": (1, 28, 28),
+    "likelihood=pixelcnn_logistic": (1, 28, 28),
+    "dataset=pokemon likelihood=shades": (3, 48, 48),
+    "dataset=pokemon likelihood=pixelcnn_logistic": (3, 48, 48),
+    "dataset=pokemon": (3, 48, 48),
+}
 HEADER = [
     "`python train.py`",
     "us per image, compile=false",
@@ -52,7 +70,34 @@ def seconds_per_image(*arguments: str) -> float:
     return 1 / statistics.median(speeds[1:])
 
 
+def seconds_per_picture(line: str, shape: tuple[int, int, int], n: int) -> float:
+    """Return the time per picture when n latents are decoded together."""
+    import torch
+
+    from vae.config.command_line import initialize_conf
+    from vae.training.experiment import build
+
+    with initialize_conf():
+        vae = build(compose("config", line.split()), shape).vae.eval()
+    z, seconds = torch.randn(n, vae.prior.latent_dim), []
+    with torch.no_grad():
+        for _ in range(8):
+            start = time.perf_counter()
+            vae.decode(z)
+            seconds.append((time.perf_counter() - start) / n)
+    return statistics.median(seconds[1:])
+
+
 def main() -> None:
+    rows = [
+        [
+            f"`{line}`" if line else "the default",
+            *(f"{1e3 * seconds_per_picture(line, shape, n):.2f}" for n in (1, 100)),
+        ]
+        for line, shape in PICTURES.items()
+    ]
+    header = ["`python train.py`", "ms for one picture", "ms per picture of 100"]
+    print(write_table("pictures", markdown_table(header, rows), describe_machine()), flush=True)
     OUT.mkdir(parents=True, exist_ok=True)
     rows = []
     for base, *changes in GROUPS:

@@ -2,12 +2,14 @@
 
 import math
 from itertools import product
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from vae.errors import UserError
 from vae.model.autoregressive import PixelCNN, PixelCNNLogistic
+from vae.model.estimator import summarize
 from vae.model.pixel_art import PixelArt
 
 OPTIONS = {"h_channels": 3, "radius": 2, "width": 6, "dilations": [1, 2], "context_dropout": 0.0, "temperature": 0.5}
@@ -190,6 +192,8 @@ def test_pixel_art_equals_its_mixture_computed_by_hand():
         [log_mass_by_hand(likelihood, *pair) for pair in zip(x, h, strict=True)], dtype=torch.float64
     )
     torch.testing.assert_close(found.detach(), expected)
+    bits = summarize(found.detach(), SimpleNamespace(likelihood=likelihood), dimensions=3 * 5 * 4)["bits_per_dim"]
+    assert bits == pytest.approx((-expected / math.log(2)).mean().item() / (3 * 5 * 4))
 
 
 def test_point_masses_on_one_colour_add_up():
