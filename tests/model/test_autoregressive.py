@@ -219,7 +219,7 @@ def test_the_most_likely_colour_has_the_largest_sum_of_weights():
     out = torch.tensor([[[0.35, 0.15, 0.15, 0.15, 0.1, 0.05, 0.05, 0, 0, 0, 0]]], dtype=torch.float64).log()
     context = 2 * (torch.tensor([[[0.2, 1, 0.2, 1, 0.2, 1, 0.6, 1, 0.8, 1, 0.8, 1]]], dtype=torch.float64) - 1)
     palette = torch.zeros(1, 4, 1, dtype=torch.float64), torch.zeros(1, 4, 1, dtype=torch.float64)
-    value = likelihood.sample_pixel(out, context, palette, 0.0, torch.Generator())
+    value = likelihood.sample_pixel(out, torch.zeros(1, 1, 12), context, palette)
     torch.testing.assert_close(value.item(), 0.2)
 
 

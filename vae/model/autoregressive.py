@@ -59,11 +59,16 @@ class AutoregressiveDistribution(D.Distribution):
         for chunk in h.reshape(-1, *h.shape[-3:]).split(CHUNK_SIZE):
             if rng and state is not None:
                 rng.set_state(state)
-            parameters = likelihood.image_parameters(chunk)
-            sample_pixel = partial(likelihood.sample_pixel, parameters=parameters, temperature=temperature, rng=rng)
-            decoded = chunk[:, : likelihood.decoder_channels]
+            noise = temperature * likelihood.noise(chunk, rng)
+            sample_pixel = partial(likelihood.sample_pixel, parameters=likelihood.image_parameters(chunk))
             images.append(
-                likelihood.network.sample(decoded, likelihood.neighbours, sample_pixel, likelihood.network_input)
+                likelihood.network.sample(
+                    chunk[:, : likelihood.decoder_channels],
+                    noise,
+                    likelihood.neighbours,
+                    sample_pixel,
+                    likelihood.network_input,
+                )
             )
         return torch.cat(images).unflatten(0, h.shape[:-3])
 
@@ -136,30 +141,38 @@ class AutoregressiveLikelihood(Likelihood):
         """Return what h, (..., h_channels, H, W), says about the whole image: by default, nothing."""
         return None
 
+    def noise(self, h: Tensor, rng: torch.Generator | None) -> Tensor:
+        """Return the Gumbel and logistic noise of all pixels, (H W, N, n) for h (N, h_channels, H, W).
+
+        With `rng` it is the same for all images, (H W, 1, n).
+        """
+        gumbel, logistic = self.noise_per_pixel()
+        shape = (h.shape[-2] * h.shape[-1], len(h) if rng is None else 1, gumbel + logistic)
+        u = torch.rand(shape, generator=rng, device=h.device if rng is None else "cpu").to(h).clamp(1e-7, 1 - 1e-7)
+        return torch.cat([-(-u[..., :gumbel].log()).log(), u[..., gumbel:].logit()], -1)
+
     @abstractmethod
     def outputs_per_pixel(self, channels: int) -> int:
         """Return the number of outputs of the network for each pixel."""
+
+    @abstractmethod
+    def noise_per_pixel(self) -> tuple[int, int]:
+        """Return how many Gumbel and how many logistic random numbers `sample_pixel` needs for one pixel.
+
+        With Gumbel noise, the argmax of log p + noise has the distribution p.
+        """
 
     @abstractmethod
     def log_mass(self, x: Tensor, out: Tensor, parameters: Any) -> Tensor:
         """Return log p(x|z), (..., B), for images x (B, C, H, W), given the outputs (..., B, outputs, H, W)."""
 
     @abstractmethod
-    def sample_pixel(
-        self, out: Tensor, context: Tensor, parameters: Any, temperature: float, rng: torch.Generator | None
-    ) -> Tensor:
+    def sample_pixel(self, out: Tensor, noise: Tensor, context: Tensor, parameters: Any) -> Tensor:
         """Sample the values (rows, N, C) of one pixel in each of some rows, given their outputs (rows, N, outputs).
 
-        `context`, (rows, N, neighbours * (C + 1)), are the network's inputs at the neighbours. The noise differs
-        between images or, with `rng`, is the same for all.
+        `noise` is that of `noise`, multiplied by the temperature, (rows, N or 1, n). `context`,
+        (rows, N, neighbours * (C + 1)), are the network's inputs at the neighbours.
         """
-
-
-def uniform(like: Tensor, n: int, rng: torch.Generator | None) -> Tensor:
-    """Return uniform random numbers, (rows, N, n) for `like` (rows, N, ...), or, with `rng`, (rows, 1, n)."""
-    shape = (*like.shape[:-1], n) if rng is None else (len(like), 1, n)
-    device = like.device if rng is None else torch.device("cpu")
-    return torch.rand(shape, generator=rng, device=device).to(like).clamp(1e-7, 1 - 1e-7)
 
 
 def level_index(x: Tensor) -> Tensor:
@@ -170,11 +183,6 @@ def level_index(x: Tensor) -> Tensor:
 def round_to_level(x: Tensor) -> Tensor:
     """Return the nearest of the LEVELS."""
     return level_index(x.clamp(0, 1)) / (LEVELS - 1)
-
-
-def gumbel(u: Tensor) -> Tensor:
-    """Turn uniform numbers into Gumbel noise: the argmax of log p + noise has the distribution p."""
-    return -(-u.log()).log()
 
 
 class PixelCNN(AutoregressiveLikelihood):
@@ -188,15 +196,11 @@ class PixelCNN(AutoregressiveLikelihood):
     def log_mass(self, x: Tensor, out: Tensor, parameters: None) -> Tensor:  # noqa: ARG002
         return F.logsigmoid((2 * x - 1) * out).sum((-3, -2, -1))
 
-    def sample_pixel(
-        self,
-        out: Tensor,
-        context: Tensor,  # noqa: ARG002
-        parameters: None,  # noqa: ARG002
-        temperature: float,
-        rng: torch.Generator | None,
-    ) -> Tensor:
-        return (out + temperature * uniform(out, out.shape[-1], rng).logit() > 0).to(out)
+    def noise_per_pixel(self) -> tuple[int, int]:
+        return 0, self.channels
+
+    def sample_pixel(self, out: Tensor, noise: Tensor, context: Tensor, parameters: None) -> Tensor:  # noqa: ARG002
+        return (out + noise > 0).to(out)
 
 
 class PixelCNNLogistic(AutoregressiveLikelihood):
@@ -224,17 +228,12 @@ class PixelCNNLogistic(AutoregressiveLikelihood):
         log_pi, loc, log_s = self.split(out, -3)
         return (log_pi + log_mass(x.unsqueeze(-4), loc, log_s).sum(-3)).logsumexp(-3).sum((-2, -1))
 
-    def sample_pixel(
-        self,
-        out: Tensor,
-        context: Tensor,  # noqa: ARG002
-        parameters: None,  # noqa: ARG002
-        temperature: float,
-        rng: torch.Generator | None,
-    ) -> Tensor:
+    def noise_per_pixel(self) -> tuple[int, int]:
+        return self.K, self.channels
+
+    def sample_pixel(self, out: Tensor, noise: Tensor, context: Tensor, parameters: None) -> Tensor:  # noqa: ARG002
         log_pi, loc, log_s = self.split(out, -1)
-        u = uniform(out, self.K + self.channels, rng)
-        k = (log_pi + temperature * gumbel(u[..., : self.K])).argmax(-1)
+        k = (log_pi + noise[..., : self.K]).argmax(-1)
         k = k[..., None, None].expand(*k.shape, 1, self.channels)
         loc, log_s = loc.gather(-2, k).squeeze(-2), log_s.gather(-2, k).squeeze(-2)
-        return round_to_level(loc + temperature * u[..., self.K :].logit() * log_s.exp())
+        return round_to_level(loc + noise[..., self.K :] * log_s.exp())

@@ -80,14 +80,16 @@ class CausalNetwork(nn.Module):
     def sample(
         self,
         h: Tensor,
+        noise: Tensor,
         neighbours: Offsets,
-        sample_pixel: Callable[[Tensor, Tensor], Tensor],
+        sample_pixel: Callable[[Tensor, Tensor, Tensor], Tensor],
         network_input: Callable[[Tensor], Tensor],
     ) -> Tensor:
         """Return images (N, C, H, W) for h (N, h_channels, H, W), sampled pixel by pixel.
 
-        `sample_pixel` returns the values (rows, N, C) of one pixel in each of some rows, given the outputs for them and
-        the inputs at their `neighbours`, (rows, N, neighbours * (C + 1)). `network_input` maps values to inputs.
+        `sample_pixel` returns the values (rows, N, C) of one pixel in each of some rows, given the outputs for them,
+        their part of `noise`, (H W, ...), and the inputs at their `neighbours`, (rows, N, neighbours * (C + 1)).
+        `network_input` maps values to inputs.
 
         A pixel reads at most `reach` - 1 columns to its right in the row above. So all pixels (i, j) with the same
         j + reach * i are sampled in one step: 48 x 48 pixels with reach 3 take 189 steps instead of 2304. The inputs of
@@ -134,7 +136,7 @@ class CausalNetwork(nn.Module):
                 write(cache, F.silu(a))
                 a = a + F.linear(read(cache, place), *weight) + of_layer
             outputs = F.linear(F.silu(a), self.last.weight.flatten(1), self.last.bias)
-            value = sample_pixel(outputs, read(caches[0], now[-1]))
+            value = sample_pixel(outputs, noise[begin:end], read(caches[0], now[-1]))
             write(caches[0], torch.cat([network_input(value), torch.ones_like(value[..., :1])], -1))
             samples.append(value)
         images = torch.empty(height * width, *samples[0].shape[1:], device=h.device, dtype=h.dtype)

@@ -11,10 +11,8 @@ from vae.model.autoregressive import (
     LEVELS,
     MAX_LOG_SCALE,
     AutoregressiveLikelihood,
-    gumbel,
     level_index,
     round_to_level,
-    uniform,
 )
 from vae.model.causal_network import Offsets
 from vae.model.likelihoods import soft_lower_bound
@@ -43,6 +41,7 @@ class PixelArt(AutoregressiveLikelihood):
     of h are z.
     """
 
+    earlier: Tensor
     support = eight_bits
     neighbours: ClassVar[Offsets] = ((0, -1), (-1, 0), (-1, -1), (-1, 1), (0, -2), (-2, 0))
 
@@ -51,6 +50,8 @@ class PixelArt(AutoregressiveLikelihood):
         self.latent_dim = latent_dim
         self.K, self.background = palette, round(background * (LEVELS - 1)) / (LEVELS - 1)
         self.n_copies = 1 + len(self.neighbours)
+        n = self.n_copies + self.K
+        self.register_buffer("earlier", torch.ones(n, n, dtype=torch.bool).tril(-1), persistent=False)
 
     def outputs_per_pixel(self, channels: int) -> int:  # noqa: ARG002 - the same for all images
         return self.n_copies + self.K
@@ -97,26 +98,25 @@ class PixelArt(AutoregressiveLikelihood):
         copies = copies.masked_fill(~self.matches(x), -math.inf)
         return (torch.cat([copies, palette + log_colours], -3).logsumexp(-3) - out.logsumexp(-3)).sum((-2, -1))
 
-    def sample_pixel(
-        self,
-        out: Tensor,
-        context: Tensor,
-        parameters: tuple[Tensor, Tensor],
-        temperature: float,
-        rng: torch.Generator | None,
-    ) -> Tensor:
+    def noise_per_pixel(self) -> tuple[int, int]:
+        return self.n_copies + self.K, self.channels
+
+    def noise(self, h: Tensor, rng: torch.Generator | None) -> Tensor:
+        noise = super().noise(h, rng)
+        if rng is not None:
+            noise[..., -self.channels :] = 0  # of the colours of the palette
+        return noise
+
+    def sample_pixel(self, out: Tensor, noise: Tensor, context: Tensor, parameters: tuple[Tensor, Tensor]) -> Tensor:
         loc, log_s = parameters
-        n = self.n_copies + self.K
-        u = uniform(out, n + self.channels if rng is None else n, rng)
-        palette = loc.expand(len(out), *loc.shape)
-        if rng is None:
-            palette = palette + temperature * u[..., None, n:].logit() * log_s.exp()
+        gumbel, logistic = noise.split([self.n_copies + self.K, self.channels], -1)
+        palette = loc + logistic.unsqueeze(-2) * log_s.exp()
         context = context.unflatten(-1, (len(self.neighbours), -1))[..., : self.channels] / 2 + self.background
         background = torch.full_like(context[..., :1, :], self.background)
         colours = torch.cat([background, context, round_to_level(palette)], -2)  # (rows, N, n, C)
         index = self.colour_index(colours, -1)
         same = index.unsqueeze(-1) == index.unsqueeze(-2)
         log_p = (same.to(out) @ out.softmax(-1).unsqueeze(-1)).squeeze(-1).log()  # equal colours summed
-        duplicate = (same & torch.ones(n, n, dtype=torch.bool, device=out.device).tril(-1)).any(-1)
-        k = (log_p + temperature * gumbel(u[..., :n])).masked_fill(duplicate, -math.inf).argmax(-1)
+        duplicate = (same & self.earlier).any(-1)
+        k = (log_p + gumbel).masked_fill(duplicate, -math.inf).argmax(-1)
         return round_to_level(colours.gather(-2, k[..., None, None].expand(*k.shape, 1, self.channels)).squeeze(-2))
