@@ -154,7 +154,7 @@ def test_two_layers_gradient_of_the_proposal():
     """The gradient of E[log p(z1, z2) - log q(z2|z1)] in the parameters of q, by quadrature."""
     torch.manual_seed(0)
     prior = TwoLayers(1, SHAPE, 1, [], "identity")
-    down, up = prior.down[0], prior.up[0]
+    down, up = prior.decoder[0], prior.encoder[0]
     down.weight.data, down.bias.data = torch.tensor([[1.3], [0.4]]), torch.tensor([0.2, -0.4])
     up.weight.data, up.bias.data = torch.tensor([[0.5], [0.0]]), torch.tensor([0.7, -1.0])
     z1 = torch.tensor([0.9])
@@ -176,7 +176,7 @@ def test_two_layers_estimate_is_unbiased():
     with torch.no_grad():
         estimates = prior(Q()).log_prob(z1.expand(200_000, 4, 2))
     z2 = torch.linspace(-9, 9, 9001, dtype=torch.float64)
-    joint = torch.stack([log_pz1_z2(z2, z, prior.down[0]) for z in z1]) + Normal(0.0, 1.0).log_prob(z2)
+    joint = torch.stack([log_pz1_z2(z2, z, prior.decoder[0]) for z in z1]) + Normal(0.0, 1.0).log_prob(z2)
     exact = joint.logsumexp(-1) + math.log(18 / 9000)
     torch.testing.assert_close(estimates.logsumexp(0).double() - math.log(200_000), exact, atol=0.02, rtol=0)
     assert (estimates.mean(0) < exact).all()

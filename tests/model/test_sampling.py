@@ -18,7 +18,7 @@ def modes(name, prior):
         "standard_normal": lambda: torch.zeros(1, 4),
         "mixture": lambda: prior.means,
         "vampprior": lambda: code(prior.u.clamp(0, 1)),
-        "two_layers": lambda: prior.down(torch.zeros(1, 2))[:, :4],
+        "two_layers": lambda: prior.decoder(torch.zeros(1, 2))[:, :4].tanh(),
     }[name]()
 
 
@@ -48,7 +48,7 @@ def test_temperature_scales_the_standard_deviation_around_a_mode(name):
     if name == "mixture":
         prior.means.mul_(100)
     if name == "two_layers":
-        prior.down[-1].weight.zero_()  # p(z1|z2) does not depend on z2
+        prior.decoder[-1].weight.zero_()  # p(z1|z2) does not depend on z2
     p_z = prior(Halves())
     centres = modes(name, prior)
 

@@ -111,7 +111,7 @@ class VampPrior(Prior):
 
 
 class HierarchicalPrior(Distribution):
-    """p(z1), the integral of p(z1|z2) p(z2) over z2. `up` parameterises q(z2|z1), and `down` parameterises p(z1|z2).
+    """p(z1), the integral of p(z1|z2) p(z2) over z2. `encoder` gives q(z2|z1), and `decoder` gives p(z1|z2).
 
     p(z1|z2) has means in (-1, 1) and variances in (0, 2): the decoder can rescale z1, so this is no restriction.
     Without it, location and scale of z1 grow in training until a decoder with tanh saturates.
@@ -123,12 +123,12 @@ class HierarchicalPrior(Distribution):
     arg_constraints: ClassVar[dict[str, Any]] = {}
     support = constraints.real_vector
 
-    def __init__(self, p_z2: Independent, up: nn.Module, down: nn.Module, latent_dim: int) -> None:
-        self.p_z2, self.up, self.down = p_z2, up, down
+    def __init__(self, p_z2: Independent, encoder: nn.Module, decoder: nn.Module, latent_dim: int) -> None:
+        self.p_z2, self.encoder, self.decoder = p_z2, encoder, decoder
         super().__init__(torch.Size(), torch.Size([latent_dim]), validate_args=False)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        q_z2 = DiagonalNormal(*self.up(value).chunk(2, -1))
+        q_z2 = DiagonalNormal(*self.encoder(value).chunk(2, -1))
         z2 = q_z2.rsample()
         return self.p_z1(z2).log_prob(value) + self.p_z2.log_prob(z2) - q_z2.log_prob(z2)
 
@@ -137,8 +137,8 @@ class HierarchicalPrior(Distribution):
         return self.p_z1(z2).sample()
 
     def p_z1(self, z2: Tensor) -> Distribution:
-        """Return p(z1|z2). It is N(0, I) if `down` returns 0."""
-        mean, log_var = self.down(z2).chunk(2, -1)
+        """Return p(z1|z2). It is N(0, I) if `decoder` returns 0."""
+        mean, log_var = self.decoder(z2).chunk(2, -1)
         return DiagonalNormal(mean.tanh(), math.log(2) + F.logsigmoid(log_var))
 
 
@@ -154,12 +154,14 @@ class TwoLayers(Prior):
         activation: str,
     ) -> None:
         super().__init__(latent_dim, shape)
-        self.up = mlp([latent_dim, *layer_sizes(hidden_size), 2 * top_dim], activation)
-        self.down = mlp([top_dim, *reversed(layer_sizes(hidden_size)), 2 * latent_dim], activation)
+        self.encoder = mlp([latent_dim, *layer_sizes(hidden_size), 2 * top_dim], activation)
+        self.decoder = mlp([top_dim, *reversed(layer_sizes(hidden_size)), 2 * latent_dim], activation)
         self.top_dim = top_dim
 
     def forward(self, _q: Q) -> Distribution:
-        return HierarchicalPrior(UnitNormal(self.zero.new_zeros(self.top_dim)), self.up, self.down, self.latent_dim)
+        return HierarchicalPrior(
+            UnitNormal(self.zero.new_zeros(self.top_dim)), self.encoder, self.decoder, self.latent_dim
+        )
 
 
 class Flow(Prior):

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, TransformedDistribution
 
-from vae.model.posteriors import DiagonalNormal
 from vae.model.priors import DiagonalMixture, HierarchicalPrior
 
 
@@ -37,7 +36,7 @@ def _(p_z: TransformedDistribution, n: int, temperature: float) -> Tensor:
 @sample_prior.register
 def _(p_z: HierarchicalPrior, n: int, temperature: float) -> Tensor:
     z2 = sample_prior(p_z.p_z2, n, temperature)
-    p_z1 = DiagonalNormal(*p_z.down(z2).chunk(2, -1))
+    p_z1 = p_z.p_z1(z2)
     return torch.normal(p_z1.mean, temperature * p_z1.stddev)
 
 
