@@ -117,6 +117,7 @@ AUTOREGRESSIVE = {
 
 
 @pytest.mark.parametrize("name", AUTOREGRESSIVE)
+@pytest.mark.slow
 def test_onnx_pixel_parameters_equal_torch(name, model, tmp_path):
     shape, *overrides = AUTOREGRESSIVE[name]
     vae, x, z = model(shape, *overrides), torch.rand(11, *shape), torch.randn(11, 3)
@@ -154,6 +155,7 @@ np.save("picture.npy", picture)
 """
 
 
+@pytest.mark.slow
 def test_export_is_usable_without_torch(cli, runs, run_export):
     cli()
     (folder,) = runs()
@@ -198,6 +200,7 @@ def test_difference_from_torch_is_an_error(tmp_path):
         export.write_onnx(UnstableModule(), [torch.zeros(4, 2)], ["x", "y"], tmp_path / "unstable")
 
 
+@pytest.mark.slow
 def test_failed_export_keeps_the_previous_one(cli, runs, run_export, monkeypatch):
     cli("trainer.max_epochs=1")
     (folder,) = runs()

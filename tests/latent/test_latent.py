@@ -185,6 +185,7 @@ def test_run_without_labels_and_log_px(cli, runs, run_latent):
         assert saved["map"].shape == (60, 2)
 
 
+@pytest.mark.slow
 def test_codes_of_a_flow_are_reproducible_and_the_map_is_umap(cli, runs, run_latent, monkeypatch):
     class UMAP:
         def __init__(self, _neighbours, random_state, n_jobs):

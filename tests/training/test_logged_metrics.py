@@ -118,6 +118,7 @@ def test_log_px_is_computed_for_the_first_test_images_only(cli, monkeypatch):
     assert calls == [(50, 9), (20, 9)]
 
 
+@pytest.mark.slow
 def test_grey_cross_entropy_is_logged_under_its_own_name(cli, runs):
     code, out, _ = cli("dataset.binarize=none", "likelihood=grey_cross_entropy")
     assert code == 0
@@ -147,6 +148,7 @@ def test_an_autoencoder_logs_no_elbo(cli, runs):
     assert [-objective for objective in objectives] == pytest.approx(errors)
 
 
+@pytest.mark.slow
 def test_a_continuous_likelihood_has_no_bits_per_dim(cli, runs):
     for likelihood in ("continuous_bernoulli", "gaussian"):
         assert cli("dataset.binarize=none", f"likelihood={likelihood}")[0] == 0

@@ -41,7 +41,7 @@ def test_batches_per_chunk_do_not_change_the_result(cli, runs, monkeypatch):
     assert load_checkpoint(ten)["global_step"] == 31
 
 
-@pytest.mark.parametrize("compilation", ["compile=false", "compile=true"])
+@pytest.mark.parametrize("compilation", ["compile=false", pytest.param("compile=true", marks=pytest.mark.slow)])
 def test_the_weights_are_those_of_a_plain_pytorch_loop(compilation, cli, runs):
     one = ["trainer.max_epochs=1", "gradient_clip_val=2.0", "optimizer/schedule=constant", "optimizer.fused=false"]
     assert cli(*one, "objective=beta", "objective.beta=0.5", "dataset.val_size=67", compilation)[0] == 0
@@ -151,8 +151,8 @@ def test_garbage_collection_is_enabled_during_training(cli):
         ["experiment=lesson", "trainer.max_steps=30", "log_every_n_steps=10"],
         ["logger=none", "optimizer/schedule=constant", "gradient_clip_val=1.0"],
         ["prior=vampprior", "prior.pseudo_inputs=7", "objective=iwae", "optimizer=rmsprop"],
-        ["prior=flow", "posterior=iaf", "optimizer=adagrad"],
-        ["prior=two_layers", "objective=dreg", "optimizer/schedule=burda2015"],
+        pytest.param(["prior=flow", "posterior=iaf", "optimizer=adagrad"], marks=pytest.mark.slow),
+        pytest.param(["prior=two_layers", "objective=dreg", "optimizer/schedule=burda2015"], marks=pytest.mark.slow),
     ],
     ids=" ".join,
 )
