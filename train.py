@@ -14,6 +14,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from vae.config.command_line import check_overrides, resume_arguments, sweep_arguments
+from vae.config.config_dirs import import_from_current_folder, to_search_path
 from vae.config.overrides import read_arguments
 from vae.config.schema import CONF, validate
 from vae.config.stored_config import read_config
@@ -75,7 +76,8 @@ def cli() -> int:
     exit_on_signal()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise exceptions instead of printing them
     try:
-        arguments = sweep_arguments(read_arguments(sys.argv[1:]))
+        import_from_current_folder()
+        arguments = sweep_arguments(read_arguments(to_search_path(sys.argv[1:])))
         sys.argv[1:] = resume_arguments(arguments)
         if sys.argv[1:] == arguments and not {"-sc", "--shell-completion"} & set(arguments):
             overrides = [arg for arg in arguments if "=" in arg and not arg.startswith("-")]

@@ -45,8 +45,13 @@ class WithTestClasses(frozenset):
 
 @pytest.fixture(autouse=True)
 def _trust_test_classes(monkeypatch):
-    targets, resolvers = stored_config.installed()
-    monkeypatch.setattr(stored_config, "installed", lambda: (WithTestClasses(targets), resolvers))
+    installed = stored_config.installed
+
+    def with_test_classes(*folders):
+        targets, resolvers = installed(*folders)
+        return WithTestClasses(targets), resolvers
+
+    monkeypatch.setattr(stored_config, "installed", with_test_classes)
 
 
 @pytest.fixture

@@ -33,6 +33,7 @@ def arguments_model(module):
 
 def check_train(typed):
     """Compose and validate every run of the arguments of train.py."""
+    typed = [arg for arg in typed if not arg.startswith("--config-dir=")]
     flags = [arg for arg in typed if arg.startswith("-")]
     assert set(flags) <= {"-m", "--help", "--cfg"}, flags
     overrides = [arg for arg in typed if "=" in arg]
@@ -58,9 +59,11 @@ def composed(overrides):
 
 
 def example(override):
-    """Whether it names a part that docs/extending.md adds; test_extending.py trains these."""
+    """Whether it names a part that a page adds; test_extending.py and test_own_configs.py train these."""
     group, _, choice = override.partition("=")
-    return f'title="conf/{group}/{choice}.yaml"' in (ROOT / "docs" / "extending.md").read_text()
+    folders = {"conf": "extending.md", "my_configs": "training/own_configs.md"}
+    files = ((f'title="{folder}/{group}/{choice}.yaml"', ROOT / "docs" / page) for folder, page in folders.items())
+    return any(title in page.read_text() for title, page in files)
 
 
 def check_module(module, typed):
@@ -219,6 +222,10 @@ def train_takes(context, key, value):
 def test_keys_in_the_text_exist(page, span):
     assert page
     key, _, value = span.partition("=")
-    if key in ("resume", "sweep", "hydra/launcher") or example(span) or (not value and (CONF / key).is_dir()):
+    if (
+        key in ("resume", "sweep", "hydra/launcher", "hydra.searchpath")
+        or example(span)
+        or (not value and (CONF / key).is_dir())
+    ):
         return
     assert another_command_takes(key, value) or any(train_takes(context, key, value) for context in contexts(key))

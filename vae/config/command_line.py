@@ -16,6 +16,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
+from vae.config.config_dirs import SEARCH_PATH, config_dirs, import_from_current_folder
 from vae.config.older_versions import current_override
 from vae.config.overrides import FOLDER_KEYS, OPTIONAL_GROUPS, check_sweep, guess_key, override_values, parse_override
 from vae.config.schema import CONF, Model, fields_by_key, validate_model
@@ -47,7 +48,7 @@ def parse_arguments(model: type[Model], argv: Sequence[str]) -> Model:
     """Parse key=value arguments into a pydantic model. Raises UserError for an unknown key or a value out of range."""
     given, fields = {}, fields_by_key(model)
     for argument in argv:
-        key, equals, value = argument.partition("=")
+        key, equals, value = argument.replace("--config-dir=", "config_dir=", 1).partition("=")
         if not equals:
             raise UserError(f"{argument}: expected key=value; the keys are {', '.join(fields)}")
         try:
@@ -68,6 +69,7 @@ def run_command(main: Callable[[Sequence[str]], int | None], help_text: str | No
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(help_text)
         return 0
+    import_from_current_folder()
     try:
         return main(sys.argv[1:]) or 0
     except USER_ERRORS as error:
@@ -78,16 +80,17 @@ def run_command(main: Callable[[Sequence[str]], int | None], help_text: str | No
         return 130
 
 
-def choices(group: str) -> list[str]:
+def choices(group: str, folders: Sequence[Path] = (CONF,)) -> list[str]:
     """Return the choices of a config group. conf/sweep/ has none: its files are for `wandb sweep`."""
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml") if group != "sweep")
+    return sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml") if group != "sweep"})
 
 
 def list_groups() -> str:
     """Return one line for each config group of train.py, with its choices."""
-    groups = sorted({str(path.parent.relative_to(CONF)) for path in CONF.rglob("*.yaml")})
-    shown = [group for group in groups if choices(group) and not group.startswith((".", "hydra/"))]
-    return "".join(f"{group}: {', '.join(choices(group))}\n" for group in shown)
+    folders = config_dirs(sys.argv[1:])
+    groups = sorted({str(path.parent.relative_to(folder)) for folder in folders for path in folder.rglob("*.yaml")})
+    found = {group: choices(group, folders) for group in groups if not group.startswith((".", "hydra/"))}
+    return "".join(f"{group}: {', '.join(names)}\n" for group, names in found.items() if names)
 
 
 def dotted_keys(cfg: DictConfig, prefix: str = "") -> set[str]:
@@ -144,13 +147,13 @@ def keys_of(overrides: Sequence[str]) -> set[str]:
         raise
 
 
-def check_choice(group: str, name: str) -> None:
+def check_choice(group: str, name: str, folders: Sequence[Path]) -> None:
     """Raise UserError for an unknown choice, and for a recipe that is empty or does not set keys of the root."""
-    if name not in choices(group):
-        allowed = ", ".join(choices(group))
-        raise UserError(f"{group}={name}: expected one of {allowed}{did_you_mean(name, choices(group))}")
+    allowed = choices(group, folders)
+    if name not in allowed:
+        raise UserError(f"{group}={name}: expected one of {', '.join(allowed)}{did_you_mean(name, allowed)}")
     if group in OPTIONAL_GROUPS:
-        path = CONF / group / f"{name}.yaml"
+        path = next(path for folder in folders if (path := folder / group / f"{name}.yaml").exists())
         if not read_yaml(path, aliases=True):
             raise UserError(f"{path}: line 1: empty; expected keys and values")
         if not RECIPE.match(path.read_bytes()):
@@ -168,15 +171,16 @@ def check_overrides(overrides: Sequence[str], multirun: bool = False) -> None:
         if override.key_or_group in FOLDER_KEYS and override.value() in ("", None):
             raise UserError(f"{override.input_line}: expected a folder")
     changed = [o for o in parsed if not (o.is_delete() or o.is_add() or o.is_hydra_override())]
-    chosen = {o.key_or_group: override_values(o) for o in changed if choices(o.key_or_group)}
+    folders, search_path = config_dirs(overrides), [arg for arg in overrides if arg.startswith(SEARCH_PATH)]
+    chosen = {o.key_or_group: override_values(o) for o in changed if choices(o.key_or_group, folders)}
     for group, names in chosen.items():
         for name in names:
-            check_choice(group, name)
+            check_choice(group, name, folders)
     first = [f"{group}={names[0]}" for group, names in chosen.items() if names]
     with initialize_conf():
-        keys = {choice: keys_of([*first, choice]) for choice in first} or {"": keys_of([])}
+        keys = {choice: keys_of([*search_path, *first, choice]) for choice in first} or {"": keys_of(search_path)}
         others = [f"{group}={name}" for group, names in chosen.items() for name in names[1:]]
-        keys |= {choice: keys_of([*first, choice]) for choice in others}
+        keys |= {choice: keys_of([*search_path, *first, choice]) for choice in others}
         if multirun:
             check_sweep(
                 compose(
@@ -226,7 +230,8 @@ def sweep_arguments(argv: Sequence[str]) -> list[str]:
     except (ValueError, KeyError, TypeError, RecursionError):
         raise UserError(f"sweep={folder}: its sweep.json is damaged") from None
     if not trust:
-        check_stored_overrides(arguments, f"sweep={folder}")
+        stored_only = [argument for argument in arguments if argument not in others]
+        check_stored_overrides(stored_only, f"sweep={folder}", config_dirs(others))
         check_links(folder, f"sweep={folder}")
     new = [arg for arg in others if arg not in arguments]
     if changed := [arg for arg in new if not arg.startswith(("hydra", "data_dir="))]:
@@ -250,7 +255,7 @@ def resume_arguments(argv: list[str]) -> list[str]:
     if not folders:
         return argv
     trust = "trust=true" in argv
-    others = " ".join(arg for arg in argv if not arg.startswith("resume=") and arg != "trust=true")
+    others = " ".join(arg for arg in argv if not arg.startswith(("resume=", SEARCH_PATH)) and arg != "trust=true")
     if others or len(folders) > 1:
         raise UserError(
             f"resume={folders[0]}: expected no other key, because a run is resumed with its own config; got {others}"
@@ -259,7 +264,7 @@ def resume_arguments(argv: list[str]) -> list[str]:
     if not (folder / ".hydra" / "config.yaml").is_file():
         raise UserError(f"resume={folder}: expected the folder of a run; it has no .hydra/config.yaml")
     if not trust:
-        check_config(read_config(folder), f"resume={folder}")
+        check_config(read_config(folder), f"resume={folder}", config_dirs(argv))
         check_links(folder, f"resume={folder}")
     quoted = str(folder.resolve()).replace("'", "\\'")
     return [
@@ -270,10 +275,16 @@ def resume_arguments(argv: list[str]) -> list[str]:
 
 
 def run_name(overrides: Sequence[str]) -> str:
-    """Return the overrides that change the config, as one string; output and logging keys are left out."""
+    """Return the overrides that change the config, as one string; output and logging keys are left out.
+
+    With choices that conf/ does not have, all are kept.
+    """
     kept = [o for o in overrides if not o.startswith(("hydra", "logger", "data_dir"))]
     with initialize_conf():
-        cfg = compose("config", kept)
+        try:
+            cfg = compose("config", kept)
+        except HydraException:
+            return " ".join(kept)
         for override in tuple(kept):
             with suppress(HydraException):  # the other overrides do not compose without this one
                 if compose("config", [o for o in kept if o != override]) == cfg:

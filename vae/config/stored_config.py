@@ -5,7 +5,7 @@ A run folder can come from anybody: it is data. It must not run code, read the e
 
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache, reduce
 from pathlib import Path
 from typing import Any
@@ -48,11 +48,11 @@ def calls_resolver(text: str) -> bool:
 
 
 @cache
-def installed() -> tuple[frozenset[tuple[str, str]], frozenset[tuple[tuple[str, ...], str]]]:
-    """Return the (group, class) pairs and the (path, value) pairs of resolvers that the files in conf/ have."""
+def installed(folder: Path = CONF) -> tuple[frozenset[tuple[str, str]], frozenset[tuple[tuple[str, ...], str]]]:
+    """Return the (group, class) pairs and the (path, value) pairs of resolvers that the files in a folder have."""
     targets, resolvers = set(), set()
-    for file in CONF.rglob("*.yaml"):
-        folders = file.relative_to(CONF).parts[:-1]
+    for file in folder.rglob("*.yaml"):
+        folders = file.relative_to(folder).parts[:-1]
         for path, text in strings(read_yaml(file, aliases=True)):
             group = next((part for part in (*path, *folders) if part in Config.model_fields), None)
             if path[-1:] == ("_target_",) and group:
@@ -145,13 +145,22 @@ def read_overrides(folder: Path) -> list[str]:
     return [current_override(str(override)) for override in overrides]
 
 
-def check_config(cfg: DictConfig, source: str) -> None:
-    """Raise UserError if a run's config has a class or a resolver that no file in conf/ has in the same group."""
-    targets, resolvers = installed()
+def has_class(folders: Sequence[Path], group: str, target: str) -> bool:
+    """Return whether a file in one of these folders has this class in this group."""
+    return any((group, target) in installed(folder)[0] for folder in folders)
+
+
+def check_config(cfg: DictConfig, source: str, folders: Sequence[Path] = (CONF,)) -> None:
+    """Raise UserError if a run's config has a class that no file in these folders has in the same group.
+
+    Resolvers must be those of conf/.
+    """
+    _, resolvers = installed()
     for path, text in strings(OmegaConf.to_container(cfg, resolve=False)):
         key = ".".join(path)
-        if path[-1] == "_target_" and (path[0], text) not in targets:
-            raise UserError(f"{source}: {key}={text}: this class is not in conf/{path[0]}/; trust=true allows it")
+        if path[-1] == "_target_" and not has_class(folders, path[0], text):
+            where = f"in conf/{path[0]}/ or in {path[0]}/ of a --config-dir"
+            raise UserError(f"{source}: {key}={text}: this class is not {where}; trust=true allows it")
         if calls_resolver(text) and (path, text) not in resolvers:
             raise UserError(f"{source}: {key}={text}: expected a plain value; trust=true allows it")
 
@@ -174,15 +183,14 @@ def escape_resolvers(cfg: DictConfig) -> DictConfig:
     return OmegaConf.create(escape(content))
 
 
-def check_overrides(overrides: Iterable[str], source: str) -> None:
-    """Raise UserError if the stored arguments of a sweep could run code that is not part of this installation."""
-    targets, _ = installed()
+def check_overrides(overrides: Iterable[str], source: str, folders: Sequence[Path] = (CONF,)) -> None:
+    """Raise UserError if the stored arguments of a sweep could run code that these folders do not name."""
     for override in overrides:
         key, _, value = override.partition("=")
         key = key.lstrip("+~").partition("@")[0]
         group, _, rest = key.partition(".")
         hydra_key = key.startswith("hydra") and not HYDRA_KEYS.fullmatch(key)
-        target = "_target_" in override and not (rest.endswith("_target_") and (group, value) in targets)
+        target = "_target_" in override and not (rest.endswith("_target_") and has_class(folders, group, value))
         if hydra_key or target or calls_resolver(override):
             raise UserError(f"{source}: {override}: not allowed in stored arguments; trust=true allows it")
 

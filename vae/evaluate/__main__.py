@@ -26,20 +26,23 @@ from vae.terminal import PrintableFormatter
 class Arguments(BaseModel, strict=True, extra="forbid"):
     run: str = Field(description="the folder of a finished run")
     trust: bool = False
+    config_dir: str = ""
     K: PositiveInt = 5000
     images: int | None = Field(None, ge=2, description="a whole number, 2 or more, or null for all test images")
     compile: Compile = "auto"
 
 
-def evaluate(folder: Path, K: int, images: int | None, compiles: Compile, trust: bool) -> dict[str, float]:
+def evaluate(
+    folder: Path, K: int, images: int | None, compiles: Compile, trust: bool, config_dir: str
+) -> dict[str, float]:
     """Evaluate a run and return the new entries of its summary.json.
 
     Raises UserError if `folder` is not a finished run, if another process works in it, or if its model has no bound on
     log p(x).
     """
-    read_finished_run(folder, trust)  # before the lock, which writes to the folder
+    read_finished_run(folder, trust, config_dir)  # before the lock, which writes to the folder
     with lock_run(folder, "run"):
-        return _evaluate(read_finished_run(folder, trust), K, images, compiles)
+        return _evaluate(read_finished_run(folder, trust, config_dir), K, images, compiles)
 
 
 def _evaluate(run: Run, K: int, images: int | None, compiles: Compile) -> dict[str, float]:
@@ -73,7 +76,8 @@ def _evaluate(run: Run, K: int, images: int | None, compiles: Compile) -> dict[s
 
 def main(argv: Sequence[str]) -> None:
     given = parse_arguments(Arguments, argv)
-    for name, value in evaluate(Path(given.run), given.K, given.images, given.compile, given.trust).items():
+    results = evaluate(Path(given.run), given.K, given.images, given.compile, given.trust, given.config_dir)
+    for name, value in results.items():
         shown = f"{value:>12.2f}" if isinstance(value, float) else f"{value:>9}"
         print(f"  {name.removeprefix('test/'):<24}{shown}")
 

@@ -32,6 +32,7 @@ LOCALHOST = ("127.0.0.1", "localhost")
 class Arguments(BaseModel, strict=True, extra="forbid"):
     run: str = Field("", description="the folder of a finished run")
     trust: bool = False
+    config_dir: str = ""
     host: str = Field(LOCALHOST[0], min_length=1, description="an address of this machine; 0.0.0.0 is every address")
     port: int = Field(8765, ge=0, le=65535, description="a whole number, 0 (any free port) to 65535")
     browser: bool = Field(True, description="true or false")
@@ -53,7 +54,7 @@ def open_socket(host: str, port: int) -> socket.socket:
 def main(typed: Sequence[str]) -> None:
     given = parse_arguments(Arguments, typed)
     folder = Path(given.run) if given.run else latest_finished_run(Path("outputs"))
-    run = read_finished_run(folder, given.trust)
+    run = read_finished_run(folder, given.trust, given.config_dir)
     cfg = run.config
     try:
         import starlette  # noqa: F401

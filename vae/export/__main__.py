@@ -37,6 +37,7 @@ TEST_BATCH = 7  # differs from TRACE_BATCH, which tests that the batch size is f
 class Arguments(BaseModel, strict=True, extra="forbid"):
     run: str = Field("", description="the folder of a finished run")
     trust: bool = False
+    config_dir: str = ""
 
 
 def write_onnx(net: "nn.Module", inputs: "Sequence[Tensor]", names: Sequence[str], file: Path) -> float:
@@ -125,12 +126,12 @@ def describe_pixels(likelihood: "AutoregressiveLikelihood", description: dict[st
     return {"file": "pixels.onnx", "inputs": inputs, "outputs": outputs}
 
 
-def export(folder: Path, trust: bool) -> dict[str, Any]:
+def export(folder: Path, trust: bool, config_dir: str) -> dict[str, Any]:
     """Export a run. Return the contents of export.json.
 
     Raises UserError if a package is missing or the model cannot be exported.
     """
-    run = read_finished_run(folder, trust)
+    run = read_finished_run(folder, trust, config_dir)
     cfg = run.config
     try:
         import onnx  # noqa: F401
@@ -170,7 +171,7 @@ def export(folder: Path, trust: bool) -> dict[str, Any]:
 def main(typed: Sequence[str]) -> None:
     given = parse_arguments(Arguments, typed)
     folder = Path(given.run) if given.run else latest_finished_run(Path("outputs"))
-    description = export(folder, given.trust)
+    description = export(folder, given.trust, given.config_dir)
     for model in (description[name] for name in ("encoder", "decoder", "pixels") if name in description):
         path = os.path.relpath(folder / "export" / model["file"])
         signature = f"{', '.join(model['inputs'])} -> {', '.join(model['outputs'])}"

@@ -54,6 +54,7 @@ RENAMED_KEYS = {"way": "interpolation", "from": "source"}  # names of earlier ve
 class Arguments(BaseModel, strict=True, extra="forbid"):
     run: str = Field("", description="the folder of a finished run")
     trust: bool = False
+    config_dir: str = ""
     what: Annotated[list[str], BeforeValidator(lambda what: what if isinstance(what, list) else [what])] = Field(
         [], min_length=1, description="a name, or a list such as [samples,walk]"
     )
@@ -115,7 +116,7 @@ def generate(folder: Path, given: Arguments) -> list[Path]:
     Raises UserError for a request that the run cannot satisfy.
     """
     requested = given.requested()
-    cfg = read_finished_run(folder, given.trust).config
+    cfg = read_finished_run(folder, given.trust, given.config_dir).config
     import torch  # slow to import, so only after the arguments are checked
 
     from vae.generate.pictures import GENERATORS, Files
@@ -125,7 +126,10 @@ def generate(folder: Path, given: Arguments) -> list[Path]:
     data = load_dataset(cfg)
     vae = load_trained(cfg, data.shape, folder).vae
     pair = [] if given.fuse in (None, "random") else list(given.fuse or ())
-    options = given.model_dump(exclude={"run", "trust", "what"}) | {"fuse": pair, "arithmetic": given.arithmetic or ()}
+    options = given.model_dump(exclude={"run", "trust", "config_dir", "what"}) | {
+        "fuse": pair,
+        "arithmetic": given.arithmetic or (),
+    }
     session = Session(vae, data, **options)
     files: Files = {}
     with atomic_directory(folder / "generated") as part:

@@ -46,6 +46,7 @@ MIN_IMAGES_PER_CLASS = 5  # with fewer on average, labels are not treated as cla
 class Arguments(BaseModel, strict=True, extra="forbid"):
     run: str = Field("", description="the folder of a finished run")
     trust: bool = False
+    config_dir: str = ""
     split: Literal["test", "val", "train"] = "test"
     map: Literal["pca", "umap"] = "pca"
     clusters: Literal["kmeans", "mixture"] = "kmeans"
@@ -154,7 +155,7 @@ def analyse(folder: Path, given: Arguments) -> list[str]:
 
     Raises UserError for a request that the run cannot satisfy.
     """
-    cfg = read_finished_run(folder, given.trust).config
+    cfg = read_finished_run(folder, given.trust, given.config_dir).config
     from vae.latent import probes
 
     by_umap = given.map == "umap" and cfg.latent_dim > 2

@@ -12,8 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 
+from vae.config.config_dirs import find_config_dir
 from vae.config.older_versions import current_choices
-from vae.config.schema import validate
+from vae.config.schema import CONF, validate
 from vae.config.stored_config import (
     check_config,
     check_links,
@@ -129,11 +130,11 @@ def read_run(folder: Path) -> Run:
         raise UserError(f"{folder}: expected the folder of a run; it has no {missing}") from None
 
 
-def read_finished_run(folder: Path, trust: bool = False) -> Run:
+def read_finished_run(folder: Path, trust: bool = False, config_dir: str = "") -> Run:
     """Read the folder of a finished run.
 
-    Raises UserError if it is not one, if its config is not valid, or, without `trust`, if it could run code that is
-    not part of this installation or write outside of its folder.
+    Raises UserError if it is not one, if its config is not valid, or, without `trust`, if it could run code that
+    neither conf/ nor the folder `config_dir` names, or write outside of its folder.
     """
     for needed in ("summary.json", ".hydra/config.yaml", ".hydra/overrides.yaml", "checkpoints/best.ckpt"):
         if not (folder / needed).is_file():
@@ -142,7 +143,8 @@ def read_finished_run(folder: Path, trust: bool = False) -> Run:
             raise UserError(f"run={folder}: expected the folder of a finished run; it has no {needed}{guess}")
     run = replace(read_run(folder), config=read_config(folder))
     if not trust:
-        check_config(run.config, f"run={folder}")
+        named = () if not config_dir else (find_config_dir(config_dir, f"config_dir={config_dir}"),)
+        check_config(run.config, f"run={folder}", (CONF, *named))
         check_links(folder, f"run={folder}")
     try:
         validate(run.config)
