@@ -57,7 +57,7 @@ def main(cfg: DictConfig) -> float | None:
 def discard(folder: Path) -> None:
     """Remove the files Hydra wrote for a run that did not start, and the folders that are then empty."""
     shutil.rmtree(folder / ".hydra", ignore_errors=True)
-    for name in ("train.log", LOCK):
+    for name in ("train.log", "data.json", LOCK):
         (folder / name).unlink(missing_ok=True)
     with suppress(OSError):
         for empty in (folder, *folder.parents[:2]):

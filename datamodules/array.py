@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datamodules.base import ImageDataModule, Images, to_levels
+from datamodules.base import ImageDataModule, Images, number_labels, to_levels
 from datamodules.stored import StoredPixels, read_rows
 from vae.errors import UserError
 
@@ -161,17 +161,17 @@ def choose_conversion(values: np.ndarray, limits: Sequence[float] | None, path: 
     return partial(to_unit, path=path, low=low, high=high)
 
 
-def to_labels(values: Any, n: int, source: str) -> Tensor:
-    """Return n labels as whole numbers; names are numbered in alphabetical order. Raises UserError for others."""
+def to_labels(values: Any, n: int, source: str) -> tuple[Tensor, list[str] | None]:
+    """Return n labels as whole numbers, and their names if they have names. Raises UserError for others."""
     labels = np.asarray(values)
     if labels.shape not in ((n,), (n, 1)):
         raise UserError(f"{source}: labels of the shape {labels.shape}; expected one for each of the {n} images")
     labels = labels.reshape(n)
     if labels.dtype.kind in "OSU":
-        labels = np.unique(labels, return_inverse=True)[1]
+        return number_labels(map(str, labels.tolist()))
     if labels.dtype.kind not in "buif" or not (labels == np.round(labels)).all():
         raise UserError(f"{source}: expected whole numbers or names as labels")
-    return torch.from_numpy(labels.astype(np.int64))
+    return torch.from_numpy(labels.astype(np.int64)), None
 
 
 @dataclass(eq=False)
@@ -211,7 +211,7 @@ class Array(ImageDataModule):
                 pixels = torch.from_numpy(np.ascontiguousarray(LAYOUTS[layout](conversion(values))))
                 return pixels if self.binarize == "none" else to_levels(pixels)
 
-            labels = self.read_labels(n)
+            labels, classes = self.read_labels(n)
             default = max(2, min(MAX_EVAL_IMAGES, n // 10))
             self.val_size, test_size = self.val_size or default, self.test_size or default
             splits = {}
@@ -221,7 +221,7 @@ class Array(ImageDataModule):
                     pixels: Any = StoredPixels(partial(open_array, path, self.key), convert, rows)
                 else:
                     pixels = convert(read_rows(array, rows.numpy()))
-                splits[split] = Images(pixels, None if labels is None else labels[rows])
+                splits[split] = Images(pixels, None if labels is None else labels[rows], classes=classes)
         kind, where = str(pixels.dtype).removeprefix("torch."), "memory-mapped" if stored else "in memory"
         log.info(f"{path}: {tuple(array.shape)}, layout {layout}, {kind}, {where}")
         return splits
@@ -237,13 +237,13 @@ class Array(ImageDataModule):
         if self.binarize in ("static", "threshold"):
             raise UserError(f"{size}; expected dataset.binarize=dynamic or none, or more memory")
 
-    def read_labels(self, n: int) -> Tensor | None:
-        """Return the labels, (n,), if there are any."""
+    def read_labels(self, n: int) -> tuple[Tensor | None, list[str] | None]:
+        """Return the labels, (n,), and their names, if there are any."""
         file = Path(self.path if self.labels is None or Path(self.labels).suffix != ".npy" else self.labels)
         source = f"dataset.labels={self.labels}"
         with open_file(file) as content:
             if self.labels is None and not (isinstance(content, Mapping) and "y" in content):
-                return None
+                return None, None
             if file == Path(self.path) and not isinstance(content, Mapping):
                 raise UserError(f"{source}: {file} has only one array; expected a .npy file with the labels")
             return to_labels(select_array(content, self.labels or "y", source), n, source)

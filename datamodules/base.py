@@ -1,7 +1,8 @@
 """Base class of the datasets. Each split is one uint8 tensor on the training device; batches are slices of it."""
 
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import partial
@@ -25,16 +26,45 @@ BUFFER_BYTES = 2**27  # images of a file that are shuffled together
 
 
 class Images(NamedTuple):
-    """pixels: (N, C, H, W), uint8, bool, or float in [0, 1]; labels: (N,) or None; names: N strings or None."""
+    """pixels: (N, C, H, W), uint8, bool, or float in [0, 1]; labels: (N,) or None; names: N strings or None.
+
+    `classes` are the names of the labels: label i is called classes[i]. Without it, labels are numbers.
+    """
 
     pixels: Tensor | StoredPixels
     labels: Tensor | None = None
     names: Sequence[str] | None = None
+    classes: Sequence[str] | None = None
+
+    def label_name(self, label: int) -> str:
+        """Return the name of a label, or its number."""
+        return self.classes[label] if self.classes else str(label)
+
+    def find_label(self, identifier: str | int) -> int | None:
+        """Return the label with this name or, if labels are numbers, this number; None if there is none."""
+        if self.labels is None:
+            return None
+        found = {self.label_name(label): label for label in self.labels.unique().tolist()}
+        return found.get(str(identifier))
 
     def select(self, rows: Tensor) -> "Images":
         """Return the images with these indices."""
         labels = None if self.labels is None else self.labels[rows]
-        return Images(self.pixels[rows], labels, self.names and [self.names[i] for i in rows.tolist()])
+        names = self.names and [self.names[i] for i in rows.tolist()]
+        return self._replace(pixels=self.pixels[rows], labels=labels, names=names)
+
+
+def number_labels(names: Iterable[str]) -> tuple[Tensor, list[str]]:
+    """Number labels given by name; return the numbers, (N,), and the names in natural order: 2 comes before 10."""
+
+    def natural_order(name: str) -> list[tuple[int, str]]:
+        # every second part is a number
+        return [(int(part), "") if i % 2 else (0, part) for i, part in enumerate(re.split(r"([0-9]+)", name))]
+
+    given = list(names)
+    classes = sorted(set(given), key=lambda name: (natural_order(name), name))
+    numbers = {name: i for i, name in enumerate(classes)}
+    return torch.tensor([numbers[name] for name in given]), classes
 
 
 def chunk_batches(batch_pixels: int, on_gpu: bool) -> int:

@@ -14,7 +14,7 @@ import torch
 from filelock import FileLock
 from tqdm import tqdm
 
-from datamodules.base import ImageDataModule, Images, height_and_width
+from datamodules.base import ImageDataModule, Images, height_and_width, number_labels
 from datamodules.fetch import npz_checksum
 from datamodules.image_files import decode_image
 from vae.errors import UserError
@@ -51,8 +51,8 @@ class Folder(ImageDataModule):
     """Images of a folder and its subfolders, `val_size` of them for validation and `test_size` for the test.
 
     Each is centre-cropped to the aspect ratio of `size` (one number, or [height, width]) and scaled to it. `colour` is
-    "rgb" or "grey". If the folder has subfolders, the subfolder of an image is its label. The pixels are cached in
-    `data_dir`/folder until an image changes. A file that cannot be read is skipped with a warning.
+    "rgb" or "grey". If the folder has subfolders, the subfolder of an image is its label ("." for none). The pixels are
+    cached in `data_dir`/folder until an image changes. A file that cannot be read is skipped with a warning.
     """
 
     test_size: float
@@ -114,7 +114,6 @@ class Folder(ImageDataModule):
         with np.load(self.cache) as arrays:
             pixels = torch.from_numpy(arrays["pixels"]).permute(0, 3, 1, 2).contiguous()
             names = arrays["names"].tolist()
-        subfolders = [Path(name).parts[0] if len(Path(name).parts) > 1 else "" for name in names]
-        classes = sorted(set(subfolders))
-        labels = torch.tensor([classes.index(name) for name in subfolders]) if len(classes) > 1 else None
-        return self.split_off(Images(pixels, labels, names), self.test_size)
+        labels, classes = number_labels(Path(name).parts[0] if len(Path(name).parts) > 1 else "." for name in names)
+        images = Images(pixels, labels, names, classes) if len(classes) > 1 else Images(pixels, None, names)
+        return self.split_off(images, self.test_size)

@@ -1,5 +1,6 @@
 """MNIST: 70,000 handwritten digits, 28 x 28 (LeCun et al. 1998)."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
@@ -31,6 +32,7 @@ class MNIST(ImageDataModule):
     """
 
     directory = "MNIST"
+    classes: ClassVar[Sequence[str] | None] = None
     md5: ClassVar[dict[str, str]] = {
         "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
         "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
@@ -56,4 +58,5 @@ class MNIST(ImageDataModule):
             read(str(self.folder / name))
             for name, read in zip(self.md5, (read_image_file, read_label_file) * 2, strict=True)
         )
-        return self.split_off(Images(pixels[:, None], labels)) | {"test": Images(test_pixels[:, None], test_labels)}
+        test = Images(test_pixels[:, None], test_labels, classes=self.classes)
+        return self.split_off(test._replace(pixels=pixels[:, None], labels=labels)) | {"test": test}

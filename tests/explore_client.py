@@ -65,7 +65,7 @@ def explorer(dataset=Named, bounded=True, by_umap=False):
     """Build an explorer of the linear model."""
     data = load_data(dataset)
     vae = VAE(nn.Identity(), Linear(), Logits(), Bernoulli(), StandardNormal(3, SHAPE))
-    return Explorer("linear-run", "named, latent_dim=3", Session(vae, data), bounded, by_umap)
+    return Explorer("linear-run", "named, latent_dim=3", Session(vae, lambda: data), bounded, by_umap)
 
 
 def encode_file(image, kind="PNG", **options):

@@ -129,8 +129,19 @@ def test_each_class_has_its_own_colour(n):
 
 def test_points_have_the_colours_of_their_classes():
     z = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
-    picture = figures.scatter_plot(z, ["", ""], torch.tensor([3, 5, 9]), "").astype(float)
+    picture = figures.scatter_plot(z, ["", ""], torch.tensor([3, 5, 9]), None, "").astype(float)
     for colour in figures.class_colours(3):
         rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
         blended = 0.6 * rgb + 0.4 * 255
         assert (np.abs(picture - blended).max(-1) < 3).sum() > 100
+
+
+def test_labels_are_shown_by_their_names(monkeypatch):
+    monkeypatch.setattr(figures, "render", lambda figure: figure)
+    classes = [f"_{i}$" for i in range(30)]
+    figure = figures.scatter_plot(torch.rand(20, 2), ["", ""], torch.arange(20) + 10, classes, "")
+    legend = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert legend == [rf" _{i}\$" for i in range(10, 30)]
+    figure = figures.scatter_plot(torch.rand(30, 2), ["", ""], torch.arange(30), classes, "")
+    ticks = [text.get_text() for text in figure.axes[1].get_yticklabels()]
+    assert {ticks[0], ticks[-1]} == {r" _0\$", r" _29\$"}

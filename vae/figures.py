@@ -90,10 +90,11 @@ def fit_projection(codes: Tensor) -> Projection:
     return Projection(origin, directions[:2], [f"principal component {i + 1} ({explained[i]:.0%})" for i in range(2)])
 
 
-def latents(codes: Tensor, labels: Tensor | None) -> Picture:
-    """Plot the means of q(z|x) of test images, (N, D), coloured by label."""
+def latents(codes: Tensor, labels: Tensor | None, classes: Sequence[str] | None) -> Picture:
+    """Plot the means of q(z|x) of test images, (N, D), coloured by label. `classes` are the names of the labels."""
     projection = fit_projection(codes)
-    return scatter_plot(projection.project(codes), projection.axis_names, labels, "means of q(z|x), test images")
+    z, title = projection.project(codes), "means of q(z|x), test images"
+    return scatter_plot(z, projection.axis_names, labels, classes, title)
 
 
 def class_colours(n: int) -> list[str]:
@@ -113,23 +114,37 @@ def continuous_colours(n: int = 64) -> list[str]:
     return [to_hex(colormaps[CONTINUOUS](i / (n - 1))) for i in range(n)]
 
 
-def scatter_plot(z: Tensor, axis_names: Sequence[str], labels: Tensor | None, title: str) -> Picture:
-    """Plot points (N, 2) coloured by label: one colour per label, or a continuous scale for many labels."""
+def plain(text: str) -> str:
+    """Escape what matplotlib would read as mathematics, or as a name to leave out of the legend."""
+    return (f" {text}" if text.startswith("_") else text).replace("$", r"\$")
+
+
+def scatter_plot(
+    z: Tensor, axis_names: Sequence[str], labels: Tensor | None, classes: Sequence[str] | None, title: str
+) -> Picture:
+    """Plot points (N, 2) coloured by label: one colour per label, or a continuous scale for many labels.
+
+    `classes` are the names of the labels 0, 1, ...; without them, labels are numbers.
+    """
     from matplotlib.figure import Figure
 
     xlabel, ylabel = axis_names
     figure = Figure(figsize=(8, 7.2), dpi=110, layout="constrained")
     axes = figure.subplots()
     size = min(60, max(3, 20_000 / len(z)))
-    classes = [] if labels is None else labels.unique().tolist()
-    if len(classes) > MAX_CLASSES:
+    found = [] if labels is None else labels.unique().tolist()
+    if len(found) > MAX_CLASSES:
         scale = axes.scatter(z[:, 0], z[:, 1], s=size, c=labels, cmap=CONTINUOUS, alpha=0.6, linewidths=0)
-        figure.colorbar(scale, label="label", fraction=0.04)
+        bar = figure.colorbar(scale, label="label", fraction=0.04)
+        if classes:
+            ticks = np.linspace(found[0], found[-1], MAX_CLASSES).round().astype(int).tolist()
+            bar.set_ticks(ticks, labels=[plain(classes[label]) for label in ticks])
     else:
-        for label, colour in zip(classes or [None], class_colours(max(1, len(classes))), strict=True):
+        for label, colour in zip(found or [None], class_colours(max(1, len(found))), strict=True):
             points = z if label is None else z[labels == label]
-            axes.scatter(points[:, 0], points[:, 1], s=size, color=colour, alpha=0.6, linewidths=0, label=label)
-    if 0 < len(classes) <= MAX_CLASSES:
+            name = classes[label] if classes and label is not None else str(label)
+            axes.scatter(points[:, 0], points[:, 1], s=size, color=colour, alpha=0.6, linewidths=0, label=plain(name))
+    if 0 < len(found) <= MAX_CLASSES:
         axes.legend(markerscale=(75 / size) ** 0.5, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
     return render(figure)

@@ -144,7 +144,7 @@ def fit(line, callbacks):
     with initialize_config_dir(str(CONF), version_base=None):
         cfg = compose("config", [*BARS, "trainer.max_epochs=2", *line.split()])
     seed_everything(0, verbose=False)
-    data = load_dataset(cfg)
+    data = load_dataset(cfg, Path())
     module = build(cfg, data.shape)
     module.__class__ = Spy
     quiet = {name: False for name in ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")}

@@ -36,11 +36,27 @@ def test_images_get_labels_and_names_from_their_paths(images_dir, tmp_path):
     assert data.shape == (3, 6, 10)
     assert split_sizes(data) == {"train": 16, "val": 2, "test": 2}
     for images in data.images.values():
-        for pixels, label, name in zip(*images, strict=True):
+        for pixels, label, name in zip(images.pixels, images.labels, images.names, strict=True):
             colour = Path(name).parts[0]
             assert label == ["blue", "red"].index(colour)
             expected = torch.tensor(COLOURS[colour]).view(3, 1, 1).expand(3, 6, 10)
             torch.testing.assert_close(pixels.int(), expected.int(), atol=12, rtol=0)  # JPEG
+
+
+def test_labels_have_the_names_of_the_folders_in_natural_order(tmp_path):
+    names = ["1", "2", "10", "a2", "a10", "b"]
+    for i, name in enumerate(names):
+        (tmp_path / "mine" / name).mkdir(parents=True)
+        for copy in range(4):
+            Image.fromarray(np.full((8, 8, 3), 10 * i, np.uint8)).save(tmp_path / "mine" / name / f"{copy}.png")
+    data = prepare(make_folder(tmp_path / "mine", tmp_path))
+    for images in data.images.values():
+        assert images.classes == names
+        for pixels, label in zip(images.pixels, images.labels, strict=True):
+            assert pixels.unique().tolist() == [10 * label]
+    assert data.images["train"].find_label(10) == 2
+    assert data.images["train"].find_label("10") == 2
+    assert data.images["train"].find_label(3) is None
 
 
 def test_images_are_centre_cropped_and_rotated_upright(tmp_path):

@@ -80,6 +80,18 @@ def test_few_labels_are_classes_with_colours():
     assert [many["colours"][0], many["colours"][-1]] == ["#440154", "#fde725"]  # viridis, as in latents.png
 
 
+class NamedLabels(Named):
+    def load(self):
+        return {split: it._replace(classes=["cat", "<b>ox</b>", "ant"]) for split, it in super().load().items()}
+
+
+def test_labels_have_their_names():
+    named = explorer(NamedLabels)
+    assert named.about["class_names"] == {0: "cat", 1: "<b>ox</b>", 2: "ant"}
+    assert {label for _, _, label in named.search("ANT")} == {2}
+    assert explorer().about["class_names"] is None
+
+
 def test_map_shows_the_first_two_principal_components(fetch):
     about = json.loads(fetch("/about")[1])
     mean = all_means()

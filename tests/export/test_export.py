@@ -162,7 +162,7 @@ def test_export_is_usable_without_torch(cli, runs, run_export):
     code, out, err = run_export()  # the newest run is the only one
     assert (code, err, out.count("\n")) == (0, "", 4)
     run = read_finished_run(folder)
-    data = load_dataset(run.config)
+    data = load_dataset(run.config, folder)
     vae = load_trained(run.config, data.shape, folder).vae
     done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

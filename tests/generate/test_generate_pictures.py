@@ -3,6 +3,7 @@
 import math
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ def make_session(monkeypatch):
     data = load_data(Four)
 
     def make(**options):
-        return Session(vae, data, **{"interpolation": "linear"} | options)
+        return Session(vae, lambda: data, **{"interpolation": "linear"} | options)
 
     with torch.inference_mode():
         yield make
@@ -146,7 +147,7 @@ class Twelve(Halves):
 
 def test_default_n_is_that_of_the_help(make_session):
     vae = VAE(nn.Identity(), Twelve(), Pixels(), Bernoulli(), StandardNormal(12, SHAPE))
-    session = replace(make_session(), vae=vae, data=load_data(Many))
+    session = replace(make_session(), vae=vae, load_data=lambda: load_data(Many))
     found = {
         "samples": len(pictures.samples(session)["samples.png"][0]),
         "reconstructions": len(pictures.reconstructions(session)["reconstructions.png"][0]) // 2,
@@ -240,6 +241,21 @@ def test_walk_has_at_most_36_pictures(make_session):
         pictures.walk(make_session(n=37))
 
 
+def test_arithmetic_uses_labels_by_name(make_session):
+    def named(identifiers):
+        session = make_session(arithmetic=identifiers)
+        named = {split: it._replace(classes=["2", "10", "a"]) for split, it in session.data.images.items()}
+        session.__dict__["data"] = SimpleNamespace(**vars(session.data) | {"images": named, "x": session.data.x})
+        return pictures.arithmetic(session)["arithmetic.png"][0]
+
+    by_number = pictures.arithmetic(make_session(arithmetic=[0, 1, 2]))["arithmetic.png"][0]
+    by_name = named([2, 10, "a"])
+    assert torch.equal(by_name[0], by_number[0])
+    assert by_name[1][:3] == ["mean of 2", "\N{MINUS SIGN} mean of 10", "+ mean of a"]
+    with pytest.raises(UserError, match=r"arithmetic=1: expected a label of the training images, such as 2, 10, a$"):
+        named([2, 10, 1])
+
+
 def test_arithmetic_uses_mean_codes_of_labels(make_session):
     ((images, captions, *_),) = pictures.arithmetic(make_session(arithmetic=[2, 0, 1]))["arithmetic.png"]
     data = load_data(Four)
@@ -247,7 +263,7 @@ def test_arithmetic_uses_mean_codes_of_labels(make_session):
     a, b, c = (code(x[labels == label]).mean(0) for label in (2, 0, 1))
     torch.testing.assert_close(images.flatten(1), torch.stack([a, b, c, a - b + c]).sigmoid())
     assert captions == ["mean of 2", "\N{MINUS SIGN} mean of 0", "+ mean of 1", "="]
-    with pytest.raises(UserError, match=r"arithmetic=5: expected a label of the training images, such as \[0, 1, 2\]"):
+    with pytest.raises(UserError, match=r"arithmetic=5: expected a label of the training images, such as 0, 1, 2$"):
         pictures.arithmetic(make_session(arithmetic=[2, 0, 5]))
 
 

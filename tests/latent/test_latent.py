@@ -39,7 +39,7 @@ def test_labels_are_classes_if_each_has_several_images():
 
 def load_run(folder):
     cfg = read_finished_run(folder).config
-    data = load_dataset(cfg)
+    data = load_dataset(cfg, folder)
     return data, load_trained(cfg, data.shape, folder).vae
 
 
@@ -89,7 +89,7 @@ def test_codes_map_and_scores_of_a_run(cli, runs, run_latent, monkeypatch):
     pictures = [np.asarray(Image.open(folder / f"latent/{name}.png")) for name in ("map", "strangest")]
     projection = figures.fit_projection(q_z.mean)
     expected = figures.scatter_plot(
-        projection.project(q_z.mean), projection.axis_names, test_labels, "means of q(z|x), test images"
+        projection.project(q_z.mean), projection.axis_names, test_labels, None, "means of q(z|x), test images"
     )
     assert (pictures[0] == expected).mean() > 0.999
     assert pictures[1].std() > 0

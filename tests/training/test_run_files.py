@@ -36,7 +36,7 @@ def test_a_run_writes_the_expected_files(cli, runs):
                 "val_reconstructions",
             )
         ),
-        *(".lock", "metrics.csv", "summary.json", "train.log"),
+        *(".lock", "data.json", "metrics.csv", "summary.json", "train.log"),
     }
     assert "epoch   4" in (folder / "train.log").read_text()
     for path in (folder / "figures").iterdir():

@@ -235,6 +235,8 @@ def test_a_resumed_search_starts_with_the_interrupted_trial(cli, tmp_path):
     arguments += ["hydra.sweeper.n_trials=1", "hydra.sweep.dir=search", "trainer.max_epochs=1", "objective=autoencoder"]
     assert cli(*arguments)[0] == 0  # an autoencoder logs no ELBO
     study = optuna.load_study("mnist", f"sqlite:///{tmp_path / 'search' / 'study.db'}")
+    (run,) = find_runs([tmp_path / "search"])
+    assert study.best_value == max(row["val/objective"] for row in run.history if "val/objective" in row)
     interrupted = study.ask(study.trials[0].distributions)
     assert cli("sweep=search", defaults=())[0] == 0
     tried = {run.value("optimizer.lr") for run in find_runs([tmp_path / "search"])}

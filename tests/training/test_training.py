@@ -48,7 +48,7 @@ def test_the_weights_are_those_of_a_plain_pytorch_loop(compilation, cli, runs):
     (folder,) = runs()
     cfg = OmegaConf.load(folder / ".hydra" / "config.yaml")
     seed_everything(cfg.seed, verbose=False)
-    data = load_dataset(cfg)
+    data = load_dataset(cfg, folder)
     vae = build(cfg, data.shape).vae
     data.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cpu")), current_epoch=0)
     adam = torch.optim.Adam(vae.parameters(), lr=cfg.optimizer.lr)

@@ -4,7 +4,7 @@ Estimates log p(x) with K importance samples per image, rate and distortion, on 
 Writes the means to the run's summary.json and to its W&B run, and the values of each image to scores_K<K>.npz in the
 run's folder. After an interruption, or with more images, the same command continues from that file. With compile=true
 the sampler is compiled: this takes some seconds, and then each image takes less time. compile=auto does this on a CPU
-if at least ten million samples remain to be drawn.
+if at least ten million samples remain to be drawn. dataset.path= says where the images of the run are now.
 """
 
 import hashlib
@@ -27,22 +27,29 @@ class Arguments(BaseModel, strict=True, extra="forbid"):
     run: str = Field(description="the folder of a finished run")
     trust: bool = False
     config_dir: str = ""
+    data_path: str = Field("", alias="dataset.path", description="where the images of the run are now")
     K: PositiveInt = 5000
     images: int | None = Field(None, ge=2, description="a whole number, 2 or more, or null for all test images")
     compile: Compile = "auto"
 
 
 def evaluate(
-    folder: Path, K: int, images: int | None, compiles: Compile, trust: bool, config_dir: str
+    folder: Path,
+    K: int,
+    images: int | None,
+    compiles: Compile,
+    trust: bool = False,
+    config_dir: str = "",
+    data_path: str = "",
 ) -> dict[str, float]:
     """Evaluate a run and return the new entries of its summary.json.
 
     Raises UserError if `folder` is not a finished run, if another process works in it, or if its model has no bound on
     log p(x).
     """
-    read_finished_run(folder, trust, config_dir)  # before the lock, which writes to the folder
+    read_finished_run(folder, trust, config_dir, data_path)  # before the lock, which writes to the folder
     with lock_run(folder, "run"):
-        return _evaluate(read_finished_run(folder, trust, config_dir), K, images, compiles)
+        return _evaluate(read_finished_run(folder, trust, config_dir, data_path), K, images, compiles)
 
 
 def _evaluate(run: Run, K: int, images: int | None, compiles: Compile) -> dict[str, float]:
@@ -52,8 +59,9 @@ def _evaluate(run: Run, K: int, images: int | None, compiles: Compile) -> dict[s
     from vae.model.estimator import summarize
     from vae.tracking.loggers import finish_wandb
     from vae.training.experiment import build_logger, load_dataset, load_trained, write_summary
+    from vae.training.run_data import fingerprint
 
-    data = load_dataset(cfg)
+    data = load_dataset(cfg, folder)
     x = data.x("test")
     if images is not None and images > len(x):
         raise UserError(f"images={images}: expected 2 to {len(x)}, or null for all")
@@ -61,8 +69,9 @@ def _evaluate(run: Run, K: int, images: int | None, compiles: Compile) -> dict[s
     if not module.has_elbo:
         raise UserError(f"run={folder}: its objective is not a bound on log p(x), so there is nothing to evaluate")
     weights = hashlib.sha256((folder / "checkpoints" / "best.ckpt").read_bytes()).hexdigest()
+    source = f"{weights} {fingerprint(data.images['test'])}"
     n = images or len(x)
-    scores = cached_scores(module.vae, x, n, K, cfg.seed, folder / f"scores_K{K}.npz", weights, compiles)
+    scores = cached_scores(module.vae, x, n, K, cfg.seed, folder / f"scores_K{K}.npz", source, compiles)
     means = summarize(scores.log_px, module.vae, x[0].numel())
     means |= {"rate": scores.rate.mean().item(), "distortion": scores.distortion.mean().item(), "images": n}
     results = {f"test/{name}_K{K}": value for name, value in means.items()}
@@ -76,7 +85,9 @@ def _evaluate(run: Run, K: int, images: int | None, compiles: Compile) -> dict[s
 
 def main(argv: Sequence[str]) -> None:
     given = parse_arguments(Arguments, argv)
-    results = evaluate(Path(given.run), given.K, given.images, given.compile, given.trust, given.config_dir)
+    results = evaluate(
+        Path(given.run), given.K, given.images, given.compile, given.trust, given.config_dir, given.data_path
+    )
     for name, value in results.items():
         shown = f"{value:>12.2f}" if isinstance(value, float) else f"{value:>9}"
         print(f"  {name.removeprefix('test/'):<24}{shown}")

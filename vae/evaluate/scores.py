@@ -25,8 +25,8 @@ def compiled_draws(vae: VAE, x: Tensor, K: int) -> CompiledDraws:
     return CompiledDraws(lambda x, k: score_terms(vae.terms(x, k)), x, chunk_size(vae, x, K))
 
 
-def read_cached_scores(file: Path, weights: str) -> Tensor:
-    """Return the scores in a file of `cached_scores`, (3, N); (3, 0) if there are none of these weights.
+def read_cached_scores(file: Path, source: str) -> Tensor:
+    """Return the scores in a file of `cached_scores`, (3, N); (3, 0) if they have another source.
 
     Raises UserError if the file is damaged.
     """
@@ -36,25 +36,23 @@ def read_cached_scores(file: Path, weights: str) -> Tensor:
     try:
         with np.load(file) as saved:
             scores = torch.stack([torch.from_numpy(saved[name]) for name in Scores._fields])
-            return scores if str(saved["weights"]) == weights else empty
+            return scores if "source" in saved and str(saved["source"]) == source else empty
     except (OSError, ValueError, KeyError, EOFError, RuntimeError, BadZipFile):
         raise UserError(f"{file} is damaged; delete it to score all images again") from None
 
 
 @torch.inference_mode()
-def cached_scores(
-    vae: VAE, x: Tensor, n: int, K: int, seed: int, file: Path, weights: str, compiles: Compile
-) -> Scores:
+def cached_scores(vae: VAE, x: Tensor, n: int, K: int, seed: int, file: Path, source: str, compiles: Compile) -> Scores:
     """Return `importance_sample` of the first n of images x, (N, C, H, W): each score is (n,), on the CPU.
 
-    Each batch is written to the npz `file` when it is done, with `weights`, a hash of the model's weights. Scores in
-    this file are not computed again. Each batch has its own seed, so the results do not depend on interruptions. If
-    `compiles` is True, the sampler is compiled, which changes results by rounding only; with "auto" this happens on a
-    CPU if at least MIN_DRAWS samples are left.
+    Each batch is written to the npz `file` when it is done, with `source`, which identifies the weights and the images.
+    Scores in this file are not computed again. Each batch has its own seed, so the results do not depend on
+    interruptions. If `compiles` is True, the sampler is compiled, which changes results by rounding only; with "auto"
+    this happens on a CPU if at least MIN_DRAWS samples are left.
     """
     device = next(vae.parameters()).device
     batches = x[: -(-n // BATCH_SIZE) * BATCH_SIZE].split(BATCH_SIZE)  # whole batches, even if n ends within one
-    scores = read_cached_scores(file, weights)
+    scores = read_cached_scores(file, source)
     compiled, remaining = None, n - scores.shape[1]
     if remaining > 0 and (
         compiles is True or (compiles == "auto" and device.type == "cpu" and remaining * K >= MIN_DRAWS)
@@ -68,6 +66,6 @@ def cached_scores(
                 new = torch.stack(importance_sample(vae, batch.to(device), K, compiled=compiled)).cpu()
                 scores = torch.cat([scores[:, : i * BATCH_SIZE], new], 1)
                 with atomic_path(file) as part, part.open("wb") as half_written:
-                    np.savez(half_written, weights=weights, **dict(zip(Scores._fields, scores.numpy(), strict=True)))
+                    np.savez(half_written, source=source, **dict(zip(Scores._fields, scores.numpy(), strict=True)))
             bar.update(len(batch))
     return Scores(*scores[:, :n])

@@ -8,6 +8,7 @@ digit. Ctrl-C stops the server.
   port=8765        the port; port=0 finds a free one
   browser=true     false only prints the address
   map=pca          the first two principal components: the point moves the code along these two directions
+  dataset.path=    where the images of the run are now, if they have moved
   map=umap         a map that keeps neighbours close: the code of the point is a weighted mean of the nearest dots
 """
 
@@ -33,6 +34,7 @@ class Arguments(BaseModel, strict=True, extra="forbid"):
     run: str = Field("", description="the folder of a finished run")
     trust: bool = False
     config_dir: str = ""
+    data_path: str = Field("", alias="dataset.path", description="where the images of the run are now")
     host: str = Field(LOCALHOST[0], min_length=1, description="an address of this machine; 0.0.0.0 is every address")
     port: int = Field(8765, ge=0, le=65535, description="a whole number, 0 (any free port) to 65535")
     browser: bool = Field(True, description="true or false")
@@ -54,7 +56,7 @@ def open_socket(host: str, port: int) -> socket.socket:
 def main(typed: Sequence[str]) -> None:
     given = parse_arguments(Arguments, typed)
     folder = Path(given.run) if given.run else latest_finished_run(Path("outputs"))
-    run = read_finished_run(folder, given.trust, given.config_dir)
+    run = read_finished_run(folder, given.trust, given.config_dir, given.data_path)
     cfg = run.config
     try:
         import starlette  # noqa: F401
@@ -70,13 +72,16 @@ def main(typed: Sequence[str]) -> None:
         from vae.explore.explorer import Explorer
         from vae.explore.server import Server, build_app
         from vae.generate.session import Session
-        from vae.training.experiment import load_dataset, load_trained
+        from vae.training.experiment import describe_images, load_dataset, load_trained
 
         torch.set_num_threads(1)  # a single code is decoded fastest by one thread
-        data = load_dataset(cfg)
+        describe_images(cfg, folder).check_pictures()
+        data = load_dataset(cfg, folder)
         module = load_trained(cfg, data.shape, folder)
         title = f"{run.choices['dataset']}, latent_dim={cfg.latent_dim}"
-        explorer = Explorer(folder.resolve().name, title, Session(module.vae, data), bool(module.has_elbo), by_umap)
+        explorer = Explorer(
+            folder.resolve().name, title, Session(module.vae, lambda: data), bool(module.has_elbo), by_umap
+        )
         print("encoding images ...", file=sys.stderr)
         _ = explorer.about  # computed before the page opens
         server = Server(build_app(explorer, [given.host, *LOCALHOST]))

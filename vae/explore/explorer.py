@@ -104,6 +104,7 @@ class Explorer:
             **self.map_of(codes),
             "images": [[f"{e.split}/{e.row}", e.title, e.label] for e in shown],
             "classes": labels if few else [],
+            "class_names": dict(enumerate(classes)) if (classes := session.data.images["train"].classes) else None,
             "colours": class_colours(max(1, len(labels))) if few else continuous_colours(),
             "mean_code": self.mean_code,
             "background": self.background,
@@ -155,11 +156,16 @@ class Explorer:
         """
         text = text.strip().lower()
 
+        def label_of(entry: Entry) -> str | None:
+            return (
+                None if entry.label is None else self.session.data.images[entry.split].label_name(entry.label).lower()
+            )
+
         def rank(entry: Entry) -> tuple[bool, ...]:
             title = entry.title.lower()
-            return text not in (title, title.split()[-1]), text != str(entry.label), not title.startswith(text)
+            return text not in (title, title.split()[-1]), text != label_of(entry), not title.startswith(text)
 
-        matches = [entry for entry in self.entries if text in entry.title.lower() or text == str(entry.label)]
+        matches = [entry for entry in self.entries if text in entry.title.lower() or text == label_of(entry)]
         best = sorted(matches, key=rank)[:MAX_RESULTS]
         return [(f"{entry.split}/{entry.row}", entry.title, entry.label) for entry in best]
 

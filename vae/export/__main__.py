@@ -144,14 +144,14 @@ def export(folder: Path, trust: bool, config_dir: str) -> dict[str, Any]:
 
     from vae.export.onnx_modules import Decoder, Encoder, PixelParameters
     from vae.model.autoregressive import AutoregressiveLikelihood
-    from vae.training.experiment import load_dataset, load_trained
+    from vae.training.experiment import describe_images, load_trained
 
-    data = load_dataset(cfg)
-    vae = load_trained(cfg, data.shape, folder).vae.cpu()
+    shape = describe_images(cfg, folder).shape
+    vae = load_trained(cfg, shape, folder).vae.cpu()
     encoder, decoder = Encoder(vae, cfg.latent_dim), Decoder(vae)
     rng = torch.Generator().manual_seed(0)
-    x, z = torch.rand(TEST_BATCH, *data.shape, generator=rng), torch.randn(TEST_BATCH, cfg.latent_dim, generator=rng)
-    description = describe(run, data.shape, encoder.has_log_var)
+    x, z = torch.rand(TEST_BATCH, *shape, generator=rng), torch.randn(TEST_BATCH, cfg.latent_dim, generator=rng)
+    description = describe(run, shape, encoder.has_log_var)
     modules: dict[str, tuple[nn.Module, list[Tensor]]] = {"encoder": (encoder, [x]), "decoder": (decoder, [z])}
     if isinstance(vae.likelihood, AutoregressiveLikelihood):
         with torch.inference_mode():

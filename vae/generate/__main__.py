@@ -14,10 +14,12 @@ used. `what` is one of the names below or a list such as [samples,walk]. Without
   arithmetic         arithmetic=[a,b,c]: a - b + c, of labels (their mean codes) or of images
 
 An image (a, b, c) is a name, as in fuse=[pikachu,charizard], the number of a test image, or a file, which is cropped
-and scaled as for dataset=folder. source=prior samples codes from p(z), source=mixture from a Gaussian mixture fitted to
-the codes of training images. A temperature below 1 samples closer to the modes. interpolation=linear follows a straight
-line, interpolation=spherical an arc. A traversal shows the most informative dimensions first. The number under a
-nearest image is the root mean squared difference of pixels in [0, 1]. The same seed=0 makes the same files.
+and scaled as for dataset=folder. A label is a name, as in arithmetic=[Sandal,Bag,Coat], or a number. source=prior
+samples codes from p(z), source=mixture from a Gaussian mixture fitted to the codes of training images. A temperature
+below 1 samples closer to the modes. interpolation=linear follows a straight line, interpolation=spherical an arc. A
+traversal shows the most informative dimensions first. The number under a nearest image is the root mean squared
+difference of pixels in [0, 1]. The same seed=0 makes the same files. dataset.path= says where the images of the run are
+now. Samples and walks from the prior do not need them.
 """
 
 import os
@@ -55,6 +57,7 @@ class Arguments(BaseModel, strict=True, extra="forbid"):
     run: str = Field("", description="the folder of a finished run")
     trust: bool = False
     config_dir: str = ""
+    data_path: str = Field("", alias="dataset.path", description="where the images of the run are now")
     what: Annotated[list[str], BeforeValidator(lambda what: what if isinstance(what, list) else [what])] = Field(
         [], min_length=1, description="a name, or a list such as [samples,walk]"
     )
@@ -116,21 +119,22 @@ def generate(folder: Path, given: Arguments) -> list[Path]:
     Raises UserError for a request that the run cannot satisfy.
     """
     requested = given.requested()
-    cfg = read_finished_run(folder, given.trust, given.config_dir).config
+    cfg = read_finished_run(folder, given.trust, given.config_dir, given.data_path).config
     import torch  # slow to import, so only after the arguments are checked
 
     from vae.generate.pictures import GENERATORS, Files
     from vae.generate.session import Session
-    from vae.training.experiment import load_dataset, load_trained
+    from vae.training.experiment import describe_images, load_dataset, load_trained
 
-    data = load_dataset(cfg)
-    vae = load_trained(cfg, data.shape, folder).vae
+    about = describe_images(cfg, folder)
+    about.check_pictures()
+    vae = load_trained(cfg, about.shape, folder).vae
     pair = [] if given.fuse in (None, "random") else list(given.fuse or ())
-    options = given.model_dump(exclude={"run", "trust", "config_dir", "what"}) | {
+    options = given.model_dump(exclude={"run", "trust", "config_dir", "data_path", "what"}) | {
         "fuse": pair,
         "arithmetic": given.arithmetic or (),
     }
-    session = Session(vae, data, **options)
+    session = Session(vae, lambda: load_dataset(cfg, folder), **options)
     files: Files = {}
     with atomic_directory(folder / "generated") as part:
         for name in requested or GENERATORS:

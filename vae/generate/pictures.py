@@ -183,14 +183,16 @@ def fuse_random(session: Session) -> Files:
 
 def operand_code(session: Session, identifier: str | int) -> tuple[Tensor, str]:
     """Return the mean code (D,) of the training images with a label, or else the code of an image, and its caption."""
-    labels = session.data.images["train"].labels
-    if labels is None or not isinstance(identifier, int):
+    train = session.data.images["train"]
+    label = train.find_label(identifier)
+    if train.labels is None or (label is None and isinstance(identifier, str)):
         image = resolve_image(session.data, "arithmetic", identifier)
         return session.encode(image.x)[0], image.names[0]
-    rows = (labels == identifier).nonzero()[:MAX_TRAIN_CODES, 0]
-    if not len(rows):
-        close = sorted(labels.unique().tolist(), key=lambda label: (abs(label - identifier), label))[:10]
-        raise UserError(f"arithmetic={identifier}: expected a label of the training images, such as {sorted(close)}")
+    if label is None:
+        labels = sorted(train.labels.unique().tolist(), key=lambda label: abs(label - int(identifier)))[:10]
+        names = ", ".join(map(train.label_name, sorted(labels)))
+        raise UserError(f"arithmetic={identifier}: expected a label of the training images, such as {names}")
+    rows = (train.labels == label).nonzero()[:MAX_TRAIN_CODES, 0]
     return session.encode(session.data.x("train", rows)).mean(0), f"mean of {identifier}"
 
 

@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
 from datamodules.base import EVAL_BATCH, ImageDataModule
-from vae.errors import UserError
 from vae.generate.image_selection import SelectedImages
 from vae.generate.interpolation import INTERPOLATIONS
 from vae.model.sampling import sample_fitted_mixture, sample_prior
@@ -27,7 +26,7 @@ class Session:
     """The model and images of a run, and the options of the command line."""
 
     vae: VAE
-    data: ImageDataModule
+    load_data: Callable[[], ImageDataModule]  # called when the images are needed
     n: int | None = None
     temperature: float = 1.0
     source: str = "prior"
@@ -38,9 +37,10 @@ class Session:
     dimensions: Sequence[int] = ()
     seed: int = 0
 
-    def __post_init__(self) -> None:
-        if not self.data.has_pictures:
-            raise UserError(f"run: its images have the shape {self.data.shape}, and cannot be shown as pictures")
+    @cached_property
+    def data(self) -> ImageDataModule:
+        """The images of the run."""
+        return self.load_data()
 
     @property
     def device(self) -> torch.device:

@@ -2,7 +2,7 @@
 
 Without run=, the newest finished run in outputs/ is used. The results are written to latent/ in the folder of the run:
 
-  codes.npz        the means of q(z|x), and the log-variances of a diagonal Gaussian
+  codes.npz        the means of q(z|x), the log-variances of a diagonal Gaussian, labels and their names, classes
   map.png          the codes in two dimensions, by map=pca or map=umap
   strangest.png    the images with the highest anomaly score, beside their reconstructions. score=log_px estimates
                    -log p(x) with K=50 samples, score=reconstruction is the squared error
@@ -11,7 +11,7 @@ Without run=, the newest finished run in outputs/ is used. The results are writt
 latent.json needs labels with several images each. The codes are divided into k clusters by clusters=kmeans or
 clusters=mixture (a Gaussian mixture); by default k is the number of labels. Classifiers are fitted to the codes of
 images=10000 training images and scored on test images. The same is computed for raw pixels and for as many principal
-components. wandb=true logs the codes to the W&B run as a table.
+components. wandb=true logs the codes to the W&B run as a table. dataset.path= says where the images of the run are now.
 """
 
 import json
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from datamodules.base import ImageDataModule
+    from datamodules.base import ImageDataModule, Images
     from vae.model.vae import VAE
 
 BATCH_SIZE = 500
@@ -47,6 +47,7 @@ class Arguments(BaseModel, strict=True, extra="forbid"):
     run: str = Field("", description="the folder of a finished run")
     trust: bool = False
     config_dir: str = ""
+    data_path: str = Field("", alias="dataset.path", description="where the images of the run are now")
     split: Literal["test", "val", "train"] = "test"
     map: Literal["pca", "umap"] = "pca"
     clusters: Literal["kmeans", "mixture"] = "kmeans"
@@ -126,7 +127,9 @@ def evaluate_codes(
             **probes.probe_accuracies(x_train, train.labels[fitted].numpy(), x_test, test.labels.numpy()),
         }
     counts = {"clustered": len(rows), "fitted": len(fitted), "tested": len(test.pixels)}
-    return {"split": given.split, "clusters": given.clusters, "k": k, "images": counts, "found": results}
+    names = list(map(test.label_name, labels.unique().tolist()))
+    how = {"split": given.split, "clusters": given.clusters, "k": k}
+    return {**how, "labels": names, "images": counts, "found": results}
 
 
 def format_table(results: dict[str, Any]) -> str:
@@ -155,7 +158,7 @@ def analyse(folder: Path, given: Arguments) -> list[str]:
 
     Raises UserError for a request that the run cannot satisfy.
     """
-    cfg = read_finished_run(folder, given.trust, given.config_dir).config
+    cfg = read_finished_run(folder, given.trust, given.config_dir, given.data_path).config
     from vae.latent import probes
 
     by_umap = given.map == "umap" and cfg.latent_dim > 2
@@ -170,7 +173,7 @@ def analyse(folder: Path, given: Arguments) -> list[str]:
     from vae.model.estimator import anomaly_score
     from vae.training.experiment import load_dataset, load_trained
 
-    data = load_dataset(cfg)
+    data = load_dataset(cfg, folder)
     module = load_trained(cfg, data.shape, folder)
     vae, images = module.vae, data.images[given.split]
     x, labels = data.x(given.split), class_labels(data, given.split)
@@ -199,25 +202,31 @@ def analyse(folder: Path, given: Arguments) -> list[str]:
         if by_umap:
             z, axis_names = torch.from_numpy(probes.umap_projection(codes.mean.numpy())), ["UMAP 1", "UMAP 2"]
         title = f"means of q(z|x), {given.split} images"
-        figures.save(figures.scatter_plot(z, axis_names, images.labels, title), part / "map.png")
-        arrays = {"mean": codes.mean, "log_var": codes.log_var, "labels": images.labels, "names": images.names}
-        contents: dict[str, Any] = {name: np.asarray(array) for name, array in arrays.items() if array is not None}
+        figures.save(figures.scatter_plot(z, axis_names, images.labels, images.classes, title), part / "map.png")
+        arrays = {"mean": codes.mean, "log_var": codes.log_var, "labels": images.labels}
+        texts = {"names": images.names, "classes": images.classes}
+        contents: dict[str, Any] = {
+            name: np.asarray(array) for name, array in (arrays | texts).items() if array is not None
+        }
         contents |= {"map": z.numpy(), "anomaly_score": scores.numpy(), "score": score, "split": given.split}
         np.savez(part / "codes.npz", **contents)
         written = sorted(path.name for path in part.iterdir())
     if given.wandb:
-        log_to_wandb(folder, cfg, codes.mean, images.labels, images.names)
+        log_to_wandb(folder, cfg, codes.mean, images)
     return [*lines, *(os.path.relpath(folder / "latent" / name) for name in written)]
 
 
-def log_to_wandb(folder: Path, cfg: Any, mean: "Tensor", labels: "Tensor | None", names: Any) -> None:
+def log_to_wandb(folder: Path, cfg: Any, mean: "Tensor", images: "Images") -> None:
     """Log codes (N, D) to the W&B run as the table `codes`, which W&B's embedding projector can display."""
     import wandb
 
     from vae.tracking.loggers import finish_wandb
     from vae.training.experiment import build_logger
 
-    optional = {"label": labels.tolist() if labels is not None else None, "name": names}
+    labels = None if images.labels is None else images.labels.tolist()
+    if labels and images.classes:
+        labels = [images.classes[label] for label in labels]
+    optional = {"label": labels, "name": images.names}
     first = {name: column for name, column in optional.items() if column is not None}
     columns: list[str | int] = [*first, *(f"z{i + 1}" for i in range(mean.shape[1]))]
     rows = [[*values, *z] for *values, z in zip(*first.values(), mean.tolist(), strict=True)]

@@ -34,7 +34,7 @@ def clear_training(folder: Path) -> None:
     """Remove what a training that cannot be continued has written, so that it can start again in the same folder."""
     for name in ("checkpoints", "figures"):
         shutil.rmtree(folder / name, ignore_errors=True)
-    for name in ("metrics.csv", "summary.json", "wandb_id"):
+    for name in ("data.json", "metrics.csv", "summary.json", "wandb_id"):
         (folder / name).unlink(missing_ok=True)
 
 

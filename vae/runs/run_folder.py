@@ -130,8 +130,8 @@ def read_run(folder: Path) -> Run:
         raise UserError(f"{folder}: expected the folder of a run; it has no {missing}") from None
 
 
-def read_finished_run(folder: Path, trust: bool = False, config_dir: str = "") -> Run:
-    """Read the folder of a finished run.
+def read_finished_run(folder: Path, trust: bool = False, config_dir: str = "", data_path: str = "") -> Run:
+    """Read the folder of a finished run. Its images are read from `data_path` if this is given.
 
     Raises UserError if it is not one, if its config is not valid, or, without `trust`, if it could run code that
     neither conf/ nor the folder `config_dir` names, or write outside of its folder.
@@ -146,6 +146,10 @@ def read_finished_run(folder: Path, trust: bool = False, config_dir: str = "") -
         named = () if not config_dir else (find_config_dir(config_dir, f"config_dir={config_dir}"),)
         check_config(run.config, f"run={folder}", (CONF, *named))
         check_links(folder, f"run={folder}")
+    if data_path:
+        if "path" not in run.config.dataset:
+            raise UserError(f"dataset.path={data_path}: the images of this run are not read from a path of yours")
+        run.config.dataset.path = data_path
     try:
         validate(run.config)
     except USER_ERRORS as error:

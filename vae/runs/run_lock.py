@@ -35,5 +35,5 @@ def lock_run(folder: Path, key: str) -> Iterator[None]:
 
 def check_is_new(folder: Path) -> None:
     """Raise UserError if there is a run in the folder."""
-    if (folder / "metrics.csv").exists():
+    if any((folder / name).exists() for name in ("data.json", "metrics.csv")):
         raise UserError(f"hydra.run.dir={folder}: expected a folder without a run; resume={folder} continues this run")

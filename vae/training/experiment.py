@@ -36,6 +36,7 @@ from vae.training.callbacks.graceful_shutdown import GracefulShutdown
 from vae.training.callbacks.pictures import Pictures
 from vae.training.callbacks.progress import Progress
 from vae.training.lightning_module import VAEModule
+from vae.training.run_data import RunData, check_run_data, describe, read_run_data, write_run_data
 
 configure_torch()
 # A process is the only one, whatever RANK, LOCAL_RANK or SLURM_PROCID say; those of trainer=ddp have another rank.
@@ -93,8 +94,8 @@ def load_trained(cfg: DictConfig, shape: tuple[int, int, int], folder: Path) -> 
 DATASET_CACHE: dict[str, dict[str, Images]] = {}  # shared by the jobs of a sweep in one process
 
 
-def load_dataset(cfg: DictConfig) -> ImageDataModule:
-    """Load the dataset of the config into memory."""
+def load_dataset(cfg: DictConfig, folder: Path) -> ImageDataModule:
+    """Load the images of the run in `folder` into memory. Raises UserError if they have changed since it began."""
     data = instantiate(cfg.dataset)
     image_keys = {key: value for key, value in cfg.dataset.items() if key not in ("batch_size", "seed")}
     data.images = DATASET_CACHE.setdefault(f"{os.getcwd()} {image_keys}", data.images)
@@ -102,7 +103,13 @@ def load_dataset(cfg: DictConfig) -> ImageDataModule:
         del DATASET_CACHE[next(iter(DATASET_CACHE))]
     data.prepare_data()
     data.setup()
+    check_run_data(data, folder)
     return data
+
+
+def describe_images(cfg: DictConfig, folder: Path) -> RunData:
+    """Return what is known of the images of a run. They are loaded only for runs of version 0.1."""
+    return read_run_data(folder) or describe(load_dataset(cfg, folder))
 
 
 # likelihood=auto, by the type of the pixels
@@ -234,7 +241,7 @@ def write_summary(values: dict[str, float], folder: Path) -> None:
 def train(cfg: DictConfig, folder: Path) -> None:
     """Train the model, test its best epoch, and write everything to `folder`."""
     seed_everything(cfg.seed, verbose=False)
-    data = load_dataset(cfg)
+    data = load_dataset(cfg, folder)
     choose_likelihood(cfg, data, folder)
     module = build(cfg, data.shape)
     check_support(module, data, cfg)
@@ -272,6 +279,7 @@ def train(cfg: DictConfig, folder: Path) -> None:
     )
     trainer.strategy.checkpoint_io = AtomicCheckpointIO()
     if trainer.is_global_zero:
+        write_run_data(data, folder)
         trainer.loggers += build_logger(cfg, folder)
 
     size, images = sum(parameter.numel() for parameter in module.parameters()), len(data.images["train"].pixels)

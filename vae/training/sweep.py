@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 def run_job(cfg: DictConfig, folder: Path) -> float:
-    """Run one job in its folder, unless it is finished; return its best val/elbo, which a search maximises.
+    """Run one job in its folder, unless it is finished; return its `best_validation`, which a search maximises.
 
     An interrupted job continues from its last checkpoint. If a job fails, its error is logged and written to
     failed.txt, and the result is -inf.
@@ -45,7 +45,7 @@ def run_job(cfg: DictConfig, folder: Path) -> float:
                 for outdated in (failed, folder / "summary.json"):
                     outdated.unlink(missing_ok=True)
                 resume_job(cfg, folder)
-            return best_elbo(folder)
+            return best_validation(folder)
     except RunLockedError:
         log.warning(f"{os.path.relpath(folder)} is running in another process")
     except USER_ERRORS as error:
@@ -87,10 +87,10 @@ def resume_job(cfg: DictConfig, folder: Path) -> None:
     launch(cfg, folder)  # imports torch
 
 
-def best_elbo(folder: Path) -> float:
-    """Return the best val/elbo of a run, or -inf if it logs none."""
-    elbos = (record["val/elbo"] for record in read_metrics(folder / "metrics.csv") if "val/elbo" in record)
-    return max(elbos, default=-math.inf)
+def best_validation(folder: Path) -> float:
+    """Return the best val/elbo of a run, or the best val/objective if it logs no ELBO."""
+    validations = [row for row in read_metrics(folder / "metrics.csv") if "val/objective" in row]
+    return max((row.get("val/elbo", row["val/objective"]) for row in validations), default=-math.inf)
 
 
 def resume_hint(folder: Path) -> str:

@@ -185,7 +185,9 @@ function nearestDot([x, y], reach = DOT * pixelRatio()) {  // the index of the d
   return found;
 }
 
-const caption = ([, title, label]) => about.classes.length && label !== null ? `${title}, label ${label}` : title;
+const labelName = label => about.class_names ? about.class_names[label] : String(label);
+const isLabelled = label => label !== null && (about.classes.length || about.class_names);
+const caption = ([, title, label]) => isLabelled(label) ? `${title}, label ${labelName(label)}` : title;
 
 function showHover(position) {  // the caption of the dot at this position, beside the dot
   const found = nearestDot(position);
@@ -589,7 +591,7 @@ async function start() {
   $("legend").replaceChildren(...about.classes.map(label => {
     const swatch = make("span", { className: "swatch" });
     swatch.style.background = colour(label);
-    return make("span", {}, swatch, String(label));
+    return make("span", {}, swatch, labelName(label));
   }));
   $("drawing").hidden = !about.background;
   clearPaper();

@@ -53,7 +53,8 @@ class Pictures(Callback):
         test_latents = torch.cat(module.test_metrics.latents)
         if data.has_pictures:
             self.show_images(trainer, module)
-        self.save_and_log(trainer, "latents", figures.latents(test_latents, data.images["test"].labels))
+        test = data.images["test"]
+        self.save_and_log(trainer, "latents", figures.latents(test_latents, test.labels, test.classes))
         if data.has_pictures and test_latents.shape[1] == 2:
             self.save_and_log(trainer, "manifold", figures.manifold(module.vae))
         self.save_and_log(trainer, "curves", figures.curves(self.history.rows, list(module.curves)))
