@@ -273,12 +273,19 @@ class ImageDataModule(LightningDataModule, ABC):
         """Divide n images into those for training and validation, and for the test if `test_size` > 0.
 
         Returns the rows of each split. They are drawn at random or, if `in_order`, taken from the end. With `groups`,
-        (n,), the sizes count groups, and no group is in two splits. Raises UserError if a size is impossible or leaves
+        (n,), the sizes count groups, and no group is in two splits. A fraction is at least 1 image for validation and
+        2 for the test. Raises UserError if a size is impossible or leaves
         no training images.
         """
         unique, group = (None, None) if groups is None else groups.unique(return_inverse=True)
         items = n if unique is None else len(unique)
-        val, test = (int(size) if size >= 1 else round(size * items) for size in (self.val_size, test_size))
+        least = 4 if test_size else 2
+        if items < least:
+            splits = "training, validation and test" if test_size else "training and validation"
+            kind = "images" if groups is None else "groups of images"
+            raise UserError(f"dataset: expected {least} {kind} or more, for {splits}; found {items}")
+        val = int(self.val_size) if self.val_size >= 1 else max(1, round(self.val_size * items))
+        test = int(test_size) if test_size >= 1 or not test_size else max(2, round(test_size * items))
         if not (0 < val < items - test and (test > 1 or not test_size)):
             sizes = f"dataset.val_size={self.val_size}" + (f" and dataset.test_size={test_size}" if test_size else "")
             available = f"of the {items} {'images' if groups is None else 'groups'}"

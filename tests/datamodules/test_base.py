@@ -192,6 +192,15 @@ def test_val_size_must_leave_training_images(make_data, val_size):
         make_data(val_size=val_size)
 
 
+def test_small_datasets_are_split_or_refused(make_data):
+    data = make_data(val_size=0.1)
+    sizes = {split: len(rows) for split, rows in data.split_rows(10, 0.1).items()}
+    assert sizes == {"train": 7, "val": 1, "test": 2}
+    for n in (1, 3):
+        with pytest.raises(UserError, match=f"dataset: expected 4 images or more, .* found {n}"):
+            data.split_rows(n, 0.1)
+
+
 def test_the_last_batch_is_the_remainder():
     assert [len(x) for x in Batches(torch.zeros(25, 1, 1, 1, dtype=torch.uint8), 10)] == [10, 10, 5]
 

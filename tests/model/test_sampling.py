@@ -73,3 +73,12 @@ def test_fitted_mixture_samples_near_the_latents():
     assert 2 < distance[1] / distance[0] < 4
     first, second = (sample_fitted_mixture(latents, 9, seed=seed).sort(0).values for seed in (0, 1))
     assert not torch.equal(first, second)
+
+
+def test_a_mixture_of_one_latent_and_of_many_dimensions():
+    torch.manual_seed(0)
+    latent = torch.randn(1, 3)
+    assert (sample_fitted_mixture(latent, 200).mean(0) - latent[0]).abs().max() < 0.1  # its variance is 0.01
+    scales = torch.linspace(0.2, 2, 400)
+    z = sample_fitted_mixture(torch.randn(2000, 400) * scales, 2000)  # minutes with full covariances
+    torch.testing.assert_close(z.std(0), (scales**2 + 0.01).sqrt(), atol=0.1, rtol=0.1)

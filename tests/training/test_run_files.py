@@ -12,6 +12,7 @@ from conftest import SHORT
 from PIL import Image
 from run_outputs import read_metrics
 
+from vae import figures
 from vae.training.callbacks import progress
 
 
@@ -44,6 +45,18 @@ def test_a_run_writes_the_expected_files(cli, runs):
         assert min(pixels.shape[:2]) > 100
         assert pixels.max() - pixels.min() > 50
     assert "log_px" in out
+
+
+def test_the_summary_is_written_before_the_pictures_and_the_output_names_them(cli, runs, monkeypatch):
+    found = []
+    draw = figures.mixture_samples
+    monkeypatch.setattr("vae.figures.mixture_samples", lambda *args: found.append(runs()) or draw(*args))
+    code, out, _ = cli()
+    assert code == 0
+    assert found == [runs()]
+    folder, files = out.splitlines()[-1].removeprefix("pictures in ").split(": ")
+    assert all((runs()[0] / "figures" / name).is_file() for name in files.split())
+    assert folder.endswith("/figures")
 
 
 def test_the_progress_bar_shows_the_metrics_and_the_remaining_time(cli, monkeypatch):

@@ -9,6 +9,8 @@ from torch.distributions import Distribution, TransformedDistribution
 
 from vae.model.priors import DiagonalMixture, HierarchicalPrior
 
+MAX_FULL = 64  # dimensions
+
 
 @singledispatch
 def sample_prior(p_z: Distribution, n: int, temperature: float) -> Tensor:
@@ -45,12 +47,16 @@ def sample_fitted_mixture(
 ) -> Tensor:
     """Like `sample_prior`, (n, D), but sample from a Gaussian mixture fitted to latents, (N, D).
 
+    Covariances are full for up to MAX_FULL dimensions, and diagonal for more: full ones would take minutes to fit.
     These samples stay close to the latents of real images, and often give better images (Ghosh et al. 2020).
     """
     from sklearn.mixture import GaussianMixture
 
-    mixture = GaussianMixture(max(1, min(components, len(latents) // 25)), reg_covar=0.01, random_state=seed)
-    z, k = mixture.fit(latents.double().cpu().numpy()).sample(n)
+    kind = "full" if latents.shape[1] <= MAX_FULL else "diag"
+    components = max(1, min(components, len(latents) // 25))
+    mixture = GaussianMixture(components, covariance_type=kind, reg_covar=0.01, random_state=seed)
+    fitted = latents.expand(max(2, len(latents)), -1)  # scikit-learn needs two; a single one is repeated
+    z, k = mixture.fit(fitted.double().cpu().numpy()).sample(n)
     order = np.random.default_rng(seed).permutation(n)
     z = mixture.means_[k] + temperature * (z - mixture.means_[k])
     return torch.from_numpy(z[order]).to(latents)

@@ -14,6 +14,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from pytorch_lightning import Callback, Trainer, seed_everything
+from pytorch_lightning.callbacks import LambdaCallback
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.utilities import rank_zero_only
 
@@ -256,6 +257,12 @@ def train(cfg: DictConfig, folder: Path) -> None:
         history.drop_rows_after(checkpoint_step(module, resume_from))
     else:
         check_is_new(folder)
+
+    def report(*_: Any) -> None:  # before the pictures, which may take a while
+        report_test(
+            {name: x for name, x in module.latest_metrics.items() if name.startswith("test/")}, data, cfg, folder
+        )
+
     best = NamedCheckpoint(checkpoints, "best", monitor="val/objective", mode="max", save_weights_only=True)
     trainer: Trainer = instantiate(
         cfg.trainer,
@@ -265,6 +272,7 @@ def train(cfg: DictConfig, folder: Path) -> None:
         callbacks=[
             *acceleration,
             Progress(),
+            LambdaCallback(on_test_end=report),
             Pictures(folder / "figures", history),
             best,
             NamedCheckpoint(checkpoints, "last", every_n_epochs=1),
@@ -293,8 +301,6 @@ def train(cfg: DictConfig, folder: Path) -> None:
     if not best.best_model_path:  # best.ckpt was lost, and no epoch remained
         trainer.save_checkpoint(checkpoints / BEST, weights_only=True)
     trainer.test(module, datamodule=data, ckpt_path=best.best_model_path or None, weights_only=True, verbose=False)
-    test_metrics = {name: value for name, value in module.latest_metrics.items() if name.startswith("test/")}
-    report_test(test_metrics, data, cfg, folder)
 
 
 def run(cfg: DictConfig, folder: Path) -> None:

@@ -1,6 +1,8 @@
 """The callback that saves and logs pictures."""
 
 import logging
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +10,10 @@ import torch
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.utilities import rank_zero_only
 
+from datamodules.base import ImageDataModule
 from vae import figures
 from vae.tracking.loggers import MetricsCSV
+from vae.training.callbacks.progress import progress_bar
 
 log = logging.getLogger(__name__)
 
@@ -49,28 +53,41 @@ class Pictures(Callback):
     @rank_zero_only
     @torch.inference_mode()
     def on_test_end(self, trainer: Any, module: Any) -> None:
-        data = trainer.datamodule
-        test_latents = torch.cat(module.test_metrics.latents)
-        if data.has_pictures:
-            self.show_images(trainer, module)
-        test = data.images["test"]
-        self.save_and_log(trainer, "latents", figures.latents(test_latents, test.labels, test.classes))
-        if data.has_pictures and test_latents.shape[1] == 2:
-            self.save_and_log(trainer, "manifold", figures.manifold(module.vae))
-        self.save_and_log(trainer, "curves", figures.curves(self.history.rows, list(module.curves)))
+        drawings = self.drawings(trainer.datamodule, module)
+        with progress_bar(trainer, "pictures", len(drawings)) as bar:
+            for name, draw in drawings.items():
+                self.save_and_log(trainer, name, draw())
+                bar.update()
+        files = " ".join(f"{name}.png" for name in drawings)
+        log.info(f"pictures in {os.path.relpath(self.folder)}: {files}")
 
-    def show_images(self, trainer: Any, module: Any) -> None:
-        """Show reconstructions, samples and fusions."""
-        data = trainer.datamodule
-        x = data.x("test", slice(50)).to(module.device)
-        self.save_and_log(trainer, "reconstructions", figures.reconstructions(module.vae, x))
-        self.save_and_log(trainer, "samples", figures.samples(module.vae))
-        train_images = data.images["train"]
-        n = len(train_images.pixels)
-        chunks = (data.x("train", slice(i, i + 500)) for i in range(0, min(n, 5000), 500))
-        train_latents = torch.cat([module.vae.q_z(x.to(module.device)).mean for x in chunks])
-        self.save_and_log(trainer, "mixture_samples", figures.mixture_samples(module.vae, train_latents))
-        rows = torch.linspace(0, n - 1, 16).long()
-        names = train_images.names and [train_images.names[i] for i in rows]
-        x = data.x("train", rows).to(module.device)
-        self.save_and_log(trainer, "fusions", figures.fusions(module.vae, x, names))
+    def drawings(self, data: ImageDataModule, module: Any) -> dict[str, Callable[[], figures.Picture]]:
+        """Return what draws each picture of a trained model, the most telling first."""
+        vae, device = module.vae, module.device
+        latents, test = torch.cat(module.test_metrics.latents), data.images["test"]
+        of_images: dict[str, Callable[[], figures.Picture]] = {
+            "reconstructions": lambda: figures.reconstructions(vae, data.x("test", slice(50)).to(device)),
+            "samples": lambda: figures.samples(vae),
+            "mixture_samples": lambda: figures.mixture_samples(vae, train_latents(data, module)),
+            "fusions": lambda: figures.fusions(vae, *spread_images(data, device)),
+        }
+        if latents.shape[1] == 2:
+            of_images["manifold"] = lambda: figures.manifold(vae)
+        return (of_images if data.has_pictures else {}) | {
+            "latents": lambda: figures.latents(latents, test.labels, test.classes),
+            "curves": lambda: figures.curves(self.history.rows, list(module.curves)),
+        }
+
+
+def train_latents(data: ImageDataModule, module: Any) -> torch.Tensor:
+    """Return the means of q(z|x) of at most 5000 training images, (N, D)."""
+    n = min(len(data.images["train"].pixels), 5000)
+    chunks = (data.x("train", slice(i, i + 500)) for i in range(0, n, 500))
+    return torch.cat([module.vae.q_z(x.to(module.device)).mean for x in chunks])
+
+
+def spread_images(data: ImageDataModule, device: torch.device) -> tuple[torch.Tensor, Sequence[str] | None]:
+    """Return 16 training images, (16, C, H, W), evenly spaced in the training set, and their names, if any."""
+    images = data.images["train"]
+    rows = torch.linspace(0, len(images.pixels) - 1, 16).long()
+    return data.x("train", rows).to(device), images.names and [images.names[i] for i in rows]

@@ -13,6 +13,16 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 log = logging.getLogger(__name__)
 
 
+def progress_bar(trainer: Trainer, description: str, total: int, initial: int = 0) -> tqdm:
+    """Return a bar; it shows nothing if stderr is not a terminal.
+
+    Nor does it in jobs of a sweep that run in parallel, which would overwrite each other's bars.
+    """
+    parallel_job = multiprocessing.parent_process() and trainer.world_size == 1
+    disable = bool(parallel_job) or not sys.stderr.isatty()
+    return tqdm(desc=description, total=total, initial=initial, mininterval=0.3, dynamic_ncols=True, disable=disable)
+
+
 class Progress(Callback):
     """Show one bar for the whole training, with its latest metrics, and one for the test; log a line per validation."""
 
@@ -22,12 +32,7 @@ class Progress(Callback):
 
     def start_bar(self, trainer: Trainer, description: str, total: int, initial: int = 0) -> None:
         self.contexts.enter_context(logging_redirect_tqdm())
-        # jobs of a sweep that run in parallel would overwrite each other's bars
-        parallel_job = multiprocessing.parent_process() and trainer.world_size == 1
-        disable = bool(parallel_job) or not sys.stderr.isatty()
-        self.bar = self.contexts.enter_context(
-            tqdm(desc=description, total=total, initial=initial, mininterval=0.3, dynamic_ncols=True, disable=disable)
-        )
+        self.bar = self.contexts.enter_context(progress_bar(trainer, description, total, initial))
 
     def on_train_start(self, trainer: Any, module: Any) -> None:
         self.start_bar(trainer, "train", module.total_steps, trainer.global_step)
