@@ -18,33 +18,6 @@ from vae.export import __main__ as export
 from vae.generate import __main__ as generate
 from vae.latent import __main__ as latent
 
-PLACES = [
-    "architecture.decoder",
-    "architecture.encoder",
-    "dataset",
-    "likelihood",
-    "logger",
-    "objective",
-    "objective.schedule",
-    "optimizer",
-    "optimizer.schedule",
-    "posterior",
-    "prior",
-    "trainer",
-    "trainer.plugins",
-]
-PAYLOADS = {
-    "pathlib.Path.write_text": {"_args_": [{"_target_": "pathlib.Path", "_args_": ["owned"]}, "x"]},
-    "pathlib.Path.touch": {"_args_": [{"_target_": "pathlib.Path", "_args_": ["owned"]}]},
-    "shutil.copytree": {"src": ".", "dst": "owned"},
-    "os.system": {"command": "touch owned"},
-    "builtins.open": {"file": "owned", "mode": "w"},
-    "numpy.save": {"file": "owned", "arr": [1]},
-    "torch.save": {"obj": 1, "f": "owned"},
-    "torch.load": {"f": "x.pt", "weights_only": False},
-    "joblib.load": {"filename": "x"},
-    "site.addsitedir": {"sitedir": "."},
-}
 COMMANDS = {"evaluate": evaluate, "generate": generate, "latent": latent, "export": export, "explore": explore}
 
 
@@ -60,16 +33,6 @@ def poison(folder, place, node):
     cfg = OmegaConf.load(file)
     OmegaConf.update(cfg, place, node, merge=False, force_add=True)
     OmegaConf.save(cfg, file)
-
-
-@pytest.mark.parametrize("place", PLACES)
-def test_a_foreign_class_is_refused_at_every_place(place):
-    cfg = compose_config()
-    check_config(cfg, "run=x")
-    for target, arguments in PAYLOADS.items():
-        OmegaConf.update(cfg, place, {"_target_": target, **arguments}, merge=False, force_add=True)
-        with pytest.raises(UserError, match=rf"^run=x: {place}\._target_=.*trust=true allows it$"):
-            check_config(cfg, "run=x")
 
 
 @pytest.mark.parametrize("nested", [{"x": {"_target_": "os.system"}}, {"x": [1, [{"_target_": "os.system"}]]}])
