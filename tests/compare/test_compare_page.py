@@ -162,6 +162,33 @@ def test_the_heat_map_shows_the_means_for_the_selected_keys(tmp_path, open_page)
     assert page.locator("[data-title^=Share]").count() == 0
 
 
+def test_markup_from_a_run_folder_is_shown_as_text(tmp_path, open_page):
+    """In values, tags, keys, choices, names of metrics and folders, and errors; open_page fails if a script runs."""
+    markup = "<img src=x onerror=alert(1)><b>x</b>"
+    folder_name = markup.replace("/", "")
+    for i in range(2):
+        overrides = {"latent_dim": 2 + i, "objective": f"{markup}{i}", "prior.<b>key": f"{markup}{i}"}
+        overrides["dataset.tags"] = [markup, str(i)]
+        scores = make_scores(-90.0 - i) | {markup: i}
+        rows = [row | {f"val/{markup}": -1.0, f"train/{markup}": -1.0} for row in make_history(-99)]
+        make_run(tmp_path / "sweep" / f"{folder_name}{i}", overrides, scores, history=rows, pictures=["samples"])
+    make_run(tmp_path / "sweep" / "c", {"latent_dim": 9}, failure=markup)
+    page = open_page(tmp_path / "sweep")
+    assert page.locator("b, img[src=x]").count() == 0
+    table = page.locator("table").inner_text()
+    for text in (f"{markup}0", "prior.<b>key", f'["{markup}","0"]', f"failed\n{markup}"):
+        assert text in table
+    assert f"test/{markup}" in page.locator("#metric option").all_inner_texts()
+    assert folder_name in page.evaluate("runs.map(run => run.folder).join()")
+    for select in ("across", "down", "metric"):
+        for option in page.locator(f"#{select} option").all_inner_texts():
+            page.select_option(f"#{select}", label=option)
+    for plot in ("curves-plot", "parallel-plot", "heat-plot"):
+        page.locator(f"#{plot}").hover()
+        assert markup[:10] in page.locator(f"#{plot}").evaluate("node => node.textContent")
+    assert page.locator("b, img[src=x]").count() == 0
+
+
 def test_a_page_without_finished_runs_or_differences(tmp_path, open_page):
     make_run(tmp_path / "sweep" / "a", {"latent_dim": 2}, failure="no memory")
     page = open_page(tmp_path / "sweep")
