@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from vae.config.command_line import check_overrides, resume_arguments, sweep_arguments
 from vae.config.config_dirs import import_from_current_folder, to_search_path
 from vae.config.overrides import read_arguments
+from vae.config.resumed_run import change_config
 from vae.config.schema import CONF, validate
 from vae.config.stored_config import read_config
 from vae.errors import USER_ERRORS, one_line
@@ -36,16 +37,19 @@ def main(cfg: DictConfig) -> float | None:
         from vae.training.sweep import run_job
 
         return run_job(cfg, folder)
-    resume = cfg.resume
+    resume, changes = cfg.resume, ""
     try:
         if resume:
-            cfg = read_config(folder)
+            given, cfg = cfg, read_config(folder)
+            changes = "\n".join(change_config(cfg, given, HydraConfig.get().overrides.task))
             if has_checkpoint(folder):
                 cfg.resume = resume
             else:
                 log.warning("there is no checkpoint yet; training starts from the beginning")
                 clear_training(folder)
         validate(cfg)
+        if changes:
+            log.info(changes)
         launch(cfg, folder)  # imports torch
     except USER_ERRORS as error:
         if not resume and not (folder / "metrics.csv").exists():

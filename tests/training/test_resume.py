@@ -13,6 +13,7 @@ from conftest import BARS
 from run_outputs import load_checkpoint, load_weights, read_metrics, same_weights, without_times
 from toy_dataset import WORSE_AT_THE_END
 
+from vae.runs.run_folder import read_run
 from vae.runs.run_lock import lock_run
 from vae.training.lightning_module import VAEModule
 
@@ -99,6 +100,28 @@ def test_resume_with_a_folder_that_is_not_a_run_is_a_one_line_error(cli, tmp_pat
     assert (code, err.count("\n")) == (2, 1)
     assert ".hydra/config.yaml" in err
     assert "expected no other key" in cli("resume=run", "seed=1", defaults=())[2]
+
+
+def test_a_finished_run_can_be_trained_for_longer_with_another_rate(cli, runs):
+    assert cli("optimizer/schedule=constant", "trainer.max_epochs=1")[0] == 0
+    (folder,) = runs()
+    code, out, _ = cli(f"resume={folder}", "trainer.max_epochs=3", "optimizer.lr=0.002", defaults=())
+    assert code == 0
+    assert "trainer.max_epochs=3 instead of 1; the schedules" in out
+    assert "optimizer.lr=0.002 instead of 0.005" in out
+    rows = read_metrics(folder)
+    assert load_checkpoint(folder)["global_step"] == 3 * 12
+    rates = {row["step"]: row["lr"] for row in rows if "lr" in row}
+    assert {rate for step, rate in rates.items() if step <= 12} == {0.005}
+    assert {rate for step, rate in rates.items() if step > 12} == {0.002}
+    run = read_run(folder)
+    assert (run.value("trainer.max_epochs"), run.value("optimizer.lr")) == (3, 0.002)
+    assert run.overridden_keys.count("trainer.max_epochs") == 1
+    assert cli(f"resume={folder}", defaults=())[0] == 0  # the changes are kept
+    assert load_checkpoint(folder)["global_step"] == 3 * 12
+    code, _, err = cli(f"resume={folder}", "trainer.max_epochs=0", defaults=())
+    assert (code, err.count("\n")) == (2, 1)
+    assert read_run(folder).value("trainer.max_epochs") == 3
 
 
 def test_a_new_run_does_not_overwrite_an_old_one(cli, runs):

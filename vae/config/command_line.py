@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from vae.config.config_dirs import SEARCH_PATH, config_dirs, import_from_current_folder
 from vae.config.older_versions import current_override
 from vae.config.overrides import FOLDER_KEYS, OPTIONAL_GROUPS, check_sweep, guess_key, override_values, parse_override
+from vae.config.resumed_run import CHANGEABLE, is_changeable
 from vae.config.schema import CONF, Model, fields_by_key, validate_model
 from vae.config.stored_config import check_config, check_links, read_config
 from vae.config.stored_config import check_overrides as check_stored_overrides
@@ -255,10 +256,13 @@ def resume_arguments(argv: list[str]) -> list[str]:
     if not folders:
         return argv
     trust = "trust=true" in argv
-    others = " ".join(arg for arg in argv if not arg.startswith(("resume=", SEARCH_PATH)) and arg != "trust=true")
+    changes = list(filter(is_changeable, argv))
+    known = ("trust=true", *changes)
+    others = " ".join(arg for arg in argv if not arg.startswith(("resume=", SEARCH_PATH)) and arg not in known)
     if others or len(folders) > 1:
         raise UserError(
-            f"resume={folders[0]}: expected no other key, because a run is resumed with its own config; got {others}"
+            f"resume={folders[0]}: expected no other key than {', '.join(CHANGEABLE)}, because a run is resumed with "
+            f"its own config; got {others}"
         )
     folder = Path(folders[0])
     if not (folder / ".hydra" / "config.yaml").is_file():
@@ -271,6 +275,7 @@ def resume_arguments(argv: list[str]) -> list[str]:
         "hydra.output_subdir=null",
         f"hydra.run.dir='{quoted}'",
         f"resume='{quoted}'",
+        *changes,
     ]
 
 

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from vae.config.config_dirs import find_config_dir
 from vae.config.older_versions import current_choices
+from vae.config.resumed_run import CHANGEABLE
 from vae.config.schema import CONF, validate
 from vae.config.stored_config import (
     check_config,
@@ -24,6 +25,7 @@ from vae.config.stored_config import (
     read_overrides,
 )
 from vae.errors import USER_ERRORS, UserError, did_you_mean, one_line
+from vae.runs.atomic_files import atomic_write
 
 log = logging.getLogger(__name__)
 
@@ -155,6 +157,18 @@ def read_finished_run(folder: Path, trust: bool = False, config_dir: str = "", d
     except USER_ERRORS as error:
         raise UserError(f"run={folder}: its config.yaml is damaged or not supported: {one_line(error)}") from None
     return run
+
+
+def store_changes(cfg: DictConfig, folder: Path) -> None:
+    """Write the keys of a resumed run that were changed to its config and its arguments."""
+    stored = read_config(folder)
+    if keys := [key for key in CHANGEABLE if OmegaConf.select(cfg, key) != OmegaConf.select(stored, key)]:
+        overrides = [override for override in read_overrides(folder) if override.partition("=")[0] not in keys]
+        for key in keys:
+            OmegaConf.update(stored, key, OmegaConf.select(cfg, key))
+            overrides.append(f"{key}={OmegaConf.select(cfg, key)}".replace("=None", "=null"))
+        atomic_write(OmegaConf.to_yaml(OmegaConf.create(overrides)), folder / ".hydra" / "overrides.yaml")
+        atomic_write(OmegaConf.to_yaml(stored), folder / ".hydra" / "config.yaml")
 
 
 def find_runs(places: Iterable[Path]) -> list[Run]:

@@ -28,7 +28,7 @@ from vae.errors import UserError, one_line
 from vae.model.vae import VAE
 from vae.runs.atomic_files import atomic_write
 from vae.runs.checkpoint_files import BEST, LAST, checkpoint_to_resume, is_intact
-from vae.runs.run_folder import read_summary
+from vae.runs.run_folder import read_summary, store_changes
 from vae.runs.run_lock import check_is_new
 from vae.tracking.loggers import MetricsCSV, finish_wandb
 from vae.training.callbacks.acceleration import CompileAtStart, CUDAGraphSteps, DelayedCompile
@@ -257,6 +257,7 @@ def train(cfg: DictConfig, folder: Path) -> None:
         history.drop_rows_after(checkpoint_step(module, resume_from))
     else:
         check_is_new(folder)
+    rank_zero_only(store_changes)(cfg, folder)
 
     def report(*_: Any) -> None:  # before the pictures, which may take a while
         report_test(
