@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from filelock import FileLock
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from datamodules.base import ImageDataModule, Images, height_and_width, number_labels
 from datamodules.fetch import npz_checksum

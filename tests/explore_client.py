@@ -14,10 +14,10 @@ from fakes import load_data
 from torch import nn
 
 from datamodules.base import ImageDataModule, Images
+from vae.api.trained_model import TrainedModel
 from vae.explore.__main__ import open_socket
 from vae.explore.explorer import Explorer
 from vae.explore.server import Server, build_app
-from vae.generate.session import Session
 from vae.model.likelihoods import Bernoulli
 from vae.model.posteriors import DiagonalNormal
 from vae.model.priors import StandardNormal
@@ -65,7 +65,7 @@ def explorer(dataset=Named, bounded=True, by_umap=False):
     """Build an explorer of the linear model."""
     data = load_data(dataset)
     vae = VAE(nn.Identity(), Linear(), Logits(), Bernoulli(), StandardNormal(3, SHAPE))
-    return Explorer("linear-run", "named, latent_dim=3", Session(vae, lambda: data), bounded, by_umap)
+    return Explorer("linear-run", "named, latent_dim=3", TrainedModel(vae, lambda: data), bounded, by_umap)
 
 
 def encode_file(image, kind="PNG", **options):
@@ -96,7 +96,7 @@ def picture(z):
 
 def means(split="test"):
     """Return the codes of a split by `Linear`, (N, 3)."""
-    return (explorer().session.data.x(split).flatten(1) @ TO_CODE).numpy()
+    return (explorer().model.data.x(split).flatten(1) @ TO_CODE).numpy()
 
 
 def all_means():
@@ -107,7 +107,7 @@ def all_means():
 def means_by_name():
     return {
         name: code
-        for split, images in explorer().session.data.images.items()
+        for split, images in explorer().model.data.images.items()
         for name, code in zip(images.names, means(split), strict=True)
     }
 

@@ -20,7 +20,7 @@ from torch.distributions import Bernoulli, Independent, Normal
 from datamodules.base import Images
 from vae.explore import __main__ as explore
 from vae.explore import explorer as explorer_module
-from vae.generate.interpolation import spherical
+from vae.model.interpolation import spherical
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def message(response):
 
 def test_dimensions_are_sorted_by_kl(fetch):
     about = json.loads(fetch("/about")[1])
-    data = explorer().session.data
+    data = explorer().model.data
     mean = data.x("train").flatten(1) @ TO_CODE
     sd = (torch.tensor([-1.0, -2.0, -4.0]) / 2).exp()
     kl = torch.distributions.kl_divergence(Normal(mean, sd), Normal(0.0, 1.0)).mean(0)
@@ -131,7 +131,7 @@ def test_invalid_codes_are_an_error(fetch, body, part):
 
 
 def test_interpolation_starts_and_ends_with_the_codes_of_the_images(fetch):
-    data = explorer().session.data
+    data = explorer().model.data
     codes = np.array(json.loads(fetch("/interpolate?first=test/0&second=train/3")[1]))
     a, b = data.x("test")[0].flatten() @ TO_CODE, data.x("train")[3].flatten() @ TO_CODE
     np.testing.assert_allclose(codes[[0, -1]], torch.stack([a, b]), atol=1e-4)
@@ -156,7 +156,7 @@ def test_image_is_a_png_of_the_model_input(fetch):
     status, body = fetch("/image/test/3.png")
     assert status == 200
     image = np.asarray(Image.open(io.BytesIO(body)).convert("L"))
-    np.testing.assert_array_equal(image, explorer().session.data.images["test"].pixels[3, 0])
+    np.testing.assert_array_equal(image, explorer().model.data.images["test"].pixels[3, 0])
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def test_all_hosts_are_allowed_with_0_0_0_0():
 
 def test_score_is_log_px_by_importance_sampling(fetch):
     image = json.loads(fetch("/encode/test/1")[1])
-    x = explorer().session.data.x("test")[1].flatten()
+    x = explorer().model.data.x("test")[1].flatten()
     np.testing.assert_allclose(image["z"], x @ TO_CODE, atol=1e-4)
     torch.manual_seed(0)
     q = Normal(x @ TO_CODE, (torch.tensor([-1.0, -2.0, -4.0]) / 2).exp())
@@ -243,7 +243,7 @@ def test_score_is_log_px_by_importance_sampling(fetch):
 
 def test_score_does_not_depend_on_concurrent_requests():
     it = explorer()
-    x = it.session.data.x("test", slice(1))
+    x = it.model.data.x("test", slice(1))
     undisturbed = it.scores(x)
     drawn = []
     drawing = threading.Thread(target=lambda: drawn.extend(it.sample_prior() for _ in range(3)))
@@ -253,7 +253,7 @@ def test_score_does_not_depend_on_concurrent_requests():
             drawing.start()
             drawing.join(0.2)  # long enough for a thread that does not wait for the lock
 
-    it.session.vae.encoder.register_forward_hook(start_drawing)
+    it.model.vae.encoder.register_forward_hook(start_drawing)
     assert it.scores(x) == undisturbed
     drawing.join()
     assert len(drawn) == 3
@@ -262,7 +262,7 @@ def test_score_does_not_depend_on_concurrent_requests():
 
 def test_without_a_bound_on_log_px_the_score_is_the_reconstruction_error():
     it = explorer(bounded=False)
-    x = it.session.data.x("test")[2].flatten()
+    x = it.model.data.x("test")[2].flatten()
     error = (torch.sigmoid(x @ TO_CODE @ TO_LOGIT) - x).square()
     assert it.dataset_image("test/2")["score"] == pytest.approx(-error.sum().item(), rel=1e-4)
     assert it.about["score"] == "reconstruction"

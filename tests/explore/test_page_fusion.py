@@ -16,7 +16,7 @@ from explore_client import (
     wait_for_text,
 )
 
-from vae.generate.interpolation import spherical
+from vae.model.interpolation import spherical
 
 
 @pytest.fixture(scope="module")

@@ -85,7 +85,7 @@ def test_dots_have_the_colours_of_the_legend(page):
     positions = ((np.array(points) - middle) / span * [1, -1] + 0.5) * side
     distances = np.linalg.norm(positions[:, None] - positions[None], axis=-1) + 1e9 * np.eye(len(positions))
     isolated = np.flatnonzero(distances.min(1) > 14)
-    images = explorer().session.data.images
+    images = explorer().model.data.images
     order = [label for split in SPLITS for label in images[split].labels.tolist()]
     assert {order[i] for i in isolated} == {0, 1, 2}
     for i in isolated:

@@ -64,7 +64,7 @@ def test_samples_are_decoded_from_prior_and_mixture(make_session):
     assert shown.logit().flatten(1)[:, 2:].std() < 0.3  # 1 under the prior
     shown, _ = pictures.samples(make_session(n=9, source="mixture", temperature=0.0))["mixture_samples.png"]
     torch.testing.assert_close(shown.flatten(1), codes.mean(0).sigmoid().expand(9, 4))  # so few codes get one Gaussian
-    first, other = (make_session(source="mixture", seed=seed).sample_codes(9) for seed in (0, 1))
+    first, other = (make_session(source="mixture", seed=seed).sample(9) for seed in (0, 1))
     assert not torch.equal(first, other)
 
 

@@ -18,7 +18,7 @@ from vae.compare import page
 from vae.config.command_line import parse_arguments, run_command
 from vae.errors import UserError
 from vae.runs.atomic_files import atomic_write
-from vae.runs.results_table import Row, build_rows, format_table, format_value
+from vae.runs.results_table import Row, build_rows, format_table, to_records
 from vae.runs.run_folder import find_runs
 from vae.terminal import show
 
@@ -40,15 +40,11 @@ def parse_command_line(argv: Sequence[str]) -> tuple[list[Path], Path]:
 
 def to_csv(rows: Sequence[Row]) -> str:
     """Return a CSV with one row per run: status, differing keys and all test metrics."""
-    metrics = dict.fromkeys(name for row in rows for name in row.run.summary)
+    records = to_records(rows)
     file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["folder", "status", "reason", *rows[0].values, *metrics, "seconds"])
-    for row in rows:
-        run = row.run
-        values = ["" if value is None else format_value(value) for value in row.values.values()]
-        scores = [run.summary.get(name, "") for name in metrics]
-        writer.writerow([run.folder, run.status, run.failure or "", *values, *scores, run.seconds or ""])
+    writer = csv.DictWriter(file, records[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
     return file.getvalue()
 
 

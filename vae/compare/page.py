@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 from vae.runs.results_table import Row, format_value, seed_means
-from vae.runs.run_folder import Run
+from vae.runs.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ def number_or_text(value: Any) -> int | float | str:
     return value if type(value) is int or (type(value) is float and math.isfinite(value)) else format_value(value)
 
 
-def read_curves(run: Run, split: str, points: int = MAX_POINTS) -> dict[str, list[float | None]]:
+def read_curves(run: RunFolder, split: str, points: int = MAX_POINTS) -> dict[str, list[float | None]]:
     """Return the metrics of a split and their x-axes, by name, with at most `points` values each."""
     rows = [row for row in run.history if any(name.startswith(f"{split}/") for name in row)]
     kept = rows[:: math.ceil(len(rows) / (points - 1)) or 1]

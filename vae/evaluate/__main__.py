@@ -15,10 +15,10 @@ from pathlib import Path
 
 from pydantic import BaseModel, Field
 
+from vae.api.run import Run, load
 from vae.config.command_line import parse_arguments, run_command
 from vae.config.schema import Compile, PositiveInt
 from vae.errors import UserError
-from vae.runs.run_folder import Run, read_finished_run
 from vae.runs.run_lock import lock_run
 from vae.terminal import PrintableFormatter
 
@@ -47,9 +47,9 @@ def evaluate(
     Raises UserError if `folder` is not a finished run, if another process works in it, or if its model has no bound on
     log p(x).
     """
-    read_finished_run(folder, trust, config_dir, data_path)  # before the lock, which writes to the folder
+    load(folder, trust, config_dir, data_path)  # before the lock, which writes to the folder
     with lock_run(folder, "run"):
-        return _evaluate(read_finished_run(folder, trust, config_dir, data_path), K, images, compiles)
+        return _evaluate(load(folder, trust, config_dir, data_path), K, images, compiles)
 
 
 def _evaluate(run: Run, K: int, images: int | None, compiles: Compile) -> dict[str, float]:
@@ -58,21 +58,19 @@ def _evaluate(run: Run, K: int, images: int | None, compiles: Compile) -> dict[s
     from vae.evaluate.scores import cached_scores  # only now is torch imported
     from vae.model.estimator import summarize
     from vae.tracking.loggers import finish_wandb
-    from vae.training.experiment import build_logger, load_dataset, load_trained, write_summary
+    from vae.training.experiment import build_logger, write_summary
     from vae.training.run_data import fingerprint
 
-    data = load_dataset(cfg, folder)
-    x = data.x("test")
+    x = run.data.x("test")
     if images is not None and images > len(x):
         raise UserError(f"images={images}: expected 2 to {len(x)}, or null for all")
-    module = load_trained(cfg, data.shape, folder)
-    if not module.has_elbo:
+    if not run.module.has_elbo:
         raise UserError(f"run={folder}: its objective is not a bound on log p(x), so there is nothing to evaluate")
     weights = hashlib.sha256((folder / "checkpoints" / "best.ckpt").read_bytes()).hexdigest()
-    source = f"{weights} {fingerprint(data.images['test'])}"
+    source = f"{weights} {fingerprint(run.data.images['test'])}"
     n = images or len(x)
-    scores = cached_scores(module.vae, x, n, K, cfg.seed, folder / f"scores_K{K}.npz", source, compiles)
-    means = summarize(scores.log_px, module.vae, x[0].numel())
+    scores = cached_scores(run.vae, x, n, K, cfg.seed, folder / f"scores_K{K}.npz", source, compiles)
+    means = summarize(scores.log_px, run.vae, x[0].numel())
     means |= {"rate": scores.rate.mean().item(), "distortion": scores.distortion.mean().item(), "images": n}
     results = {f"test/{name}_K{K}": value for name, value in means.items()}
     write_summary(run.summary | results, folder)

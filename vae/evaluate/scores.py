@@ -1,13 +1,12 @@
 """Estimate log p(x) of many images, and cache the results in a file."""
 
-import sys
 from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from vae.acceleration.compilation import MIN_DRAWS, CompiledDraws, try_compile
 from vae.config.schema import Compile
@@ -59,7 +58,7 @@ def cached_scores(vae: VAE, x: Tensor, n: int, K: int, seed: int, file: Path, so
     ):
         x = batches[scores.shape[1] // BATCH_SIZE].to(device)
         compiled = try_compile(lambda: compiled_draws(vae, x, K), compiles)
-    with tqdm(desc=f"K = {K}", total=n, dynamic_ncols=True, disable=not sys.stderr.isatty()) as bar:
+    with tqdm(desc=f"K = {K}", total=n, dynamic_ncols=True, disable=None) as bar:
         for i, batch in enumerate(batches):
             if scores.shape[1] < i * BATCH_SIZE + len(batch):
                 torch.manual_seed(seed + i)

@@ -17,15 +17,14 @@ import socket
 import sys
 import webbrowser
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from vae.api.run import load
 from vae.config.command_line import parse_arguments, run_command
 from vae.errors import UserError
 from vae.latent.probes import import_umap
-from vae.runs.run_folder import latest_finished_run, read_finished_run
 
 LOCALHOST = ("127.0.0.1", "localhost")
 
@@ -55,8 +54,7 @@ def open_socket(host: str, port: int) -> socket.socket:
 
 def main(typed: Sequence[str]) -> None:
     given = parse_arguments(Arguments, typed)
-    folder = Path(given.run) if given.run else latest_finished_run(Path("outputs"))
-    run = read_finished_run(folder, given.trust, given.config_dir, given.data_path)
+    run = load(given.run, given.trust, given.config_dir, given.data_path)
     cfg = run.config
     try:
         import starlette  # noqa: F401
@@ -71,17 +69,11 @@ def main(typed: Sequence[str]) -> None:
 
         from vae.explore.explorer import Explorer
         from vae.explore.server import Server, build_app
-        from vae.generate.session import Session
-        from vae.training.experiment import describe_images, load_dataset, load_trained
 
         torch.set_num_threads(1)  # a single code is decoded fastest by one thread
-        describe_images(cfg, folder).check_pictures()
-        data = load_dataset(cfg, folder)
-        module = load_trained(cfg, data.shape, folder)
+        run.about_images.check_pictures()
         title = f"{run.choices['dataset']}, latent_dim={cfg.latent_dim}"
-        explorer = Explorer(
-            folder.resolve().name, title, Session(module.vae, lambda: data), bool(module.has_elbo), by_umap
-        )
+        explorer = Explorer(run.folder.resolve().name, title, run.model, bool(run.module.has_elbo), by_umap)
         print("encoding images ...", file=sys.stderr)
         _ = explorer.about  # computed before the page opens
         server = Server(build_app(explorer, [given.host, *LOCALHOST]))

@@ -13,14 +13,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from vae.api.images import SPLITS, SelectedImages, image_name, model_input, read_image_file, select
+from vae.api.trained_model import TrainedModel
 from vae.errors import UserError
 from vae.explore.image_input import MAX_BYTES, background_of, centre_drawing, check_image, has_opposite_background
 from vae.figures import MAX_CLASSES, class_colours, continuous_colours, fit_projection
-from vae.generate.image_selection import SPLITS, SelectedImages, image_name, model_input, read_image_file, select
-from vae.generate.interpolation import spherical
-from vae.generate.session import Session
 from vae.latent.probes import umap_projection
 from vae.model.estimator import anomaly_score
+from vae.model.interpolation import spherical
 
 MAX_POINTS = 3000  # points on the map
 MAX_RESULTS = 8  # images that a search returns
@@ -57,17 +57,17 @@ def rounded(values: Tensor) -> Any:
 class Explorer:
     """The model and images of a run. `bounded` is true if its objective is a bound on log p(x)."""
 
-    def __init__(self, run: str, title: str, session: Session, bounded: bool, by_umap: bool = False) -> None:
-        self.run, self.title, self.session, self.by_umap = run, title, session, by_umap
+    def __init__(self, run: str, title: str, model: TrainedModel, bounded: bool, by_umap: bool = False) -> None:
+        self.run, self.title, self.model, self.by_umap = run, title, model, by_umap
         self.score = "log_px" if bounded else "reconstruction"
         self.rng_lock = Lock()  # guards the global random generator, which all threads share
         self.upload_lock = Lock()  # one upload is decoded at a time: a large image takes much memory
         self.entries = [entry for split in SPLITS for entry in self.entries_of(split)]
         with torch.inference_mode():
-            self.mean_code: list[float] = session.train_codes.mean(0).tolist()
+            self.mean_code: list[float] = model.train_codes.mean(0).tolist()
 
     def entries_of(self, split: str) -> list[Entry]:
-        images = self.session.data.images[split]
+        images = self.model.data.images[split]
         labels = [None] * len(images.pixels) if images.labels is None else images.labels.tolist()
         return [Entry(split, row, image_name(images, split, row), label) for row, label in enumerate(labels)]
 
@@ -77,25 +77,25 @@ class Explorer:
 
     @cached_property
     def background(self) -> str | None:
-        return background_of(self.session.data)
+        return background_of(self.model.data)
 
     @cached_property
     @torch.inference_mode()
     def about(self) -> dict[str, Any]:
         """What the page needs to start: the map, the dimensions sorted by information, the images and their colours."""
-        session, shown = self.session, self.entries[:MAX_POINTS]
+        model, shown = self.model, self.entries[:MAX_POINTS]
         rows = {split: torch.tensor([e.row for e in shown if e.split == split], dtype=torch.long) for split in SPLITS}
-        codes = torch.cat([session.encode(session.data.x(split, r)) for split, r in rows.items() if len(r)]).cpu()
-        information, unit = session.dimension_information
+        codes = torch.cat([model.encode(model.data.x(split, r)) for split, r in rows.items() if len(r)]).cpu()
+        information, unit = model.dimension_information
         with self.rng_lock:
-            mean, sd = session.aggregate_posterior_stats
+            mean, sd = model.aggregate_posterior_stats
         low, high = rounded(mean - SLIDER_RANGE * sd), rounded(mean + SLIDER_RANGE * sd)
         labels = sorted({entry.label for entry in shown if entry.label is not None})
         few = len(labels) <= MAX_CLASSES
         return {
             "run": self.run,
             "title": self.title,
-            "shape": session.data.shape,
+            "shape": model.data.shape,
             "unit": unit,
             "dimensions": [
                 {"d": d, "information": round(information[d].item(), 2), "low": low[d], "high": high[d]}
@@ -104,7 +104,7 @@ class Explorer:
             **self.map_of(codes),
             "images": [[f"{e.split}/{e.row}", e.title, e.label] for e in shown],
             "classes": labels if few else [],
-            "class_names": dict(enumerate(classes)) if (classes := session.data.images["train"].classes) else None,
+            "class_names": dict(enumerate(classes)) if (classes := model.data.images["train"].classes) else None,
             "colours": class_colours(max(1, len(labels))) if few else continuous_colours(),
             "mean_code": self.mean_code,
             "background": self.background,
@@ -129,13 +129,13 @@ class Explorer:
     @torch.inference_mode()
     def decode(self, codes: Sequence[Sequence[float]]) -> bytes:
         """Return the pictures of codes, (N, D), as RGBA bytes."""
-        return rgba(self.session.decode(torch.tensor(codes, device=self.session.device)))
+        return rgba(self.model.decode(torch.tensor(codes, device=self.model.device)))
 
     @torch.inference_mode()
     def sample_prior(self) -> list[float]:
         """Sample a code from the prior."""
         with self.rng_lock:
-            return self.session.sample_codes(1)[0].tolist()
+            return self.model.sample_codes(1)[0].tolist()
 
     def entry(self, name: str) -> Entry:
         """Look up an image by split and row. Raises UserError if there is none."""
@@ -147,7 +147,7 @@ class Explorer:
     def image(self, name: str) -> SelectedImages:
         """Return the image with this split and row, such as test/3."""
         entry = self.entry(name)
-        return select(self.session.data, entry.split, torch.tensor([entry.row]))
+        return select(self.model.data, entry.split, torch.tensor([entry.row]))
 
     def search(self, text: str) -> list[tuple[str, str, int | None]]:
         """Return split/row, title and label of images whose title contains the text or whose label equals it.
@@ -157,9 +157,7 @@ class Explorer:
         text = text.strip().lower()
 
         def label_of(entry: Entry) -> str | None:
-            return (
-                None if entry.label is None else self.session.data.images[entry.split].label_name(entry.label).lower()
-            )
+            return None if entry.label is None else self.model.data.images[entry.split].label_name(entry.label).lower()
 
         def rank(entry: Entry) -> tuple[bool, ...]:
             title = entry.title.lower()
@@ -172,7 +170,7 @@ class Explorer:
     @torch.inference_mode()
     def interpolate(self, first: str, second: str) -> list[list[float]]:
         """Return the codes on the arc between two images."""
-        a, b = self.session.encode(torch.cat([self.image(first).x, self.image(second).x]))
+        a, b = self.model.encode(torch.cat([self.image(first).x, self.image(second).x]))
         return spherical(a, b, torch.linspace(0, 1, N_STEPS, device=a.device)).tolist()
 
     def dataset_image(self, name: str) -> dict[str, Any]:
@@ -182,7 +180,7 @@ class Explorer:
 
     def uploaded_image(self, content: bytes, drawn: bool) -> dict[str, Any]:
         """Describe an image file or a drawing. Raises UserError if it cannot be used."""
-        data, name = self.session.data, "your drawing" if drawn else "your picture"
+        data, name = self.model.data, "your drawing" if drawn else "your picture"
         with self.upload_lock:
             remarks = check_image(content)
             file = centre_drawing(content, data.shape, self.background) if drawn else io.BytesIO(content)
@@ -198,7 +196,7 @@ class Explorer:
         """Return an image as the model receives it, its code and its score."""
         return {
             "title": image.names[0],
-            "z": self.session.encode(image.x)[0].tolist(),
+            "z": self.model.encode(image.x)[0].tolist(),
             "pixels": base64.b64encode(rgba(image.x)).decode(),
             "score": self.scores(image.x).item(),
         }
@@ -207,7 +205,7 @@ class Explorer:
     @torch.inference_mode()
     def reference_scores(self) -> list[float]:
         """The scores of test images, in increasing order."""
-        return self.scores(self.session.data.x("test", slice(N_REFERENCE))).sort().values.tolist()
+        return self.scores(self.model.data.x("test", slice(N_REFERENCE))).sort().values.tolist()
 
     def scores(self, x: Tensor) -> Tensor:
         """Score images (N, C, H, W), higher is better: (N,).
@@ -215,4 +213,4 @@ class Explorer:
         An image has the same score each time, also if other threads draw random numbers meanwhile.
         """
         with self.rng_lock:
-            return -anomaly_score(self.session.vae, x, self.score, K)
+            return -anomaly_score(self.model.vae, x, self.score, K)

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, Field
 
+from vae.api.run import Run, load
 from vae.config.command_line import parse_arguments, run_command
 from vae.errors import UserError
 from vae.runs.atomic_files import atomic_directory
-from vae.runs.run_folder import Run, latest_finished_run, read_finished_run
 from vae.terminal import show
 
 if TYPE_CHECKING:
@@ -126,12 +126,11 @@ def describe_pixels(likelihood: "AutoregressiveLikelihood", description: dict[st
     return {"file": "pixels.onnx", "inputs": inputs, "outputs": outputs}
 
 
-def export(folder: Path, trust: bool, config_dir: str) -> dict[str, Any]:
+def export(run: Run) -> dict[str, Any]:
     """Export a run. Return the contents of export.json.
 
     Raises UserError if a package is missing or the model cannot be exported.
     """
-    run = read_finished_run(folder, trust, config_dir)
     cfg = run.config
     try:
         import onnx  # noqa: F401
@@ -144,10 +143,8 @@ def export(folder: Path, trust: bool, config_dir: str) -> dict[str, Any]:
 
     from vae.export.onnx_modules import Decoder, Encoder, PixelParameters
     from vae.model.autoregressive import AutoregressiveLikelihood
-    from vae.training.experiment import describe_images, load_trained
 
-    shape = describe_images(cfg, folder).shape
-    vae = load_trained(cfg, shape, folder).vae.cpu()
+    shape, vae = run.about_images.shape, run.vae.cpu()
     encoder, decoder = Encoder(vae, cfg.latent_dim), Decoder(vae)
     rng = torch.Generator().manual_seed(0)
     x, z = torch.rand(TEST_BATCH, *shape, generator=rng), torch.randn(TEST_BATCH, cfg.latent_dim, generator=rng)
@@ -158,7 +155,7 @@ def export(folder: Path, trust: bool, config_dir: str) -> dict[str, Any]:
             modules["pixels"] = PixelParameters(vae.likelihood), [x, vae.decoder(z)]
         del description["decoder"]["outputs"]["picture"]
         description["pixels"] = describe_pixels(vae.likelihood, description)
-    with atomic_directory(folder / "export") as part:
+    with atomic_directory(run.folder / "export") as part:
         for name, (net, inputs) in modules.items():
             names = [*description[name]["inputs"], *description[name]["outputs"]]
             description[name]["largest_difference_from_torch"] = write_onnx(net, inputs, names, part / f"{name}.onnx")
@@ -170,14 +167,14 @@ def export(folder: Path, trust: bool, config_dir: str) -> dict[str, Any]:
 
 def main(typed: Sequence[str]) -> None:
     given = parse_arguments(Arguments, typed)
-    folder = Path(given.run) if given.run else latest_finished_run(Path("outputs"))
-    description = export(folder, given.trust, given.config_dir)
+    run = load(given.run, given.trust, given.config_dir)
+    description = export(run)
     for model in (description[name] for name in ("encoder", "decoder", "pixels") if name in description):
-        path = os.path.relpath(folder / "export" / model["file"])
+        path = os.path.relpath(run.folder / "export" / model["file"])
         signature = f"{', '.join(model['inputs'])} -> {', '.join(model['outputs'])}"
         show(f"{path}  {signature}  within {model['largest_difference_from_torch']:.0e} of torch")
     for file in (description["weights"], "export.json"):
-        show(os.path.relpath(folder / "export" / file))
+        show(os.path.relpath(run.folder / "export" / file))
 
 
 def cli() -> int:

@@ -30,11 +30,11 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field
 
+from vae.api.run import load
 from vae.config.command_line import parse_arguments, run_command
 from vae.config.schema import PositiveInt, Seed
 from vae.errors import UserError, did_you_mean
 from vae.runs.atomic_files import atomic_directory
-from vae.runs.run_folder import latest_finished_run, read_finished_run
 from vae.terminal import show
 
 # The keys that each `what` uses. All of them use run, what and seed.
@@ -113,30 +113,27 @@ class Arguments(BaseModel, strict=True, extra="forbid"):
         return requested
 
 
-def generate(folder: Path, given: Arguments) -> list[Path]:
+def generate(given: Arguments) -> list[Path]:
     """Make the requested files and write them all at the end. Return their paths.
 
     Raises UserError for a request that the run cannot satisfy.
     """
     requested = given.requested()
-    cfg = read_finished_run(folder, given.trust, given.config_dir, given.data_path).config
+    run = load(given.run, given.trust, given.config_dir, given.data_path)
     import torch  # slow to import, so only after the arguments are checked
 
     from vae.generate.pictures import GENERATORS, Files
     from vae.generate.session import Session
-    from vae.training.experiment import describe_images, load_dataset, load_trained
 
-    about = describe_images(cfg, folder)
-    about.check_pictures()
-    vae = load_trained(cfg, about.shape, folder).vae
+    run.about_images.check_pictures()
     pair = [] if given.fuse in (None, "random") else list(given.fuse or ())
     options = given.model_dump(exclude={"run", "trust", "config_dir", "data_path", "what"}) | {
         "fuse": pair,
         "arithmetic": given.arithmetic or (),
     }
-    session = Session(vae, lambda: load_dataset(cfg, folder), **options)
+    session = Session(run.vae, lambda: run.data, **options)
     files: Files = {}
-    with atomic_directory(folder / "generated") as part:
+    with atomic_directory(run.folder / "generated") as part:
         for name in requested or GENERATORS:
             torch.manual_seed(given.seed)  # a file does not depend on what is made before it
             try:
@@ -149,7 +146,7 @@ def generate(folder: Path, given: Arguments) -> list[Path]:
                 show(f"skipped {reason if name in reason.partition(':')[0] else f'{name}: {reason}'}", sys.stderr)
         for file, content in files.items():
             (part / file).write_bytes(content)
-    return [folder / "generated" / file for file in files]
+    return [run.folder / "generated" / file for file in files]
 
 
 def main(typed: Sequence[str]) -> None:
@@ -157,7 +154,7 @@ def main(typed: Sequence[str]) -> None:
         if key in RENAMED_KEYS:
             raise UserError(f"{key}: no such key; did you mean {RENAMED_KEYS[key]}?")
     given = parse_arguments(Arguments, typed)
-    for path in generate(Path(given.run) if given.run else latest_finished_run(Path("outputs")), given):
+    for path in generate(given):
         show(os.path.relpath(path))
 
 

@@ -12,11 +12,12 @@ from torch import Tensor
 from datamodules.base import EVAL_BATCH, to_float
 from datamodules.stored import StoredPixels
 from vae import figures
+from vae.api.images import SelectedImages, random_images, resolve_image, resolve_images
+from vae.api.trained_model import MAX_TRAIN_CODES
 from vae.errors import UserError
 from vae.generate.image_grid import Row, animate, encode_png, render_rows
-from vae.generate.image_selection import SelectedImages, random_images, resolve_image, resolve_images
-from vae.generate.interpolation import loop, smoothstep
-from vae.generate.session import MAX_TRAIN_CODES, Session
+from vae.generate.session import Session
+from vae.model.interpolation import loop, smoothstep
 from vae.model.priors import UnitNormal
 
 Files = dict[str, bytes]  # contents by file name
@@ -31,7 +32,7 @@ N_NEIGHBOURS = 6
 def samples(session: Session) -> Files:
     """Decode sampled codes."""
     n = session.n or 100
-    picture = figures.grid(session.decode(session.sample_codes(n)), min(10, -(-n // round(n**0.5))))
+    picture = figures.grid(session.decode(session.sample(n)), min(10, -(-n // round(n**0.5))))
     return {"samples.png" if session.source == "prior" else "mixture_samples.png": encode_png(picture)}
 
 
@@ -60,7 +61,7 @@ def image_pair(session: Session) -> SelectedImages:
 def interpolation_row(session: Session, pair: SelectedImages) -> Row:
     """Interpolate between two images; the captions are the percentage of the second."""
     t = torch.linspace(0, 1, N_STEPS)
-    return Row(session.interpolate(pair, t), [f"{fraction:.0%}" for fraction in t.tolist()])
+    return Row(session.between(pair, t), [f"{fraction:.0%}" for fraction in t.tolist()])
 
 
 def interpolation(session: Session) -> Files:
@@ -70,7 +71,7 @@ def interpolation(session: Session) -> Files:
     ends = pair.x.cpu()
     row = Row(torch.cat([ends[:1], between, ends[1:]]), [pair.names[0], *percent, pair.names[1]])
     t = torch.cat([smoothstep(24), torch.ones(1)])
-    frames = session.interpolate(pair, torch.cat([t, torch.ones(8), t.flip(0), torch.zeros(8)]))
+    frames = session.between(pair, torch.cat([t, torch.ones(8), t.flip(0), torch.zeros(8)]))
     return {
         "interpolation.png": encode_png(render_rows([row])),
         "interpolation.gif": animate(frames[:, None], 1, width=280),
@@ -120,7 +121,7 @@ def rms_distances(pictures: Tensor, pixels: Tensor | StoredPixels) -> Tensor:
 
 def nearest(session: Session) -> Files:
     """Show samples beside the nearest training images, which reveals memorised images."""
-    sampled = session.decode(session.sample_codes(session.n or 8))
+    sampled = session.decode(session.sample(session.n or 8))
     pixels = session.data.images["train"].pixels
     names = session.data.images["train"].names
     distances, indices = rms_distances(sampled, pixels).topk(min(N_NEIGHBOURS, len(pixels)), largest=False)
@@ -139,7 +140,7 @@ def walk(session: Session) -> Files:
     n = session.n or 12
     if n > MAX_TILES:
         raise UserError(f"n={n}: expected {MAX_TILES} or fewer for what=walk")
-    codes = session.sample_codes(N_WAYPOINTS * n).view(N_WAYPOINTS, n, -1)
+    codes = session.sample(N_WAYPOINTS * n).view(N_WAYPOINTS, n, -1)
     return {"walk.gif": animate(session.decode(loop(codes, 16)), math.ceil(n**0.5))}
 
 
@@ -155,7 +156,7 @@ def fuse(session: Session) -> Files:
     if not session.fuse:
         return fuse_random(session)
     pair = resolve_images(session.data, "fuse", session.fuse)
-    child = session.interpolate(pair, torch.tensor([0.5]))
+    child = session.between(pair, torch.tensor([0.5]))
     ends = pair.x.cpu()
     family = Row(
         torch.cat([ends[:1], child, ends[1:]]), [pair.names[0], fused_name(pair.names), pair.names[1]], side=240
@@ -170,7 +171,7 @@ def fuse_random(session: Session) -> Files:
     families = []
     for i in range(n):
         pair = SelectedImages(parents.x[2 * i : 2 * i + 2], parents.names[2 * i : 2 * i + 2])
-        child = session.interpolate(pair, torch.tensor([0.5]))
+        child = session.between(pair, torch.tensor([0.5]))
         images = torch.cat([pair.x[:1].cpu(), child, pair.x[1:].cpu()])
         families.append((images, [pair.names[0], fused_name(pair.names), pair.names[1]]))
     blank = torch.ones_like(families[0][0]), [""] * 3

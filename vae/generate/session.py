@@ -1,32 +1,18 @@
-"""A trained model with its images and the options of `vae.generate`.
+"""A trained model with the options of `vae.generate`."""
 
-Shapes: N images or codes, D latent dimensions, (C, H, W) one image, T interpolation steps.
-"""
-
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
 
-import torch
 from torch import Tensor
-from torch.distributions import Independent, kl_divergence
 
-from datamodules.base import EVAL_BATCH, ImageDataModule
-from vae.generate.image_selection import SelectedImages
-from vae.generate.interpolation import INTERPOLATIONS
-from vae.model.sampling import sample_fitted_mixture, sample_prior
-from vae.model.vae import VAE
-
-MAX_TRAIN_CODES = 5000  # training images that are encoded for statistics
+from vae.api.images import SelectedImages
+from vae.api.trained_model import TrainedModel
 
 
 @dataclass(frozen=True)
-class Session:
+class Session(TrainedModel):
     """The model and images of a run, and the options of the command line."""
 
-    vae: VAE
-    load_data: Callable[[], ImageDataModule]  # called when the images are needed
     n: int | None = None
     temperature: float = 1.0
     source: str = "prior"
@@ -35,65 +21,11 @@ class Session:
     fuse: Sequence[str | int] = ()
     arithmetic: Sequence[str | int] = ()
     dimensions: Sequence[int] = ()
-    seed: int = 0
 
-    @cached_property
-    def data(self) -> ImageDataModule:
-        """The images of the run."""
-        return self.load_data()
+    def sample(self, n: int) -> Tensor:
+        """Sample n codes, (n, D)."""
+        return self.sample_codes(n, self.temperature, self.source)
 
-    @property
-    def device(self) -> torch.device:
-        return next(self.vae.parameters()).device
-
-    def encode(self, x: Tensor) -> Tensor:
-        """Return the means of q(z|x), (N, D)."""
-        return torch.cat([self.vae.q_z(batch.to(self.device)).mean for batch in x.split(EVAL_BATCH)])
-
-    def decode(self, z: Tensor) -> Tensor:
-        """Return the pictures (..., C, H, W) of codes (..., D), on the CPU."""
-        pictures = [self.vae.decode(batch) for batch in z.flatten(0, -2).split(EVAL_BATCH)]
-        return torch.cat(pictures).cpu().unflatten(0, z.shape[:-1])
-
-    @cached_property
-    def train_codes(self) -> Tensor:
-        """Codes of training images, (N, D)."""
-        with torch.random.fork_rng():
-            torch.manual_seed(self.seed)
-            return self.encode(self.data.x("train", slice(MAX_TRAIN_CODES)))
-
-    @cached_property
-    def dimension_information(self) -> tuple[Tensor, str]:
-        """How informative each dimension is, (D,), and the unit.
-
-        This is the mean KL(q(z_d|x) || p(z_d)) over training images, in nats, if posterior and prior factorise over
-        dimensions. Otherwise, for example with flows, it is the variance of the means of q(z|x).
-        """
-        x = self.data.x("train", slice(MAX_TRAIN_CODES)).to(self.device)
-        q_z, p_z = self.vae.q_z(x[:1]), self.vae.p_z()
-        if not (isinstance(q_z, Independent) and isinstance(p_z, Independent)):
-            return self.train_codes.var(0), "variance"
-        posteriors: list[Any] = [self.vae.q_z(batch) for batch in x.split(EVAL_BATCH)]
-        return torch.cat([kl_divergence(q.base_dist, p_z.base_dist) for q in posteriors]).mean(0), "nats"
-
-    @cached_property
-    def aggregate_posterior_stats(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation, (D,) each, of samples of q(z|x) over training images.
-
-        For dimensions without information these are the moments of the prior.
-        """
-        z = self.vae.q_z(self.data.x("train", slice(EVAL_BATCH)).to(self.device)).rsample()
-        return z.mean(0), z.std(0)
-
-    def sample_codes(self, n: int) -> Tensor:
-        """Sample n codes from the prior or from the mixture, (n, D)."""
-        sources: dict[str, Callable[[], Tensor]] = {
-            "prior": lambda: sample_prior(self.vae.p_z(), n, self.temperature),
-            "mixture": lambda: sample_fitted_mixture(self.train_codes, n, self.temperature, self.seed),
-        }
-        return sources[self.source]()
-
-    def interpolate(self, pair: SelectedImages, t: Tensor) -> Tensor:
+    def between(self, pair: SelectedImages, t: Tensor) -> Tensor:
         """Decode the codes between two images at t (T,): (T, C, H, W)."""
-        first, second = self.encode(pair.x)
-        return self.decode(INTERPOLATIONS[self.interpolation](first, second, t.to(self.device)))
+        return self.interpolate(self.encode(pair.x), t, self.interpolation)

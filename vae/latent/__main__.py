@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, Field
 
+from vae.api.run import load
 from vae.config.command_line import parse_arguments, run_command
 from vae.config.schema import PositiveInt
 from vae.errors import UserError
 from vae.runs.atomic_files import atomic_directory
-from vae.runs.run_folder import latest_finished_run, read_finished_run
 from vae.terminal import show
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def evaluate_codes(
 
     Returns the contents of latent.json. Raises UserError if k or images does not suit the data.
     """
-    from tqdm import tqdm
+    from tqdm.auto import tqdm
 
     from vae.latent import probes
 
@@ -153,15 +153,16 @@ def format_table(results: dict[str, Any]) -> str:
     return "\n".join(f"  {line}".rstrip() for line in lines)
 
 
-def analyse(folder: Path, given: Arguments) -> list[str]:
+def analyse(given: Arguments) -> list[str]:
     """Write the results to latent/ in the folder of a run. Return the lines to print.
 
     Raises UserError for a request that the run cannot satisfy.
     """
-    cfg = read_finished_run(folder, given.trust, given.config_dir, given.data_path).config
+    run = load(given.run, given.trust, given.config_dir, given.data_path)
+    folder = run.folder
     from vae.latent import probes
 
-    by_umap = given.map == "umap" and cfg.latent_dim > 2
+    by_umap = given.map == "umap" and run.config.latent_dim > 2
     if by_umap:
         probes.import_umap()  # fail early if it is missing
     if given.wandb and not (folder / "wandb_id").exists():
@@ -171,11 +172,9 @@ def analyse(folder: Path, given: Arguments) -> list[str]:
 
     from vae import figures
     from vae.model.estimator import anomaly_score
-    from vae.training.experiment import load_dataset, load_trained
 
-    data = load_dataset(cfg, folder)
-    module = load_trained(cfg, data.shape, folder)
-    vae, images = module.vae, data.images[given.split]
+    data, module = run.data, run.module
+    vae, images = run.vae, data.images[given.split]
     x, labels = data.x(given.split), class_labels(data, given.split)
     lines = []
     with torch.inference_mode(), atomic_directory(folder / "latent") as part:
@@ -212,7 +211,7 @@ def analyse(folder: Path, given: Arguments) -> list[str]:
         np.savez(part / "codes.npz", **contents)
         written = sorted(path.name for path in part.iterdir())
     if given.wandb:
-        log_to_wandb(folder, cfg, codes.mean, images)
+        log_to_wandb(folder, run.config, codes.mean, images)
     return [*lines, *(os.path.relpath(folder / "latent" / name) for name in written)]
 
 
@@ -237,7 +236,7 @@ def log_to_wandb(folder: Path, cfg: Any, mean: "Tensor", images: "Images") -> No
 
 def main(typed: Sequence[str]) -> None:
     given = parse_arguments(Arguments, typed)
-    show("\n".join(analyse(Path(given.run) if given.run else latest_finished_run(Path("outputs")), given)))
+    show("\n".join(analyse(given)))
 
 
 def cli() -> int:

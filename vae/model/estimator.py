@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from vae.model.vae import VAE, Terms
 

@@ -1,5 +1,7 @@
 """Sampling of latents to decode: from the prior with a temperature, or from a mixture fitted to given latents."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import singledispatch
 
 import numpy as np
@@ -60,3 +62,12 @@ def sample_fitted_mixture(
     order = np.random.default_rng(seed).permutation(n)
     z = mixture.means_[k] + temperature * (z - mixture.means_[k])
     return torch.from_numpy(z[order]).to(latents)
+
+
+@contextmanager
+def seeded(seed: int | None) -> Iterator[None]:
+    """Draw the random numbers inside the block from this seed; None: from the global random generator, as it is."""
+    with torch.random.fork_rng(enabled=seed is not None):
+        if seed is not None:
+            torch.manual_seed(seed)
+        yield

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vae.runs.run_folder import Run, differing_keys
+from vae.runs.run_folder import RunFolder, differing_keys
 
 DATASET_KEYS = ("path", "generation", "size", "colour", "binarize", "split", "split_seed", "test_size")
 # The keys that determine the test set and how it is scored.
@@ -23,13 +23,13 @@ RANKS = ("failed", "unfinished", "finished", "test/elbo", "test/log_px")  # wors
 class Row:
     """One run in the table."""
 
-    run: Run
+    run: RunFolder
     name: str
     values: dict[str, Any]  # the values of the keys in which the runs differ
     best: bool  # whether it is the best of the runs with comparable scores
 
 
-def sort_key(run: Run) -> tuple[int, float]:
+def sort_key(run: RunFolder) -> tuple[int, float]:
     """Return the index of a run in RANKS and its score there; higher is better."""
     for metric in reversed(RANKS[3:]):
         if math.isfinite(value := run.summary.get(metric, math.nan)):
@@ -37,7 +37,7 @@ def sort_key(run: Run) -> tuple[int, float]:
     return RANKS.index(run.status), 0.0
 
 
-def comparison_key(run: Run) -> dict[str, str]:
+def comparison_key(run: RunFolder) -> dict[str, str]:
     """Return what must be equal for the scores of two runs to be comparable.
 
     That is the test set, the way it is scored, and whether pixels have probabilities or a density.
@@ -60,7 +60,7 @@ def format_overrides(values: dict[str, Any]) -> str:
     return " ".join(f"{key}={format_value(value)}" for key, value in values.items() if value is not None)
 
 
-def build_rows(runs: Sequence[Run]) -> list[Row]:
+def build_rows(runs: Sequence[RunFolder]) -> list[Row]:
     """Return one row per run, best first: sorted by log p(x), then by the ELBO, then runs without either score."""
     ranked = sorted(runs, key=sort_key, reverse=True)
     keys = differing_keys(runs)
@@ -95,6 +95,18 @@ def result_cells(row: Row) -> dict[str, str]:
         "seconds": f"{row.run.seconds:.0f}" if row.run.seconds else "-",
         "status": row.run.status,
     }
+
+
+def to_records(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Return one record per run: folder, status, reason, differing keys as text, test metrics and seconds."""
+    metrics = dict.fromkeys(name for row in rows for name in row.run.summary)
+    records = []
+    for row in rows:
+        values = {key: "" if value is None else format_value(value) for key, value in row.values.items()}
+        scores = {name: row.run.summary.get(name) for name in metrics}
+        about = {"folder": str(row.run.folder), "status": row.run.status, "reason": row.run.failure or ""}
+        records.append(about | values | scores | {"seconds": row.run.seconds or None})
+    return records
 
 
 def align_columns(table: Sequence[dict[str, str]]) -> list[str]:
@@ -147,7 +159,7 @@ def seed_means(table: Sequence[Row]) -> list[dict[str, str]]:
     return lines
 
 
-def format_table(runs: Sequence[Run], width: int | None = None) -> str:
+def format_table(runs: Sequence[RunFolder], width: int | None = None) -> str:
     """Format the runs as a table.
 
     If it is wider than the terminal, or its columns do not identify each run, the name of a run is below its line.

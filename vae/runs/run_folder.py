@@ -34,7 +34,7 @@ IGNORED_KEYS = ("hydra", "logger", "data_dir", "resume", "search")  # do not cou
 
 
 @dataclass(frozen=True)
-class Run:
+class RunFolder:
     """The content of a run folder, with the present names of classes and keys."""
 
     folder: Path
@@ -109,11 +109,11 @@ def read_summary(folder: Path) -> dict[str, float]:
         raise UserError(f"{path}: damaged; expected a JSON object of numbers") from None
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path) -> RunFolder:
     """Read a run folder. Raises UserError if one of its files is missing or damaged."""
     failed = folder / "failed.txt"
     try:
-        return Run(
+        return RunFolder(
             folder,
             config=escape_resolvers(read_config(folder)),
             choices=current_choices(
@@ -132,7 +132,7 @@ def read_run(folder: Path) -> Run:
         raise UserError(f"{folder}: expected the folder of a run; it has no {missing}") from None
 
 
-def read_finished_run(folder: Path, trust: bool = False, config_dir: str = "", data_path: str = "") -> Run:
+def read_finished_run(folder: Path, trust: bool = False, config_dir: str = "", data_path: str = "") -> RunFolder:
     """Read the folder of a finished run. Its images are read from `data_path` if this is given.
 
     Raises UserError if it is not one, if its config is not valid, or, without `trust`, if it could run code that
@@ -171,13 +171,13 @@ def store_changes(cfg: DictConfig, folder: Path) -> None:
         atomic_write(OmegaConf.to_yaml(stored), folder / ".hydra" / "config.yaml")
 
 
-def find_runs(places: Iterable[Path]) -> list[Run]:
+def find_runs(places: Iterable[Path]) -> list[RunFolder]:
     """Read the runs in these folders and their subfolders, each run once, sorted by name.
 
     A damaged run is skipped with a warning. Raises UserError if one of the folders contains no run, or if all runs are
     damaged.
     """
-    found: dict[Path, Run] = {}
+    found: dict[Path, RunFolder] = {}
     failures: list[str] = []
     for place in places:
         folders = sorted(path.parent.parent for path in place.rglob(".hydra/config.yaml"))
@@ -208,7 +208,7 @@ def latest_finished_run(place: Path) -> Path:
     return max(finished, key=lambda folder: (folder / "checkpoints" / "best.ckpt").stat().st_mtime)
 
 
-def differing_keys(runs: Sequence[Run]) -> list[str]:
+def differing_keys(runs: Sequence[RunFolder]) -> list[str]:
     """Return the keys given on the command line of any run whose values are not the same in all runs."""
     keys = dict.fromkeys(
         key

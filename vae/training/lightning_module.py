@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from itertools import islice
-from typing import Any
+from typing import Any, Self
 
 import torch
 from pytorch_lightning import LightningModule
@@ -72,6 +72,11 @@ class VAEModule(LightningModule):
         self.start_time = time.perf_counter()
         self.previous_seconds = 0.0  # of a resumed run, before it was resumed
         self.resume_state: dict[str, Any] = {}
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *_: Any, **__: Any) -> Self:
+        """Raise UserError: a checkpoint has no config, so `vae.load` builds the model."""
+        raise UserError(f"{checkpoint_path}: a checkpoint holds only weights; call vae.load(FOLDER).module instead")
 
     def configure_optimizers(self) -> Optimizer:
         optimizer = self.optimizer(self.vae.parameters())

@@ -21,9 +21,14 @@ _received: list[int] = []  # the signals of this process
 
 def exit_on_signal() -> None:
     """Make Ctrl-C, SIGTERM and SIGHUP exit this process immediately."""
-    _received.clear()
+    forget_signals()
     for signum in STOP_SIGNALS:
         signal.signal(signum, exit_now)
+
+
+def forget_signals() -> None:
+    """Forget the signals that were received: another training begins."""
+    _received.clear()
 
 
 def exit_now(signum: int, _frame: FrameType | None) -> None:

@@ -2,24 +2,23 @@
 
 import logging
 import multiprocessing
-import sys
 from contextlib import ExitStack
 from typing import Any
 
 from pytorch_lightning import Callback, Trainer
-from tqdm import tqdm
+from tqdm.auto import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 log = logging.getLogger(__name__)
 
 
 def progress_bar(trainer: Trainer, description: str, total: int, initial: int = 0) -> tqdm:
-    """Return a bar; it shows nothing if stderr is not a terminal.
+    """Return a bar; it shows nothing if stderr is neither a terminal nor in a notebook.
 
     Nor does it in jobs of a sweep that run in parallel, which would overwrite each other's bars.
     """
     parallel_job = multiprocessing.parent_process() and trainer.world_size == 1
-    disable = bool(parallel_job) or not sys.stderr.isatty()
+    disable = True if parallel_job else None  # None: if stderr is not a terminal and this is no notebook
     return tqdm(desc=description, total=total, initial=initial, mininterval=0.3, dynamic_ncols=True, disable=disable)
 
 

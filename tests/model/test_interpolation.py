@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vae.generate import interpolation
+from vae.model import interpolation
 
 
 def test_linear_interpolation():
