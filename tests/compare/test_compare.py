@@ -14,7 +14,7 @@ from made_up_runs import HOSTILE_TEXT, SCORES, make_history, make_mixed_runs, ma
 from vae.compare import __main__ as compare
 from vae.config.schema import CONF
 from vae.runs.results_table import build_rows, format_table
-from vae.runs.run_folder import Run, find_runs, read_metrics
+from vae.runs.run_folder import RunFolder, find_runs, read_metrics
 
 
 @pytest.fixture(scope="module")
@@ -185,8 +185,8 @@ def test_the_work_for_a_table_grows_with_the_number_of_runs(tmp_path, monkeypatc
     for i in range(8):
         make_run(tmp_path / str(i), {"seed": i}, make_scores(-90 - i))
     read: list[int] = []
-    value = Run.value
-    monkeypatch.setattr(Run, "value", lambda run, key: read.append(1) or value(run, key))
+    value = RunFolder.value
+    monkeypatch.setattr(RunFolder, "value", lambda run, key: read.append(1) or value(run, key))
     runs = find_runs([tmp_path])
     build_rows(runs[:4])
     four = len(read)
