@@ -81,8 +81,8 @@ def resolve_image(data: ImageDataModule, key: str, identifier: str | int | np.in
     lower = {name.lower(): name for name in by_name}
     if found := by_name.get(identifier) or by_name.get(lower.get(identifier.lower(), "")):
         return select(data, found[0], torch.tensor([found[1]]))
-    if Path(identifier).is_file():
-        pixels = read_image_file(data, key, Path(identifier), identifier)
+    if Path(identifier).expanduser().is_file():
+        pixels = read_image_file(data, key, Path(identifier).expanduser(), identifier)
         return SelectedImages(model_input(data, pixels), [Path(identifier).stem])
     close = [lower[name] for name in get_close_matches(identifier.lower(), lower, n=3)]
     guess = f"; did you mean {' or '.join(close)}?" if close else ""

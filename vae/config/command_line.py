@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import shlex
 import sys
@@ -18,7 +19,15 @@ from omegaconf import DictConfig, OmegaConf
 
 from vae.config.config_dirs import SEARCH_PATH, config_dirs, import_from_current_folder
 from vae.config.older_versions import current_override
-from vae.config.overrides import FOLDER_KEYS, OPTIONAL_GROUPS, check_sweep, guess_key, override_values, parse_override
+from vae.config.overrides import (
+    FOLDER_KEYS,
+    OPTIONAL_GROUPS,
+    check_sweep,
+    guess_key,
+    override_values,
+    parse_override,
+    quote_path,
+)
 from vae.config.resumed_run import CHANGEABLE, is_changeable
 from vae.config.schema import CONF, Model, fields_by_key, validate_model
 from vae.config.stored_config import check_config, check_links, read_config
@@ -54,7 +63,7 @@ def parse_arguments(model: type[Model], argv: Sequence[str]) -> Model:
             raise UserError(f"{argument}: expected key=value; the keys are {', '.join(fields)}")
         try:
             is_text = key in fields and fields[key].annotation is str
-            given[key] = value if is_text else yaml.load(value, Values)
+            given[key] = os.path.expanduser(value) if is_text else yaml.load(value, Values)
         except (yaml.YAMLError, ValueError, AttributeError, RecursionError):
             raise UserError(f"{argument}: cannot be parsed; expected a value or a list such as [a,b]") from None
     return validate_model(model, given)
@@ -226,7 +235,7 @@ def sweep_arguments(argv: Sequence[str]) -> list[str]:
     try:
         stored = json.loads((folder / "sweep.json").read_text())
         arguments = list(map(current_override, [*stored["hydra"], *stored["task"]]))
-    except OSError:
+    except FileNotFoundError:
         raise UserError(f"sweep={folder}: expected the folder of a sweep; it has no sweep.json") from None
     except (ValueError, KeyError, TypeError, RecursionError):
         raise UserError(f"sweep={folder}: its sweep.json is damaged") from None
@@ -240,10 +249,10 @@ def sweep_arguments(argv: Sequence[str]) -> list[str]:
         raise UserError(
             f"sweep={folder}: expected only its stored arguments ({task}), hydra keys or data_dir; got {changed[0]}"
         )
-    quoted = str(folder.resolve()).replace("'", "\\'")
+    quoted = quote_path(folder.resolve())
     replaced = {"hydra.mode", "hydra.sweep.dir", *(arg.partition("=")[0] for arg in new)}
     kept = [arg for arg in arguments if arg.partition("=")[0] not in replaced]
-    return ["-m", *kept, *new, f"hydra.sweep.dir='{quoted}'"]
+    return ["-m", *kept, *new, f"hydra.sweep.dir={quoted}"]
 
 
 def resume_arguments(argv: list[str]) -> list[str]:
@@ -270,11 +279,11 @@ def resume_arguments(argv: list[str]) -> list[str]:
     if not trust:
         check_config(read_config(folder), f"resume={folder}", config_dirs(argv))
         check_links(folder, f"resume={folder}")
-    quoted = str(folder.resolve()).replace("'", "\\'")
+    quoted = quote_path(folder.resolve())
     return [
         "hydra.output_subdir=null",
-        f"hydra.run.dir='{quoted}'",
-        f"resume='{quoted}'",
+        f"hydra.run.dir={quoted}",
+        f"resume={quoted}",
         *changes,
     ]
 

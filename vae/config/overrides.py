@@ -1,8 +1,10 @@
 """What the arguments of train.py mean, before Hydra composes them. Nothing here imports torch."""
 
+import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -15,6 +17,7 @@ from vae.config.schema import Config, PositiveInt, Section, fields_by_key, valid
 from vae.errors import UserError, did_you_mean
 
 FOLDER_KEYS = ("hydra.run.dir", "hydra.sweep.dir")
+PATH_KEYS = (*FOLDER_KEYS, "data_dir", "dataset.path", "logger.save_dir")
 OPTIONAL_GROUPS = ("experiment", "search")  # of which no choice is needed
 # What other projects call a key.
 OTHER_NAMES = {
@@ -32,7 +35,29 @@ def parse_override(text: str) -> Override:
     try:
         return OverridesParser.create().parse_override(text)
     except HydraException as error:
-        raise UserError(f"{text}: cannot be parsed as key=value: {str(error).splitlines()[0]}") from None
+        key, _, value = text.partition("=")
+        hint = f"""; quote the text: "{key}='{value}'\"""" if key in {*text_keys(), *FOLDER_KEYS} else ""
+        raise UserError(f"{text}: cannot be parsed as key=value: {str(error).splitlines()[0]}{hint}") from None
+
+
+def quote_path(path: str | Path) -> str:
+    """Return the name of a file or folder as Hydra reads it literally: quoted, without interpolations."""
+    return "'" + str(path).replace("'", r"\'").replace("${", r"\${") + "'"
+
+
+def check_folder(path: str) -> str:
+    """Return the path of a folder in which Hydra works. Raises UserError if Hydra would read an interpolation in it."""
+    if "${" in os.path.abspath(path):
+        raise UserError(f"{os.path.abspath(path)}: expected a folder without ${{ in its path; please rename it")
+    return path
+
+
+def is_literal(text: str) -> bool:
+    """Return whether Hydra reads a text as it is."""
+    try:
+        return OverridesParser.create().parse_override(f"key={text}").value() == text and "${" not in text
+    except HydraException:
+        return False
 
 
 def override_values(override: Override) -> list[str]:
@@ -56,13 +81,22 @@ def text_keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[str
 def read_arguments(typed: Iterable[str]) -> list[str]:
     """Return the arguments as Hydra needs them.
 
-    Numbers and booleans are quoted where a text is meant: dataset.path=2024 becomes dataset.path='2024'.
+    Numbers and booleans are quoted where a text is meant: dataset.path=2024 becomes dataset.path='2024'. The names of
+    files and folders may begin with ~; if they exist, they are taken literally: dataset.path=a=b.
     experiment=null is left out: this is the default, but Hydra does not accept it.
     """
     keys = {*text_keys(), *FOLDER_KEYS}
+    check_folder(os.getcwd())
 
     def quote(argument: str) -> str:
         key, _, value = argument.partition("=")
+        path = os.path.expanduser(value)
+        if key in ("resume", "sweep"):
+            return f"{key}={check_folder(path)}"
+        if key in PATH_KEYS and path and (path != value or os.path.exists(path)):
+            if key in FOLDER_KEYS:
+                check_folder(path)
+            return f"{key}={path if is_literal(path) else quote_path(path)}"
         if key.lstrip("+") not in keys or re.search(r"""["'(){}\\]""", value):
             return argument
         words = re.split(r"([\[\],])", value)
