@@ -1,6 +1,5 @@
 """YAML files that are damaged or hostile: one line that names the file and the line."""
 
-import shutil
 import subprocess
 import sys
 
@@ -8,9 +7,7 @@ import pytest
 from made_up_runs import make_run
 from omegaconf import OmegaConf
 
-from vae.config import command_line
 from vae.config.command_line import check_overrides
-from vae.config.schema import CONF
 from vae.config.stored_config import read_config
 from vae.config.yaml_files import parse_config, read_yaml
 from vae.errors import USER_ERRORS, UserError, one_line
@@ -88,12 +85,15 @@ RECIPES = {
 
 
 @pytest.fixture
-def conf(tmp_path, monkeypatch):
-    """A copy of conf/ that the command line uses."""
-    shutil.copytree(CONF, tmp_path / "conf")
-    monkeypatch.setattr(command_line, "CONF", tmp_path / "conf")
-    monkeypatch.setattr("vae.config.stored_config.CONF", tmp_path / "conf")
+def conf(tmp_path):
+    """A folder of configs of the user."""
+    for group in ("experiment", "optimizer"):
+        (tmp_path / "conf" / group).mkdir(parents=True)
     return tmp_path / "conf"
+
+
+def check(conf, override):
+    check_overrides([f"hydra.searchpath=['file://{conf}']", override])
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -101,7 +101,7 @@ def test_a_recipe_that_cannot_be_read_is_one_line(name, conf):
     content, message = RECIPES[name]
     (conf / "experiment" / "mine.yaml").write_bytes(content)
     with pytest.raises(USER_ERRORS) as error:
-        check_overrides(["experiment=mine"])
+        check(conf, "experiment=mine")
     line = one_line(error.value)
     assert line.startswith(f"{conf / 'experiment' / 'mine.yaml'}: {message}")
     assert "\n" not in line
@@ -109,14 +109,14 @@ def test_a_recipe_that_cannot_be_read_is_one_line(name, conf):
 
 def test_a_good_recipe_is_accepted(conf):
     (conf / "experiment" / "mine.yaml").write_text("# A recipe.\n\n# @package _global_\nseed: 1\n")
-    check_overrides(["experiment=mine"])
+    check(conf, "experiment=mine")
 
 
 @pytest.mark.parametrize("content", [b"_target_: x\nlr:\t1\n\tx: 1\n", b"# caf\xe9\n_target_: x\n"])
 def test_an_unreadable_file_of_another_group_is_one_line(content, conf):
     (conf / "optimizer" / "mine.yaml").write_bytes(content)
     with pytest.raises(USER_ERRORS) as error:
-        check_overrides(["optimizer=mine"])
+        check(conf, "optimizer=mine")
     assert one_line(error.value).startswith(f"{conf / 'optimizer' / 'mine.yaml'}: line ")
 
 

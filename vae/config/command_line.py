@@ -114,16 +114,19 @@ def dotted_keys(cfg: DictConfig, prefix: str = "") -> set[str]:
 
 
 @contextmanager
-def initialize_conf() -> Iterator[None]:
-    """Initialize Hydra with conf/ inside the block, and restore the Hydra instance of a running job afterwards."""
+def initialize_conf(folders: Sequence[Path] = (CONF,)) -> Iterator[None]:
+    """Initialize Hydra with conf/ inside the block, and restore the Hydra instance of a running job afterwards.
+
+    Raises UserError, which names the file, if one in these folders of configs is not UTF-8.
+    """
     running = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONF), job_name="train", version_base="1.3"):
             yield
     except UnicodeDecodeError:
-        for path in sorted(CONF.rglob("*.yaml")):
-            read_yaml(path, aliases=True)  # raises UserError, which names the file
+        for path in sorted(path for folder in folders for path in folder.rglob("*.yaml")):
+            read_yaml(path, aliases=True)
         raise
     finally:
         GlobalHydra.instance().hydra = running
@@ -187,7 +190,7 @@ def check_overrides(overrides: Sequence[str], multirun: bool = False) -> None:
         for name in names:
             check_choice(group, name, folders)
     first = [f"{group}={names[0]}" for group, names in chosen.items() if names]
-    with initialize_conf():
+    with initialize_conf(folders):
         keys = {choice: keys_of([*search_path, *first, choice]) for choice in first} or {"": keys_of(search_path)}
         others = [f"{group}={name}" for group, names in chosen.items() for name in names[1:]]
         keys |= {choice: keys_of([*search_path, *first, choice]) for choice in others}
