@@ -45,13 +45,15 @@ def md5(path: Path) -> str:
 def npz_checksum(path: Path) -> str:
     """Return the SHA-256 of the arrays in an .npz file, or "damaged" if the file is missing or cannot be read.
 
-    It does not depend on how the arrays are compressed.
+    It does not depend on how the arrays are compressed. Raises PermissionError if the file may not be read.
     """
     sha256 = hashlib.sha256()
     try:
         with np.load(path, allow_pickle=False) as arrays:
             for name in arrays.files:
                 sha256.update(np.ascontiguousarray(arrays[name]).data)
+    except PermissionError:
+        raise
     except Exception:  # noqa: BLE001 (zipfile, zlib and numpy raise many kinds of exceptions on a damaged file)
         return "damaged"
     return sha256.hexdigest()

@@ -18,6 +18,7 @@ from datamodules.base import ImageDataModule, Images, height_and_width, number_l
 from datamodules.fetch import npz_checksum
 from datamodules.image_files import decode_image
 from vae.errors import UserError
+from vae.terminal import is_visible
 
 log = logging.getLogger(__name__)
 
@@ -107,8 +108,9 @@ class Folder(ImageDataModule):
             part.unlink(missing_ok=True)
 
     def display_name(self, path: Path) -> str:
-        """Return the path relative to the folder; bytes that are not UTF-8 are replaced."""
-        return os.fsencode(path.relative_to(self.path)).decode(errors="replace")
+        """Return the path relative to the folder; control characters and bytes that are not UTF-8 are replaced."""
+        name = os.fsencode(path.relative_to(self.path)).decode(errors="replace")
+        return "".join(letter if is_visible(letter) else "\N{REPLACEMENT CHARACTER}" for letter in name)
 
     def load(self) -> dict[str, Images]:
         with np.load(self.cache) as arrays:

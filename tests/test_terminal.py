@@ -24,6 +24,7 @@ def test_control_characters_become_escapes_and_line_breaks_stay():
     assert printable("caf\N{LATIN SMALL LETTER E WITH ACUTE} \N{HIRAGANA LETTER A}") == "café あ"
     assert printable("a\N{RIGHT-TO-LEFT OVERRIDE}b") == "a\\u202eb"  # would show the following letters in reverse
     assert printable(os.fsdecode(b"\xe9")) == "\\udce9"
+    assert printable("Screenshot 2:35\N{NARROW NO-BREAK SPACE}PM") == "Screenshot 2:35\N{NARROW NO-BREAK SPACE}PM"
 
 
 def test_show_prints_no_control_character(capsys):

@@ -4,6 +4,12 @@ import io
 import logging
 import sys
 from typing import TextIO
+from unicodedata import category
+
+
+def is_visible(letter: str) -> bool:
+    """Return whether a character is a letter, a sign or any kind of space, and no control character."""
+    return letter.isprintable() or category(letter) == "Zs"
 
 
 def printable(text: str) -> str:
@@ -12,8 +18,7 @@ def printable(text: str) -> str:
     Line breaks stay.
     """
     return "".join(
-        letter if letter.isprintable() or letter == "\n" else letter.encode("unicode_escape").decode()
-        for letter in text
+        letter if letter == "\n" or is_visible(letter) else letter.encode("unicode_escape").decode() for letter in text
     )
 
 

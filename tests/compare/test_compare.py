@@ -292,7 +292,7 @@ def test_damaged_rows_of_metrics_are_skipped(text, elbos, warning, tmp_path, com
 
 
 def test_a_file_that_may_not_be_read_is_called_so(tmp_path, command, monkeypatch):
-    folder = make_run(tmp_path / "run", {"latent_dim": 2}, SCORES)
+    make_run(tmp_path / "run", {"latent_dim": 2}, SCORES)
     read_bytes = Path.read_bytes
 
     def refuse(path):
@@ -302,4 +302,14 @@ def test_a_file_that_may_not_be_read_is_called_so(tmp_path, command, monkeypatch
 
     monkeypatch.setattr(Path, "read_bytes", refuse)  # root may read every file
     assert command("run")[2] == "run/.hydra/config.yaml: Permission denied\n"
-    assert folder.exists()
+
+
+def test_metrics_that_may_not_be_read_are_skipped(tmp_path, command, monkeypatch, caplog):
+    make_run(tmp_path / "run", {"latent_dim": 2}, SCORES, history=make_history(-90))
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("vae.runs.run_folder.read_metrics", refuse)
+    assert command("run")[0] == 0
+    assert caplog.records[0].getMessage() == "skipped run/metrics.csv: Permission denied"

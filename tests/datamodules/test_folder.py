@@ -98,6 +98,14 @@ def test_hidden_files_and_folders_are_no_data(hidden, images_dir, tmp_path):
     assert data.images["train"].labels.max() == 1
 
 
+def test_control_characters_in_names_are_replaced(images_dir, tmp_path):
+    """A line break would end a line of the log, and an escape could command the terminal."""
+    (images_dir / "red" / "0.png").rename(images_dir / "red" / "a\nb\x1b[2J.png")
+    data = prepare(make_folder(images_dir, tmp_path))
+    names = [name for images in data.images.values() for name in images.names]
+    assert "red/a\N{REPLACEMENT CHARACTER}b\N{REPLACEMENT CHARACTER}[2J.png" in names
+
+
 def test_reading_the_cache_writes_nothing(images_dir, tmp_path, monkeypatch):
     prepare(make_folder(images_dir, tmp_path))
     monkeypatch.setattr("datamodules.folder.FileLock", lambda _path: pytest.fail("a lock file was written"))

@@ -17,6 +17,15 @@ def checkpoint(tmp_path):
     return path
 
 
+def test_a_checkpoint_that_may_not_be_read_is_not_called_damaged(checkpoint, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("vae.runs.checkpoint_files.ZipFile", refuse)  # root may read every file
+    with pytest.raises(PermissionError):
+        checkpoint_to_resume(checkpoint.parents[1])
+
+
 def test_a_changed_byte_of_the_data_is_found(checkpoint):
     """torch.load accepts such a file without an error."""
     content = checkpoint.read_bytes()

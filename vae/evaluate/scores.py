@@ -36,6 +36,8 @@ def read_cached_scores(file: Path, source: str) -> Tensor:
         with np.load(file) as saved:
             scores = torch.stack([torch.from_numpy(saved[name]) for name in Scores._fields])
             return scores if "source" in saved and str(saved["source"]) == source else empty
+    except PermissionError:
+        raise
     except (OSError, ValueError, KeyError, EOFError, RuntimeError, BadZipFile):
         raise UserError(f"{file} is damaged; delete it to score all images again") from None
 

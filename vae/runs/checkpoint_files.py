@@ -11,10 +11,15 @@ BEST, LAST, PREVIOUS = "best.ckpt", "last.ckpt", "last-previous.ckpt"
 
 
 def is_intact(path: Path) -> bool:
-    """Return whether a checkpoint, which is a zip file, exists and matches its checksums."""
+    """Return whether a checkpoint, which is a zip file, exists and matches its checksums.
+
+    Raises PermissionError if it may not be read.
+    """
     try:
         with ZipFile(path) as file:
             return file.testzip() is None
+    except PermissionError:
+        raise
     except (OSError, BadZipFile, zlib.error, ValueError, NotImplementedError, EOFError):
         return False
 

@@ -62,7 +62,11 @@ class RunFolder:
     @cached_property
     def history(self) -> list[dict[str, float]]:
         """The rows of metrics.csv."""
-        return read_metrics(self.folder / "metrics.csv")
+        try:
+            return read_metrics(self.folder / "metrics.csv")
+        except OSError as error:
+            log.warning(f"skipped {one_line(error)}")
+            return []
 
     @property
     def seconds(self) -> float:
