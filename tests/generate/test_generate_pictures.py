@@ -251,7 +251,7 @@ def test_arithmetic_uses_labels_by_name(make_session):
     by_number = pictures.arithmetic(make_session(arithmetic=[0, 1, 2]))["arithmetic.png"][0]
     by_name = named([2, 10, "a"])
     assert torch.equal(by_name[0], by_number[0])
-    assert by_name[1][:3] == ["mean of 2", "\N{MINUS SIGN} mean of 10", "+ mean of a"]
+    assert by_name[1][:3] == ["mean of label 2", "\N{MINUS SIGN} mean of label 10", "+ mean of label a"]
     with pytest.raises(UserError, match=r"arithmetic=1: expected a label of the training images, such as 2, 10, a$"):
         named([2, 10, 1])
 
@@ -262,7 +262,7 @@ def test_arithmetic_uses_mean_codes_of_labels(make_session):
     x, labels = data.x("train"), data.images["train"].labels
     a, b, c = (code(x[labels == label]).mean(0) for label in (2, 0, 1))
     torch.testing.assert_close(images.flatten(1), torch.stack([a, b, c, a - b + c]).sigmoid())
-    assert captions == ["mean of 2", "\N{MINUS SIGN} mean of 0", "+ mean of 1", "="]
+    assert captions == ["mean of label 2", "\N{MINUS SIGN} mean of label 0", "+ mean of label 1", "="]
     with pytest.raises(UserError, match=r"arithmetic=5: expected a label of the training images, such as 0, 1, 2$"):
         pictures.arithmetic(make_session(arithmetic=[2, 0, 5]))
 
@@ -291,3 +291,22 @@ def test_manifold_of_another_prior_uses_the_quantiles_of_the_codes(monkeypatch):
     pictures.figures.manifold(vae, 2, codes)
     expected = [[0.25**2 * 8, -0.25], [0.75**2 * 8, -0.25], [0.25**2 * 8, -0.75], [0.75**2 * 8, -0.75]]
     torch.testing.assert_close(decoded[0], torch.tensor(expected))
+
+
+def test_arithmetic_with_labels_and_images_that_have_the_same_numbers(make_session):
+    def operands(*identifiers):
+        ((images, captions, *_),) = pictures.arithmetic(make_session(arithmetic=identifiers))["arithmetic.png"]
+        return images[:3], captions[:3]
+
+    images, captions = operands("label:2", "test:2", "train:0")
+    session = make_session()
+    assert captions == ["mean of label 2", "\N{MINUS SIGN} test 2", "+ train 0"]
+    torch.testing.assert_close(images[0], operands(2, 0, 1)[0][0])
+    for image, x in zip(
+        images[1:], (session.data.x("test", slice(2, 3)), session.data.x("train", slice(1))), strict=True
+    ):
+        torch.testing.assert_close(image, session.decode(session.encode(x))[0])
+    with pytest.raises(UserError, match="arithmetic=label:7: expected a label of the training images"):
+        operands("label:7", 0, 1)
+    with pytest.raises(UserError, match=r"arithmetic=test:77: expected 0 to \d+, the number of a test image"):
+        operands("test:77", 0, 1)

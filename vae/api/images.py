@@ -67,13 +67,16 @@ def model_input(data: ImageDataModule, pixels: Tensor) -> Tensor:
 def resolve_image(data: ImageDataModule, key: str, identifier: str | int | np.integer) -> SelectedImages:
     """Return the image with this name, the test image with this number, or the image in this file.
 
-    Raises UserError if there is none.
+    test:3, val:3 and train:3 are images of these splits by number. Raises UserError if there is none.
     """
+    split, _, number = (identifier if isinstance(identifier, str) else f"test:{identifier}").partition(":")
+    if split in SPLITS and number.removeprefix("-").isdecimal():
+        last = len(data.images[split].pixels) - 1
+        if not 0 <= int(number) <= last:
+            raise UserError(f"{key}={identifier}: expected 0 to {last}, the number of a {split} image")
+        return select(data, split, torch.tensor([int(number)]))
+    assert isinstance(identifier, str)
     last = len(data.images["test"].pixels) - 1
-    if isinstance(identifier, int | np.integer):
-        if not 0 <= identifier <= last:
-            raise UserError(f"{key}={identifier}: expected 0 to {last}, the number of a test image")
-        return select(data, "test", torch.tensor([int(identifier)]))
     by_name: dict[str, tuple[str, int]] = {}
     for split in SPLITS:
         for row, name in enumerate(data.images[split].names or ()):

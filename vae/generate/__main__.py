@@ -14,7 +14,8 @@ used. `what` is one of the names below or a list such as [samples,walk]. Without
   arithmetic         arithmetic=[a,b,c]: a - b + c, of labels (their mean codes) or of images
 
 An image (a, b, c) is a name, as in fuse=[pikachu,charizard], the number of a test image, or a file, which is cropped
-and scaled as for dataset=folder. A label is a name, as in arithmetic=[Sandal,Bag,Coat], or a number. source=prior
+and scaled as for dataset=folder. A label is a name, as in arithmetic=[Sandal,Bag,Coat], or a number. In arithmetic=, a
+number is a label if the images have labels; label:8 is always a label, and test:8 or train:8 an image. source=prior
 samples codes from p(z), source=mixture from a Gaussian mixture fitted to the codes of training images. A temperature
 below 1 samples closer to the modes. interpolation=linear follows a straight line, interpolation=spherical an arc. A
 traversal shows the most informative dimensions first. The number under a nearest image is the root mean squared
@@ -146,6 +147,11 @@ def generate(given: Arguments) -> list[Path]:
                 show(f"skipped {reason if name in reason.partition(':')[0] else f'{name}: {reason}'}", sys.stderr)
         for file, content in files.items():
             (part / file).write_bytes(content)
+    for key in ("images", "fuse", "arithmetic"):
+        if numbers := [identifier for identifier in getattr(session, key) if isinstance(identifier, int)]:
+            labels = key == "arithmetic" and session.data.images["train"].labels is not None
+            meaning = f"labels; test:{numbers[0]} is a test image" if labels else "those of test images"
+            show(f"{key}: the numbers are {meaning}", sys.stderr)
     return [run.folder / "generated" / file for file in files]
 
 

@@ -185,16 +185,22 @@ def fuse_random(session: Session) -> Files:
 def operand_code(session: Session, identifier: str | int) -> tuple[Tensor, str]:
     """Return the mean code (D,) of the training images with a label, or else the code of an image, and its caption."""
     train = session.data.images["train"]
-    label = train.find_label(identifier)
-    if train.labels is None or (label is None and isinstance(identifier, str)):
+    chosen = str(identifier).removeprefix("label:")
+    label = train.find_label(chosen)
+    is_label = chosen != identifier or label is not None  # of a number, or of label:NAME
+    if not is_label or (train.labels is None and isinstance(identifier, int)):
         image = resolve_image(session.data, "arithmetic", identifier)
         return session.encode(image.x)[0], image.names[0]
+    if train.labels is None:
+        raise UserError(f"arithmetic={identifier}: expected an image, because the training images have no labels")
     if label is None:
-        labels = sorted(train.labels.unique().tolist(), key=lambda label: abs(label - int(identifier)))[:10]
-        names = ", ".join(map(train.label_name, sorted(labels)))
+        labels = train.labels.unique().tolist()
+        if chosen.isdecimal():
+            labels = sorted(labels, key=lambda label: abs(label - int(chosen)))
+        names = ", ".join(map(train.label_name, sorted(labels[:10])))
         raise UserError(f"arithmetic={identifier}: expected a label of the training images, such as {names}")
     rows = (train.labels == label).nonzero()[:MAX_TRAIN_CODES, 0]
-    return session.encode(session.data.x("train", rows)).mean(0), f"mean of {identifier}"
+    return session.encode(session.data.x("train", rows)).mean(0), f"mean of label {chosen}"
 
 
 def arithmetic(session: Session) -> Files:
