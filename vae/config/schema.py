@@ -129,10 +129,10 @@ class Optimizer(Section):
 
 
 class Logger(Section):
-    project: str = Field("", description="a name")
+    project: str | None = Field(None, min_length=1, description="a name, or null")
     group: str | None = Field(None, description="a name, or null")
     notes: str | None = Field(None, description="a text, or null")
-    save_dir: str = Field("outputs", min_length=1, description="a folder")
+    save_dir: str | None = Field(None, min_length=1, description="a folder, or null")
     tags: list[str] = Field([], description="a list of names, such as [a,b]")
     log_model: bool = Field(False, description="true or false")
     timeout: PositiveFloat = 1.0

@@ -124,8 +124,8 @@ class _FaultTolerantWandbLogger(WandbLogger):
 
 def wandb_logger(
     run_dir: str | Path,
-    save_dir: str | Path,
-    project: str,
+    save_dir: str | Path | None,
+    project: str | None,
     name: str | None,
     group: str | None,
     job_type: str,
@@ -138,10 +138,17 @@ def wandb_logger(
     """Start a W&B run with its files in <save_dir>/wandb, or resume the run whose id is in <run_dir>/wandb_id.
 
     The run is offline if there is no API key, if the server rejects it, or if the server does not answer within
-    `timeout` seconds; a log line gives the reason. WANDB_MODE is respected. With `log_model` the best checkpoint is
-    uploaded as an artifact. The upload at the end may take `finish_timeout` seconds.
+    `timeout` seconds; a log line gives the reason. WANDB_MODE is respected. WANDB_PROJECT, WANDB_DIR and WANDB_TAGS are
+    used where an argument is empty. WANDB_NAME replaces `name` or, in a sweep, precedes it. With `log_model` the best
+    checkpoint is uploaded as an artifact. The upload at the end may take `finish_timeout` seconds.
     """
     import wandb
+
+    project = project or os.environ.get("WANDB_PROJECT") or "vae"
+    save_dir = save_dir or os.environ.get("WANDB_DIR") or "outputs"
+    tags = list(tags) or [tag for tag in os.environ.get("WANDB_TAGS", "").split(",") if tag]
+    if title := os.environ.get("WANDB_NAME"):
+        name = f"{title} {name}" if job_type == "sweep" else title
 
     # wandb's telemetry delays the exit by 20 s if the server does not answer
     os.environ.setdefault("OTEL_SDK_DISABLED", "true")
@@ -159,7 +166,7 @@ def wandb_logger(
             id=run_id,
             group=group,
             job_type=job_type,
-            tags=list(tags),
+            tags=tags,
             notes=notes,
             mode=mode,
         )
@@ -182,7 +189,7 @@ def wandb_logger(
         id_file.write_text(logger.version or run_id)  # `wandb agent` sets another id
     logger.run_dir, logger.log_model = Path(run_dir), log_model
     _define_metrics(logger.experiment)
-    _log_status(logger.experiment, reason, save_dir)
+    _log_status(logger.experiment, reason)
     return logger
 
 
@@ -196,8 +203,10 @@ def _define_metrics(run: Any) -> None:
 
 
 @rank_zero_only
-def _log_status(run: Any, reason: str, save_dir: str | Path) -> None:
+def _log_status(run: Any, reason: str) -> None:
     if run.offline:
+        # wandb writes to the system's temporary folder if save_dir cannot be written
+        save_dir = os.path.relpath(Path(run.settings.wandb_dir).parent)
         log.warning("W&B is offline (%s). To upload this run later: python -m vae.sync %s", reason, save_dir)
     elif not run.disabled:
         log.info("W&B: %s", run.url)

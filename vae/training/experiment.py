@@ -194,7 +194,7 @@ def build_logger(cfg: DictConfig, folder: Path) -> list[Any]:
         sweep_file = folder.parent / "sweep.json"
         sweep_overrides = json.loads(sweep_file.read_text())["task"] if sweep_file.exists() else overrides
         job_overrides = " ".join(override for override in overrides if override not in sweep_overrides)
-        group = cfg.logger.group or Path(hydra.runtime.output_dir).parent.name
+        group = cfg.logger.group or os.environ.get("WANDB_RUN_GROUP") or Path(hydra.runtime.output_dir).parent.name
         about = {"job_type": "sweep", "name": job_overrides or about["name"], "group": group}
     logger = instantiate(cfg.logger, run_dir=folder, **about)
     logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
