@@ -15,10 +15,11 @@ def is_visible(letter: str) -> bool:
 def printable(text: str) -> str:
     """Return a text with escapes such as \\x1b in place of control characters, which could command the terminal.
 
-    Line breaks stay.
+    Line breaks and tabs stay.
     """
     return "".join(
-        letter if letter == "\n" or is_visible(letter) else letter.encode("unicode_escape").decode() for letter in text
+        letter if letter in "\n\t" or is_visible(letter) else letter.encode("unicode_escape").decode()
+        for letter in text
     )
 
 

@@ -46,7 +46,11 @@ rank_zero_only.rank = 0  # type: ignore[attr-defined]
 log = logging.getLogger(__name__)
 for name in ("pytorch_lightning", "lightning_fabric"):
     logging.getLogger(name).setLevel(logging.WARNING)
-for message in (r"`isinstance\(treespec, LeafSpec\)`", "Checkpoint directory .* exists and is not empty"):
+for message in (
+    r"`isinstance\(treespec, LeafSpec\)`",
+    "Checkpoint directory .* exists and is not empty",
+    "The `srun` command",
+):
     warnings.filterwarnings("ignore", message)
 
 # what loading a damaged checkpoint may raise
