@@ -47,7 +47,7 @@ def open_hdf5(path: Path) -> Any:
     try:
         import h5py
     except ImportError:
-        raise UserError(f"dataset.path={path}: needs h5py: pip install -e '.[hdf5]'") from None
+        raise UserError(f"dataset.path={path}: needs h5py: pip install h5py") from None
     return h5py.File(path)
 
 

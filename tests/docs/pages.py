@@ -31,7 +31,7 @@ def command_lines() -> list[tuple[str, str]]:
     for page in PAGES:
         text = page.read_text()
         lines = [line for info, block in blocks(text) if not info for line in block.splitlines()]
-        inline = [span for span in spans(text) if re.match(r"(python|make|wandb|pip|uv) [^ ]", span)]
+        inline = [span for span in spans(text) if re.match(r"(python|make|wandb|pip|uv|vae) [^ ]", span)]
         for line in [*lines, *inline]:
             if line.strip():
                 found[name(page), line.strip()] = None

@@ -97,6 +97,8 @@ def check_make(typed):
 
 def check_pip(typed):
     match typed:
+        case ["install", "."]:
+            assert (ROOT / "pyproject.toml").is_file()
         case ["install", "-r", file]:
             assert (ROOT / file).is_file()
         case ["install", *_, "-e", where]:
@@ -115,6 +117,10 @@ def check(line):
             check_train([first, second])
         case ["python", "-m", module, *typed]:
             check_module(module, typed)
+        case ["vae", "train", *typed]:
+            check_train(typed)
+        case ["vae", command, *typed]:
+            check_module(f"vae.{command}", typed)
         case ["python" | "wandb", *_, file] if file.startswith(("benchmarks/", "conf/sweep/")):
             assert (ROOT / file).is_file()
         case ["make", *typed]:

@@ -241,7 +241,9 @@ def test_user_error_is_one_line_and_exit_code_2(cli, runs, run_export, monkeypat
     assert "run=nowhere" in error_of("run=nowhere")
     with monkeypatch.context() as patched:
         patched.setitem(sys.modules, "onnxscript", None)
-        assert "vae.export needs onnxscript: pip install -e '.[export]'" in error_of(f"run={folder}")
+        assert "vae.export needs onnxscript: pip install onnx onnxruntime onnxscript safetensors" in error_of(
+            f"run={folder}"
+        )
     (folder / "checkpoints/best.ckpt").unlink()
     assert "best.ckpt" in error_of(f"run={folder}")
     assert "none in outputs/" in error_of()

@@ -219,7 +219,7 @@ USER_ERRORS = {
     "wandb=true": ["wandb=true", "has no wandb_id"],
     "spilt=test": ["spilt: no such key", "did you mean split?"],
     "run=nowhere": ["run=nowhere", "summary.json"],
-    "map=umap": ["umap-learn", "pip install -e '.[map]'"],
+    "map=umap": ["umap-learn", "pip install umap-learn"],
 }
 
 

@@ -54,6 +54,11 @@ for tag, pattern in {
     Values.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(f"^(?:{pattern})$"), None)
 
 
+def train_command() -> str:
+    """Return how a training is started: python train.py if this process was, else vae train."""
+    return "python train.py" if sys.argv[0].endswith("train.py") else "vae train"
+
+
 def parse_arguments(model: type[Model], argv: Sequence[str]) -> Model:
     """Parse key=value arguments into a pydantic model. Raises UserError for an unknown key or a value out of range."""
     given, fields = {}, fields_by_key(model)
@@ -210,7 +215,7 @@ def check_key(key: str, chosen: dict[str, list[str]], keys: dict[str, set[str]])
     """Raise UserError unless each choice of a sweep has this key. `keys` are the keys by choice, such as prior=flow."""
     if not any(key in known for known in keys.values()):
         guess = guess_key(key, set.union(*keys.values()))
-        raise UserError(f"{key}: no such key{guess} (python train.py --help lists the keys)")
+        raise UserError(f"{key}: no such key{guess} ({train_command()} --help lists the keys)")
     for group, names in chosen.items():
         having = [name for name in names if key in keys[f"{group}={name}"]]
         lacking = [name for name in names if name not in having]
@@ -317,4 +322,5 @@ def folder_name(overrides: str) -> str:
 
 
 OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
+OmegaConf.register_new_resolver("command", train_command, replace=True)
 OmegaConf.register_new_resolver("groups", list_groups, replace=True)

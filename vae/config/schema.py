@@ -9,7 +9,8 @@ from pydantic.fields import FieldInfo
 
 from vae.errors import UserError, did_you_mean
 
-CONF = Path(__file__).parents[2] / "conf"
+# In a wheel, conf/ is inside of the package.
+CONF = next(parent / "conf" for parent in Path(__file__).parents[1:3] if (parent / "conf").is_dir())
 
 PositiveInt = Annotated[int, Field(ge=1, description="a whole number, 1 or more")]
 Seed = Annotated[int, Field(ge=0, lt=2**32, description="a whole number, 0 or more, below 2^32")]

@@ -60,7 +60,7 @@ def main(typed: Sequence[str]) -> None:
         import starlette  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as error:
-        raise UserError(f"vae.explore needs {error.name}: pip install -e '.[explore]'") from None
+        raise UserError(f"vae.explore needs {error.name}: pip install starlette uvicorn") from None
     by_umap = given.map == "umap" and cfg.latent_dim > 2
     if by_umap:
         import_umap()  # fail early if it is missing

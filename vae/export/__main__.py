@@ -138,7 +138,7 @@ def export(run: Run) -> dict[str, Any]:
         import onnxscript  # noqa: F401
         from safetensors.torch import save
     except ImportError as error:
-        raise UserError(f"vae.export needs {error.name}: pip install -e '.[export]'") from None
+        raise UserError(f"vae.export needs {error.name}: pip install onnx onnxruntime onnxscript safetensors") from None
     import torch
 
     from vae.export.onnx_modules import Decoder, Encoder, PixelParameters

@@ -84,4 +84,4 @@ def import_umap() -> Any:
     try:
         return import_module("umap")
     except ImportError:
-        raise UserError("map=umap needs umap-learn: pip install -e '.[map]'") from None
+        raise UserError("map=umap needs umap-learn: pip install umap-learn") from None

@@ -108,7 +108,3 @@ def cli() -> int:
         unlock()
         gc.enable()
     return signal_exit_code()
-
-
-if __name__ == "__main__":
-    sys.exit(cli())

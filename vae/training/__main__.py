@@ -1,0 +1,7 @@
+"""python -m vae.training is python train.py."""
+
+import sys
+
+from vae.training.command import cli
+
+sys.exit(cli())
