@@ -117,6 +117,8 @@ def check(line):
             check_train([first, second])
         case ["python", "-m", module, *typed]:
             check_module(module, typed)
+        case ["vae", "--help"]:
+            pass
         case ["vae", "train", *typed]:
             check_train(typed)
         case ["vae", command, *typed]:
