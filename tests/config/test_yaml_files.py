@@ -76,9 +76,12 @@ RECIPES = {
     "tab": (b"# @package _global_\nseed:\t1\n\tx: 1\n", "line 3: found a tab character"),
     "duplicate key": (b"# @package _global_\nseed: 1\nseed: 2\n", "line 3: found duplicate key seed"),
     "latin-1": (b"# @package _global_\n# caf\xe9\nseed: 1\n", "line 2: expected text in UTF-8"),
-    "byte order mark": (b"\xef\xbb\xbf# @package _global_\nseed: 1\n", "line 1: expected # @package _global_, without"),
-    "no package": (b"seed: 1\n", "line 1: expected # @package _global_"),
-    "package after the keys": (b"seed: 1\n# @package _global_\n", "line 1: expected # @package _global_"),
+    "byte order mark": (
+        b"\xef\xbb\xbf# @package _global_\nseed: 1\n",
+        "line 1: expected a file without a byte order mark",
+    ),
+    "no package": (b"seed: 1\n", "line 1: expected the comment # @package _global_"),
+    "package after the keys": (b"seed: 1\n# @package _global_\n", "line 1: expected the comment # @package _global_"),
     "empty": (b"", "line 1: empty; expected keys and values"),
     "comment": (b"# @package _global_\n", "line 1: empty; expected keys and values"),
 }

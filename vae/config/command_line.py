@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import sys
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -174,8 +175,11 @@ def check_choice(group: str, name: str, folders: Sequence[Path]) -> None:
         path = next(path for folder in folders if (path := folder / group / f"{name}.yaml").exists())
         if not read_yaml(path, aliases=True):
             raise UserError(f"{path}: line 1: empty; expected keys and values")
-        if not RECIPE.match(path.read_bytes()):
-            raise UserError(f"{path}: line 1: expected # @package _global_, without a byte order mark before it")
+        content = path.read_bytes()
+        if content.startswith(BOM_UTF8):  # with it, Hydra does not see the package
+            raise UserError(f"{path}: line 1: expected a file without a byte order mark")
+        if not RECIPE.match(content):
+            raise UserError(f"{path}: line 1: expected the comment # @package _global_ before the first key")
 
 
 def check_overrides(overrides: Sequence[str], multirun: bool = False) -> None:
