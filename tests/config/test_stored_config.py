@@ -17,6 +17,7 @@ from vae.explore import __main__ as explore
 from vae.export import __main__ as export
 from vae.generate import __main__ as generate
 from vae.latent import __main__ as latent
+from vae.runs.run_folder import read_finished_run
 
 COMMANDS = {"evaluate": evaluate, "generate": generate, "latent": latent, "export": export, "explore": explore}
 
@@ -104,7 +105,7 @@ def test_trust_allows_a_class_that_is_not_in_conf(run_folder, module_cli):
     poison(run_folder, "prior._target_", "vae.model.priors.Prior.__call__")
     assert "trust=true allows it" in module_cli(evaluate)(f"run={run_folder}", "K=2")[2]
     poison(run_folder, "prior._target_", "vae.model.priors.UnitNormal")  # not a prior: the check alone lets it pass
-    run = evaluate.read_finished_run(run_folder, trust=True)
+    run = read_finished_run(run_folder, trust=True)
     assert run.config.prior._target_ == "vae.model.priors.UnitNormal"
 
 
