@@ -12,6 +12,7 @@ from hydra import compose, initialize_config_dir
 from pages import FENCE, PAGES, ROOT, command_lines, name, spans
 
 from vae.config.command_line import choices, override_values, parse_arguments, parse_override
+from vae.config.resumed_run import is_changeable
 from vae.config.schema import CONF, Config, validate
 from vae.errors import USER_ERRORS
 
@@ -39,7 +40,8 @@ def check_train(typed):
     overrides = [arg for arg in typed if "=" in arg]
     assert len(overrides) + len(flags) + ("--cfg" in flags) == len(typed), typed
     if any(arg.startswith(("resume=", "sweep=")) for arg in overrides):
-        assert len(set(overrides) - {"trust=true"}) == 1  # a stored run has its own keys
+        changed = {arg for arg in overrides if is_changeable(arg)}
+        assert len(set(overrides) - {"trust=true"} - changed) == 1  # a stored run has its own keys
         return
     parsed = [parse_override(arg) for arg in overrides if not example(arg)]
     assert "-m" in flags or not any(override.is_sweep_override() for override in parsed)
