@@ -182,6 +182,8 @@ USER_ERRORS = {
     "data=mnist": ["did you mean dataset?"],
     "ckpt_path=a.ckpt": ["did you mean resume?"],
     "dataset=null": ["dataset=null", "mnist"],
+    "+trainer=null": ["+trainer=null", "the name of a choice"],
+    "hydra/launcher=null": ["hydra/launcher=null", "the name of a choice"],
     "objective/schedule=linear": ["the chosen objective has no schedule", "beta, capacity"],
     "+foo=1": ["foo: no such key"],
     "trainer.accelerator=tpuu": ["trainer", "tpuu"],

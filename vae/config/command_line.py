@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
@@ -30,7 +31,7 @@ from vae.config.overrides import (
     quote_path,
 )
 from vae.config.resumed_run import CHANGEABLE, is_changeable
-from vae.config.schema import CONF, Model, fields_by_key, validate_model
+from vae.config.schema import CONF, Config, Model, fields_by_key, validate_model
 from vae.config.stored_config import check_config, check_links, read_config
 from vae.config.stored_config import check_overrides as check_stored_overrides
 from vae.config.yaml_files import read_yaml
@@ -182,16 +183,25 @@ def check_choice(group: str, name: str, folders: Sequence[Path]) -> None:
             raise UserError(f"{path}: line 1: expected the comment # @package _global_ before the first key")
 
 
+def check_override(override: Override) -> None:
+    """Raise UserError if this override alone is wrong: its value is not of the kind that its key needs."""
+    if override.key_or_group == "resume":
+        raise UserError(f"{override.input_line}: expected resume=FOLDER and no other argument")
+    if override.key_or_group in ("data_dir", "logger.save_dir") and override.is_sweep_override():
+        raise UserError(f"{override.input_line}: expected the same folder for all runs of a sweep")
+    if override.key_or_group in FOLDER_KEYS and override.value() in ("", None):
+        raise UserError(f"{override.input_line}: expected a folder")
+    group, value = override.key_or_group, override.value()
+    names_choice = override.is_delete() or override.is_sweep_override() or isinstance(value, str | list)
+    if not names_choice and ("/" in group or (override.is_add() and group in Config.model_fields and choices(group))):
+        raise UserError(f"{override.input_line}: expected the name of a choice")
+
+
 def check_overrides(overrides: Sequence[str], multirun: bool = False) -> None:
     """Raise UserError if an override names an unknown choice or an unknown key, or if a sweep cannot start."""
     parsed = list(map(parse_override, overrides))
     for override in parsed:
-        if override.key_or_group == "resume":
-            raise UserError(f"{override.input_line}: expected resume=FOLDER and no other argument")
-        if override.key_or_group in ("data_dir", "logger.save_dir") and override.is_sweep_override():
-            raise UserError(f"{override.input_line}: expected the same folder for all runs of a sweep")
-        if override.key_or_group in FOLDER_KEYS and override.value() in ("", None):
-            raise UserError(f"{override.input_line}: expected a folder")
+        check_override(override)
     changed = [o for o in parsed if not (o.is_delete() or o.is_add() or o.is_hydra_override())]
     folders, search_path = config_dirs(overrides), [arg for arg in overrides if arg.startswith(SEARCH_PATH)]
     chosen = {o.key_or_group: override_values(o) for o in changed if choices(o.key_or_group, folders)}
