@@ -77,6 +77,11 @@ def test_keywords_become_overrides(key, value, expected):
     assert type(found) is type(expected[1])
 
 
+def test_folders_of_runs_are_not_quoted():
+    assert to_override("resume", Path("outputs/latent_dim=2,seed=0")) == "resume=outputs/latent_dim=2,seed=0"
+    assert to_override("sweep", "outputs/a b") == "sweep=outputs/a b"
+
+
 def test_a_run_is_that_of_the_command_line(cli, runs, capsys):
     assert cli("latent_dim=2")[0] == 0
     (by_command,) = runs()

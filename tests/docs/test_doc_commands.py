@@ -99,7 +99,7 @@ def check_make(typed):
 
 def check_pip(typed):
     match typed:
-        case ["install", "."]:
+        case ["install", "." | ".[notebook]"]:
             assert (ROOT / "pyproject.toml").is_file()
         case ["install", "-r", file]:
             assert (ROOT / file).is_file()

@@ -27,6 +27,8 @@ def to_override(key: str, value: Any) -> str:
     dotted = key.replace("__", ".")
     if isinstance(value, type):
         return f"{dotted}._target_={value.__module__}.{value.__qualname__}"
+    if key in ("resume", "sweep"):  # taken literally, before Hydra reads the arguments
+        return f"{key}={value}"
     return f"{dotted}={format_value(value)}"
 
 
