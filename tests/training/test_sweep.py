@@ -190,7 +190,7 @@ def test_parallel_jobs_share_the_threads(tmp_path):
 
 def test_parallel_jobs_label_their_lines_and_stop_when_the_sweep_is_killed(tmp_path):
     """The sweep is killed when both jobs are training."""
-    arguments = ["-m", "latent_dim=2,3", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "trainer.max_epochs=2000"]
+    arguments = ["-m", "seed=1,2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "trainer.max_epochs=2000"]
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "train.py"), *BARS, "logger=csv", "hydra.sweep.dir=swept", *arguments],
         cwd=tmp_path,
@@ -202,7 +202,7 @@ def test_parallel_jobs_label_their_lines_and_stop_when_the_sweep_is_killed(tmp_p
     labels = set()
     for line in process.stdout:  # ends when the workers, which inherit the pipe, are gone
         labels |= {line.split("  ")[0]} if "epoch   1 " in line else set()
-        if labels == {"latent_dim=2", "latent_dim=3"}:
+        if labels == {"seed=1", "seed=2"}:
             process.kill()
     assert process.wait() == -9
     assert len(list(tmp_path.rglob("last.ckpt"))) == 2

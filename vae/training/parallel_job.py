@@ -4,6 +4,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from functools import cache
 from threading import Thread
@@ -35,6 +36,7 @@ def prepare_parallel_job(label: str) -> None:
     prepare_worker()
     for handler in logging.root.handlers:
         if type(handler) is logging.StreamHandler:
+            handler.setStream(sys.stdout)  # which prepare_worker has replaced
             handler.setFormatter(LabelledFormatter(label, handler.formatter or logging.Formatter()))
 
 
