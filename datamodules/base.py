@@ -172,21 +172,29 @@ class Batches:
 class EpochLoader:
     """Training data loader: shuffle and transform the pixels in each epoch, and yield chunks of several batches.
 
-    The order and the random numbers of `per_batch_transform` depend on `seed` and `epoch()` only. `state_dict` and
-    `load_state_dict`, which Lightning calls, resume an interrupted epoch at its next chunk.
+    The order and the random numbers of `per_batch_transform` depend on `seed` and `epoch()` only. An epoch has all
+    images, or `images` of them. `state_dict` and `load_state_dict`, which Lightning calls, resume an interrupted epoch
+    at its next chunk.
     """
 
     def __init__(
-        self, pixels: Tensor, batch_size: int, per_batch_transform: Binarize, seed: int, epoch: Callable[[], int]
+        self,
+        pixels: Tensor,
+        batch_size: int,
+        per_batch_transform: Binarize,
+        seed: int,
+        epoch: Callable[[], int],
+        images: int | None = None,
     ) -> None:
         self.pixels, self.batch_size = pixels, batch_size
+        self.images = min(images or len(pixels), len(pixels))
         self.per_batch_transform, self.seed, self.epoch = per_batch_transform, seed, epoch
         on_gpu = pixels.device.type == "cuda"
         self.chunk_size = batch_size * chunk_batches(batch_size * prod(pixels.shape[1:]), on_gpu)  # in images
         self.chunks_taken = 0
 
     def __len__(self) -> int:
-        return -(-len(self.pixels) // self.chunk_size)
+        return -(-self.images // self.chunk_size)
 
     def __iter__(self) -> Iterator[Batches]:
         first, self.chunks_taken = self.chunks_taken % len(self), 0
@@ -196,7 +204,7 @@ class EpochLoader:
     def shuffled_chunks(self, pixels: Tensor, rng: torch.Generator, first: int) -> Iterator[Batches]:
         """Yield pixels in random order, without the first chunks of the epoch, which an interrupted run has used."""
         order = torch.randperm(len(pixels), generator=rng, device=pixels.device)
-        for rows in order.split(self.chunk_size):
+        for rows in order[: self.images].split(self.chunk_size):
             batches = Batches(self.per_batch_transform(pixels.index_select(0, rows), rng), self.batch_size)
             self.chunks_taken += 1
             if self.chunks_taken > first:
@@ -224,7 +232,7 @@ class StoredEpochLoader(EpochLoader):
         blocks = torch.arange(len(self.pixels)).split(max(1, BLOCK_BYTES // image_bytes))
         order = torch.cat([blocks[i] for i in torch.randperm(len(blocks), generator=rng)])
         chunks = max(1, BUFFER_BYTES // (self.chunk_size * image_bytes))  # per buffer
-        for i, rows in enumerate(order.split(chunks * self.chunk_size)):
+        for i, rows in enumerate(order[: self.images].split(chunks * self.chunk_size)):
             if first >= self.chunks_taken + chunks:
                 self.chunks_taken += chunks
                 continue
@@ -251,6 +259,8 @@ class ImageDataModule(LightningDataModule, ABC):
     def __post_init__(self) -> None:
         super().__init__()
         self.images: dict[str, Images] = {}
+        self.train_batches: int | float = 1.0  # number or fraction of the batches that an epoch takes
+        self.overfit = False  # whether every epoch has the batches of the first
 
     def prepare_data(self) -> None:
         if not self.images:  # Lightning calls this again in every stage
@@ -336,7 +346,9 @@ class ImageDataModule(LightningDataModule, ABC):
 
     @property
     def batches_per_epoch(self) -> int:
-        return -(-len(self.images["train"].pixels) // self.batch_size)
+        batches = -(-len(self.images["train"].pixels) // self.batch_size)
+        limit = self.train_batches
+        return min(batches, limit) if isinstance(limit, int) else max(1, int(batches * limit))
 
     def x(self, split: str, rows: slice | Tensor = slice(None)) -> Tensor:
         """Return images of a split as model input without augmentation: float in [0, 1], (N, C, H, W)."""
@@ -366,7 +378,8 @@ class ImageDataModule(LightningDataModule, ABC):
             self.batch_size,
             lambda pixels, rng: BINARIZE[self.binarize][0](self.augment(pixels, rng), rng),
             self.seed,
-            lambda: trainer.current_epoch,
+            lambda: 0 if self.overfit else trainer.current_epoch,
+            self.batches_per_epoch * self.batch_size,
         )
 
     def val_dataloader(self) -> Batches:

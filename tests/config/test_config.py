@@ -67,10 +67,11 @@ GROUPS = {
         "pixelcnn_logistic",
         "shades",
     ],
-    "logger": ["csv", "none", "wandb"],
+    "callbacks": ["model_summary", "none"],
+    "logger": ["csv", "mlflow", "none", "tensorboard", "wandb"],
     "objective": ["autoencoder", "beta", "capacity", "dreg", "elbo", "free_bits", "free_bits_4", "iwae"],
     "objective/schedule": ["constant", "cyclical", "linear"],
-    "optimizer": ["adadelta", "adagrad", "adam", "rmsprop"],
+    "optimizer": ["adadelta", "adagrad", "adam", "adamw", "rmsprop", "sgd"],
     "optimizer/schedule": ["burda2015", "constant", "one_cycle"],
     "posterior": ["diagonal_gaussian", "iaf", "point"],
     "prior": ["flow", "mixture", "standard_normal", "two_layers", "vampprior"],
@@ -164,7 +165,7 @@ USER_ERRORS = {
     "optimizer.lr=inf": ["optimizer.lr=inf", "above 0"],
     "trainer.check_val_every_n_epoch=0": ["trainer.check_val_every_n_epoch=0", "1 or more"],
     "gradient_clip_val=-1": ["gradient_clip_val=-1", "null for no clipping"],
-    "logger.tags=lesson": ["logger.tags=lesson", "[a,b]"],
+    "logger.wandb.tags=lesson": ["logger.wandb.tags=lesson", "[a,b]"],
     "data_dir=": ["data_dir=", "a folder"],
     "hydra.run.dir=": ["hydra.run.dir=", "a folder"],
     "test=null": ["test=None", "test.K=100"],
@@ -249,7 +250,7 @@ SWEEP_ERRORS = {
     "latnt_dim=2,3": ["latnt_dim", "did you mean latent_dim?"],
     "dataset=mnist,foo": ["dataset=foo", "mnist"],
     "data_dir=a,b": ["data_dir=a,b", "same folder"],
-    "logger.save_dir=a,b": ["logger.save_dir=a,b", "same folder"],
+    "logger.wandb.save_dir=a,b": ["logger.wandb.save_dir=a,b", "same folder"],
     "prior=vampprior,flow prior.pseudo_inputs=20": ["prior=vampprior has this key", "prior=flow does not"],
     "search=mnist hydra.sweeper.n_trials=0": ["hydra.sweeper.n_trials=0", "1 or more"],
     "search=mnist hydra.sweeper.direction=up": ["hydra.sweeper.direction=up", "'maximize'"],
@@ -287,7 +288,7 @@ def test_help_shows_the_keys_and_choices_of_the_project(cli):
 
 def test_shell_completion_of_choices_and_keys(cli, monkeypatch):
     for typed, expected in (
-        ("optimizer=", ["optimizer=adadelta", "optimizer=adagrad", "optimizer=adam", "optimizer=rmsprop"]),
+        ("optimizer=", [f"optimizer={name}" for name in GROUPS["optimizer"]]),
         ("latent_d", ["latent_dim="]),
     ):
         monkeypatch.setenv("COMP_LINE", f"python train.py {typed}")

@@ -22,7 +22,16 @@ EXAMPLES = settings(
     suppress_health_check=list(HealthCheck),
 )
 COMMANDS = ["compare", "dashboard", "evaluate", "explore", "export", "generate", "latent", "sync"]
-KEYS = ["latent_dim", "hidden_size", "dataset.path", "dataset.size", "logger.tags", "test", "trainer", "optimizer.lr"]
+KEYS = [
+    "latent_dim",
+    "hidden_size",
+    "dataset.path",
+    "dataset.size",
+    "logger.wandb.tags",
+    "test",
+    "trainer",
+    "optimizer.lr",
+]
 KEYS += ["experiment", "dataset", "prior", "objective/schedule", "search", "sweep", "resume", "trust", *FOLDER_KEYS]
 KEYS += ["hydra/launcher", "hydra.sweeper.n_trials", "hydra.launcher.n_jobs", "hydra.job.name", "seed", "data_dir"]
 COMMAND_KEYS = ["run", "what", "n", "temperature", "images", "fuse", "arithmetic", "dimensions", "seed", "K", "out"]

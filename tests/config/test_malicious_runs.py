@@ -22,7 +22,7 @@ from vae.latent import __main__ as latent
 
 PLACES = [
     *("architecture", "architecture.decoder", "architecture.encoder", "architecture.encoder.channels.0"),
-    *("dataset", "likelihood", "likelihood.x.y.z", "logger", "logger.tags.0", "objective", "objective.schedule"),
+    *("dataset", "likelihood", "likelihood.x.y.z", "logger", "logger.wandb.tags.0", "objective", "objective.schedule"),
     *("optimizer", "optimizer.schedule", "posterior", "prior", "prior.hidden_size", "test", "trainer"),
     *("trainer.plugins.0", "trainer.callbacks.0", "trainer.logger", "callbacks.0", "hydra.callbacks.x", "mine"),
 ]

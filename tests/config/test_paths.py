@@ -50,7 +50,7 @@ def test_a_path_may_begin_with_the_home_folder(tmp_path, monkeypatch):
     assert parse_arguments(Arguments, ["run=~/run"]).run == f"{tmp_path}/run"
 
 
-TEXTS = ["dataset.path=a=b", "hydra.run.dir=outputs/a=b", "data_dir=~user/x", "logger.project=a=b"]
+TEXTS = ["dataset.path=a=b", "hydra.run.dir=outputs/a=b", "data_dir=~user/x", "logger.wandb.project=a=b"]
 
 
 @pytest.mark.parametrize("text", TEXTS)

@@ -137,7 +137,7 @@ REFUSED = [
     "prior._target_=datamodules.folder.Folder",
     "prior={_target_: vae.model.priors.Flow}",
     "+prior={_target_: os.system}",
-    "logger.notes=${oc.env:SECRET}",
+    "logger.wandb.notes=${oc.env:SECRET}",
     "hydra.sweeper.storage=mysql://example",
 ]
 

@@ -12,6 +12,7 @@ from hydra import compose, initialize_config_dir
 from pages import FENCE, PAGES, ROOT, command_lines, name, spans
 
 from vae.config.command_line import choices, override_values, parse_arguments, parse_override
+from vae.config.overrides import add_trainer_argument
 from vae.config.resumed_run import is_changeable
 from vae.config.schema import CONF, Config, validate
 from vae.errors import USER_ERRORS
@@ -34,7 +35,7 @@ def arguments_model(module):
 
 def check_train(typed):
     """Compose and validate every run of the arguments of train.py."""
-    typed = [arg for arg in typed if not arg.startswith("--config-dir=")]
+    typed = [add_trainer_argument(arg) for arg in typed if not arg.startswith("--config-dir=")]
     flags = [arg for arg in typed if arg.startswith("-")]
     assert set(flags) <= {"-m", "--help", "--cfg"}, flags
     overrides = [arg for arg in typed if "=" in arg]

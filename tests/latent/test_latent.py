@@ -246,7 +246,7 @@ def test_wandb_receives_the_codes_as_a_table(cli, runs, run_latent, isolated_wan
     cli("trainer.max_epochs=1")
     (folder,) = runs()
     cfg = read_finished_run(folder).config
-    cfg.logger = OmegaConf.load(CONF / "logger/wandb.yaml")
+    cfg.logger = {"wandb": OmegaConf.load(CONF / "logger/wandb.yaml")}
     OmegaConf.save(cfg, folder / ".hydra/config.yaml")
     (folder / "wandb_id").write_text("0badcafe")
     with WandbServer() as server:

@@ -16,7 +16,7 @@ from wandb_server import WandbServer
 
 from vae.config.schema import CONF, validate
 from vae.tracking.loggers import BEST, MetricsCSV, finish_wandb
-from vae.training.experiment import build_logger
+from vae.training.experiment import build_loggers
 
 ROOT = CONF.parent
 
@@ -25,9 +25,9 @@ ROOT = CONF.parent
     ("mode", "overrides", "group", "job_type"),
     [
         ("RUN", [], None, "train"),
-        ("RUN", ["logger.group=mine"], "mine", "train"),
+        ("RUN", ["logger.wandb.group=mine"], "mine", "train"),
         ("MULTIRUN", [], "2026-11-25", "sweep"),
-        ("MULTIRUN", ["logger.group=mine"], "mine", "sweep"),
+        ("MULTIRUN", ["logger.wandb.group=mine"], "mine", "sweep"),
     ],
 )
 def test_runs_of_a_sweep_form_a_group(mode, overrides, group, job_type, isolated_wandb, tmp_path):
@@ -37,7 +37,7 @@ def test_runs_of_a_sweep_form_a_group(mode, overrides, group, job_type, isolated
     (tmp_path / ".hydra").mkdir()
     OmegaConf.save({"hydra": hydra}, tmp_path / ".hydra" / "hydra.yaml")
     OmegaConf.save(["latent_dim=2"], tmp_path / ".hydra" / "overrides.yaml")
-    (logger,) = build_logger(compose_config("logger=wandb", "latent_dim=2", *overrides), tmp_path)
+    (logger,) = build_loggers(compose_config("logger=wandb", "latent_dim=2", *overrides), tmp_path)
     run = logger.experiment
     assert (
         (run.group, run.job_type, run.name) == (group, job_type, "latent_dim=2")
@@ -55,15 +55,15 @@ def test_the_environment_names_a_run_where_keys_do_not(mode, isolated_wandb, tmp
     hydra = {"mode": mode, "runtime": {"choices": {}, "output_dir": "/somewhere/2026-11-25/latent_dim=2"}}
     OmegaConf.save({"hydra": hydra}, tmp_path / ".hydra" / "hydra.yaml")
     OmegaConf.save(["latent_dim=2"], tmp_path / ".hydra" / "overrides.yaml")
-    (logger,) = build_logger(compose_config("logger=wandb", "latent_dim=2"), tmp_path)
+    (logger,) = build_loggers(compose_config("logger=wandb", "latent_dim=2"), tmp_path)
     run = logger.experiment
     assert (run.project, run.group, run.tags) == ("mine", "theirs", ("a", "b"))
     assert run.name == ("first" if mode == "RUN" else "first latent_dim=2")
     assert Path(run.settings.wandb_dir).parent == tmp_path / "elsewhere"
     assert "python -m vae.sync elsewhere" in caplog.text
     finish_wandb(0)
-    keys = ["logger.project=typed", "logger.tags=[c]", "logger.group=g", "logger.save_dir=here"]
-    (logger,) = build_logger(compose_config("logger=wandb", "latent_dim=2", *keys), tmp_path)
+    keys = ["logger.wandb.project=typed", "logger.wandb.tags=[c]", "logger.wandb.group=g", "logger.wandb.save_dir=here"]
+    (logger,) = build_loggers(compose_config("logger=wandb", "latent_dim=2", *keys), tmp_path)
     run = logger.experiment
     assert (run.project, run.group, run.tags) == ("typed", "g", ("c",))
     assert Path(run.settings.wandb_dir).parent == Path("here")
@@ -76,7 +76,7 @@ def test_the_hint_names_the_folder_that_wandb_writes_to(isolated_wandb, tmp_path
     (tmp_path / ".hydra").mkdir()
     OmegaConf.save({"hydra": {"mode": "RUN", "runtime": {"choices": {}}}}, tmp_path / ".hydra" / "hydra.yaml")
     OmegaConf.save([], tmp_path / ".hydra" / "overrides.yaml")
-    (logger,) = build_logger(compose_config("logger=wandb", f"logger.save_dir={tmp_path / 'locked'}"), tmp_path)
+    (logger,) = build_loggers(compose_config("logger=wandb", f"logger.wandb.save_dir={tmp_path / 'locked'}"), tmp_path)
     folder = caplog.text.partition("python -m vae.sync ")[2].split()[0]
     assert Path(folder).resolve() == Path(logger.experiment.settings.wandb_dir).resolve().parent
 
@@ -214,7 +214,7 @@ def test_the_sweep_maximizes_a_logged_curve_and_is_not_a_choice_of_train_py(cli)
 
 @pytest.mark.parametrize(
     ("argument", "words"),
-    [("logger.log_model=best", "true or false"), ("logger.group=[a]", "a name, or null")],
+    [("logger.wandb.log_model=best", "true or false"), ("logger.wandb.group=[a]", "a name, or null")],
 )
 def test_an_invalid_logger_key_is_a_one_line_error(argument, words, cli):
     code, out, err = cli(argument, defaults=())

@@ -187,7 +187,7 @@ def check_override(override: Override) -> None:
     """Raise UserError if this override alone is wrong: its value is not of the kind that its key needs."""
     if override.key_or_group == "resume":
         raise UserError(f"{override.input_line}: expected resume=FOLDER and no other argument")
-    if override.key_or_group in ("data_dir", "logger.save_dir") and override.is_sweep_override():
+    if override.key_or_group in ("data_dir", "logger.wandb.save_dir") and override.is_sweep_override():
         raise UserError(f"{override.input_line}: expected the same folder for all runs of a sweep")
     if override.key_or_group in FOLDER_KEYS and override.value() in ("", None):
         raise UserError(f"{override.input_line}: expected a folder")
@@ -202,12 +202,13 @@ def check_overrides(overrides: Sequence[str], multirun: bool = False) -> None:
     parsed = list(map(parse_override, overrides))
     for override in parsed:
         check_override(override)
-    changed = [o for o in parsed if not (o.is_delete() or o.is_add() or o.is_hydra_override())]
+    changed = [o for o in parsed if not (o.is_delete() or o.is_add() or o.is_force_add() or o.is_hydra_override())]
     folders, search_path = config_dirs(overrides), [arg for arg in overrides if arg.startswith(SEARCH_PATH)]
     chosen = {o.key_or_group: override_values(o) for o in changed if choices(o.key_or_group, folders)}
     for group, names in chosen.items():
         for name in names:
-            check_choice(group, name, folders)
+            for each in name.strip("[]").split(","):  # logger=[wandb,tensorboard]
+                check_choice(group, each, folders)
     first = [f"{group}={names[0]}" for group, names in chosen.items() if names]
     with initialize_conf(folders):
         keys = {choice: keys_of([*search_path, *first, choice]) for choice in first} or {"": keys_of(search_path)}

@@ -20,6 +20,10 @@ KEYS = {
     "likelihood.paper": "likelihood.background",
     "objective.nats": "objective.free_bits",
 }
+WANDB_KEYS = {
+    f"logger.{key}"
+    for key in ("project", "group", "tags", "notes", "log_model", "save_dir", "timeout", "finish_timeout")
+}
 OVERRIDES = {
     "experiment=livestream": "experiment=lesson",
     "experiment=manifold": "latent_dim=2",
@@ -41,6 +45,10 @@ def current_config(cfg: DictConfig) -> DictConfig:
             group, _, key = old.partition(".")
             if isinstance(cfg.get(group), DictConfig) and key in cfg[group]:
                 OmegaConf.update(cfg, new, cfg[group].pop(key))
+        if "LightningEnvironment" in str(OmegaConf.select(cfg, "trainer.plugins._target_")):
+            cfg.trainer.pop("plugins")
+        if "logger" in cfg and "_target_" in cfg.logger:
+            cfg.logger = {"wandb": cfg.logger}
         _rename_targets(cfg)
     return cfg
 
@@ -58,7 +66,8 @@ def current_override(override: str) -> str:
     override = OVERRIDES.get(override, override)
     key, equals, value = override.partition("=")
     name = key.lstrip("+~")
-    return key.replace(name, KEYS.get(name, name)) + equals + value
+    new = KEYS.get(name, f"logger.wandb.{name[7:]}" if name in WANDB_KEYS else name)
+    return key.replace(name, new) + equals + value
 
 
 def current_choices(choices: dict[str, str]) -> dict[str, str]:

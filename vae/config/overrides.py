@@ -13,11 +13,11 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel, Field
 
-from vae.config.schema import Config, PositiveInt, Section, fields_by_key, validate_model
+from vae.config.schema import TRAINER_ARGUMENTS, Config, PositiveInt, Section, fields_by_key, validate_model
 from vae.errors import UserError, did_you_mean
 
 FOLDER_KEYS = ("hydra.run.dir", "hydra.sweep.dir")
-PATH_KEYS = (*FOLDER_KEYS, "data_dir", "dataset.path", "logger.save_dir")
+PATH_KEYS = (*FOLDER_KEYS, "data_dir", "dataset.path", "logger.wandb.save_dir")
 OPTIONAL_GROUPS = ("experiment", "search")  # of which no choice is needed
 # What other projects call a key.
 OTHER_NAMES = {
@@ -65,7 +65,14 @@ def override_values(override: Override) -> list[str]:
     if override.value_type is ValueType.GLOB_CHOICE_SWEEP:
         return []
     values = override.sweep_string_iterator() if override.is_sweep_override() else [override.value()]
-    return ["null" if value is None else str(value) for value in values]
+    return [as_text(value) for value in values]
+
+
+def as_text(value: Any) -> str:
+    """Return a value as it is written on the command line."""
+    if isinstance(value, list):
+        return f"[{','.join(map(as_text, value))}]"
+    return "null" if value is None else str(value)
 
 
 def text_keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
@@ -110,7 +117,13 @@ def read_arguments(typed: Iterable[str]) -> list[str]:
         return f"'{word.strip()}'" if isinstance(value, int | float) else word
 
     nothing = [f"{group}=null" for group in OPTIONAL_GROUPS]
-    return [quote(argument) for argument in typed if argument not in nothing]
+    return [add_trainer_argument(quote(argument)) for argument in typed if argument not in nothing]
+
+
+def add_trainer_argument(argument: str) -> str:
+    """Put ++ before an argument of Lightning's Trainer that conf/trainer/ does not have."""
+    group, _, key = argument.partition("=")[0].partition(".")
+    return f"++{argument}" if group == "trainer" and key in TRAINER_ARGUMENTS else argument
 
 
 def guess_key(key: str, keys: Iterable[str]) -> str:

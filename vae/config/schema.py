@@ -129,7 +129,7 @@ class Optimizer(Section):
     schedule: Schedule
 
 
-class Logger(Section):
+class WandbLogger(Section):
     project: str | None = Field(None, min_length=1, description="a name, or null")
     group: str | None = Field(None, description="a name, or null")
     notes: str | None = Field(None, description="a text, or null")
@@ -140,17 +140,72 @@ class Logger(Section):
     finish_timeout: PositiveFloat = 1.0
 
 
+BATCH_LIMIT = "a number of batches, 1 or more, or a fraction of them, such as 0.1 or 1.0"
+BatchLimit = Annotated[PositiveInt | Annotated[float, Field(gt=0, le=1)], Field(description=BATCH_LIMIT)]
+# Arguments of Lightning's Trainer that are not supported, and what to use instead.
+REFUSED_TRAINER_KEYS = {
+    "accumulate_grad_batches": "a larger batch_size= has the same gradient",
+    "barebones": "a run needs its metrics and checkpoints",
+    "default_root_dir": "hydra.run.dir= is the folder of the run",
+    "enable_autolog_hparams": "the config is sent to every logger",
+    "enable_checkpointing": "the best checkpoint is tested",
+    "enable_model_summary": "callbacks=model_summary prints the layers",
+    "enable_progress_bar": "the bar is shown only in a terminal",
+    "fast_dev_run": "trainer.max_epochs=1 trainer.limit_train_batches=1 is a short run",
+    "gradient_clip_algorithm": "gradient_clip_val= limits the norm of the gradient",
+    "gradient_clip_val": "expected gradient_clip_val= without trainer",
+    "limit_predict_batches": "no command predicts with the Trainer",
+    "log_every_n_steps": "expected log_every_n_steps= without trainer",
+    "logger": "expected logger= without trainer",
+    "model_registry": "logger.wandb.log_model=true uploads the best checkpoint",
+    "num_nodes": "a run uses one machine",
+    "num_sanity_val_steps": "a run starts without a validation",
+    "plugins": "the processes of a run are on one machine",
+    "reload_dataloaders_every_n_epochs": "the images are read once",
+    "use_distributed_sampler": "each process takes its share of every batch",
+    "val_check_interval": "trainer.check_val_every_n_epoch= sets when to validate",
+}
+
+
 class Trainer(Section):
     max_epochs: PositiveInt | Literal[-1] = Field(description="a whole number, 1 or more, or -1 for no limit")
     max_steps: PositiveInt | Literal[-1] = Field(description="a whole number, 1 or more, or -1 for no limit")
     check_val_every_n_epoch: PositiveInt
     devices: PositiveInt = 1
+    precision: Literal[32, "32", "32-true", "16-mixed", "bf16-mixed"] = Field(
+        "32-true", description="32-true, bf16-mixed or 16-mixed"
+    )
+    limit_train_batches: BatchLimit = 1.0
+    limit_val_batches: BatchLimit = 1.0
+    limit_test_batches: BatchLimit = 1.0
+    overfit_batches: BatchLimit | Literal[0] = Field(0, description=f"{BATCH_LIMIT}; or 0 for none")
+    callbacks: list[dict[str, Any]] = Field([], description="a list of callbacks, such as [{_target_: CLASS}]")
 
     @model_validator(mode="after")
     def _training_is_limited(self) -> Self:
         if self.max_epochs == self.max_steps == -1:
             raise UserError("trainer.max_epochs=-1: expected a limit here or in trainer.max_steps, but both are -1")
         return self
+
+    @model_validator(mode="after")
+    def _keys_have_an_effect(self) -> Self:
+        for key, value in (self.model_extra or {}).items():
+            if key in REFUSED_TRAINER_KEYS:
+                raise UserError(f"trainer.{key}={value}: not supported; {REFUSED_TRAINER_KEYS[key]}")
+        return self
+
+
+# Arguments of Lightning's Trainer that conf/trainer/ does not have; they can be given without a plus sign.
+TRAINER_ARGUMENTS = {
+    *REFUSED_TRAINER_KEYS,
+    *("precision", "limit_train_batches", "limit_val_batches", "limit_test_batches", "overfit_batches", "callbacks"),
+    *("benchmark", "detect_anomaly", "deterministic", "inference_mode", "max_time", "min_epochs", "min_steps"),
+    *("profiler", "strategy", "sync_batchnorm"),
+}
+
+
+class Logger(Section):
+    wandb: WandbLogger = WandbLogger.model_validate({})
 
 
 class Test(Section):
@@ -183,6 +238,7 @@ class Config(BaseModel, strict=True, extra="forbid"):
     optimizer: Optimizer
     trainer: Trainer
     logger: Logger
+    callbacks: dict[str, Any] = Field({}, description="callbacks by name")
     dataset: Dataset
 
     @model_validator(mode="after")

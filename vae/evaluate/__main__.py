@@ -58,7 +58,7 @@ def _evaluate(run: Run, K: int, images: int | None, compiles: Compile) -> dict[s
     from vae.evaluate.scores import cached_scores  # only now is torch imported
     from vae.model.estimator import summarize
     from vae.tracking.loggers import finish_wandb
-    from vae.training.experiment import build_logger, write_summary
+    from vae.training.experiment import build_loggers, write_summary
     from vae.training.run_data import fingerprint
 
     x = run.data.x("test")
@@ -75,7 +75,7 @@ def _evaluate(run: Run, K: int, images: int | None, compiles: Compile) -> dict[s
     results = {f"test/{name}_K{K}": value for name, value in means.items()}
     write_summary(run.summary | results, folder)
     if (folder / "wandb_id").exists():
-        for logger in build_logger(cfg, folder):
+        for logger in build_loggers(cfg, folder, ["wandb"]):
             logger.log_metrics(results)
         finish_wandb(0)
     return results

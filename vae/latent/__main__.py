@@ -220,7 +220,7 @@ def log_to_wandb(folder: Path, cfg: Any, mean: "Tensor", images: "Images") -> No
     import wandb
 
     from vae.tracking.loggers import finish_wandb
-    from vae.training.experiment import build_logger
+    from vae.training.experiment import build_loggers
 
     labels = None if images.labels is None else images.labels.tolist()
     if labels and images.classes:
@@ -229,7 +229,7 @@ def log_to_wandb(folder: Path, cfg: Any, mean: "Tensor", images: "Images") -> No
     first = {name: column for name, column in optional.items() if column is not None}
     columns: list[str | int] = [*first, *(f"z{i + 1}" for i in range(mean.shape[1]))]
     rows = [[*values, *z] for *values, z in zip(*first.values(), mean.tolist(), strict=True)]
-    for logger in build_logger(cfg, folder):
+    for logger in build_loggers(cfg, folder, ["wandb"]):
         logger.experiment.log({"codes": wandb.Table(columns, rows)})
     finish_wandb(0)
 

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -17,6 +18,7 @@ from pytorch_lightning import Callback, Trainer, seed_everything
 from pytorch_lightning.callbacks import LambdaCallback
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.utilities import rank_zero_only
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from datamodules.base import ImageDataModule, Images
 from vae.acceleration.compilation import check_compiler, try_compile
@@ -46,6 +48,8 @@ rank_zero_only.rank = 0  # type: ignore[attr-defined]
 log = logging.getLogger(__name__)
 for name in ("pytorch_lightning", "lightning_fabric"):
     logging.getLogger(name).setLevel(logging.WARNING)
+for name in ("callbacks.model_summary", "profilers.profiler"):  # what the user asked for
+    logging.getLogger(f"pytorch_lightning.{name}").setLevel(logging.INFO)
 for message in (
     r"`isinstance\(treespec, LeafSpec\)`",
     "Checkpoint directory .* exists and is not empty",
@@ -188,9 +192,10 @@ def acceleration_callbacks(cfg: DictConfig, shutdown: GracefulShutdown) -> list[
     return callbacks
 
 
-def build_logger(cfg: DictConfig, folder: Path) -> list[Any]:
-    """Start the logger of the config, if it has one, and log the config. The runs of a sweep form a group."""
-    if "_target_" not in cfg.logger:
+def build_loggers(cfg: DictConfig, folder: Path, names: Iterable[str] = ()) -> list[Any]:
+    """Start the loggers of the config, or those of these names, and log the config. Runs of a sweep form a group."""
+    parts = {name: part for name, part in cfg.logger.items() if not names or name in names}
+    if not parts:
         return []
     overrides, hydra = read_overrides(folder), read_hydra(folder)
     about: dict[str, Any] = {"job_type": "train", "name": run_name(overrides)}
@@ -198,11 +203,17 @@ def build_logger(cfg: DictConfig, folder: Path) -> list[Any]:
         sweep_file = folder.parent / "sweep.json"
         sweep_overrides = json.loads(sweep_file.read_text())["task"] if sweep_file.exists() else overrides
         job_overrides = " ".join(override for override in overrides if override not in sweep_overrides)
-        group = cfg.logger.group or os.environ.get("WANDB_RUN_GROUP") or Path(hydra.runtime.output_dir).parent.name
+        group = os.environ.get("WANDB_RUN_GROUP") or Path(hydra.runtime.output_dir).parent.name
         about = {"job_type": "sweep", "name": job_overrides or about["name"], "group": group}
-    logger = instantiate(cfg.logger, run_dir=folder, **about)
-    logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
-    return [logger]
+    loggers = [instantiate(part, run_dir=folder, **(about | given_group(part))) for part in parts.values()]
+    for logger in loggers:
+        logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
+    return loggers
+
+
+def given_group(logger: DictConfig) -> dict[str, str]:
+    """Return the group of a logger's config, if it has one: it replaces that of the sweep."""
+    return {"group": logger.group} if logger.get("group") else {}
 
 
 def checkpoint_step(module: VAEModule, checkpoint: Path) -> int:
@@ -217,10 +228,9 @@ def checkpoint_step(module: VAEModule, checkpoint: Path) -> int:
 
 
 @rank_zero_only
-def report_test(test_metrics: dict[str, float], data: ImageDataModule, cfg: DictConfig, folder: Path) -> None:
-    """Log the test metrics as a table, and write them to summary.json."""
+def report_test(test_metrics: dict[str, float], images: int, cfg: DictConfig, folder: Path) -> None:
+    """Log the test metrics, means over this number of images, as a table, and write them to summary.json."""
     values = {name.removeprefix("test/"): value for name, value in test_metrics.items()}
-    images = len(data.images["test"].pixels)
     log_px_images = min(cfg.test.images or images, images)
     notes = {
         "log_px": f"+- {values.pop('log_px_se', 0):.2f}  K = {cfg.test.K}, {log_px_images:,} images",
@@ -264,13 +274,18 @@ def train(cfg: DictConfig, folder: Path) -> None:
     rank_zero_only(store_changes)(cfg, folder)
 
     def report(*_: Any) -> None:  # before the pictures, which may take a while
-        report_test(
-            {name: x for name, x in module.latest_metrics.items() if name.startswith("test/")}, data, cfg, folder
-        )
+        metrics = {name: x for name, x in module.latest_metrics.items() if name.startswith("test/")}
+        report_test(metrics, module.test_metrics.means.images, cfg, folder)
 
     best = NamedCheckpoint(checkpoints, "best", monitor="val/objective", mode="max", save_weights_only=True)
+    overfit = cfg.trainer.get("overfit_batches", 0)
+    data.overfit = bool(overfit)
+    data.train_batches = overfit or cfg.trainer.get("limit_train_batches", 1.0)
     trainer: Trainer = instantiate(
         cfg.trainer,
+        limit_train_batches=1.0,  # the data module limits the batches: for Lightning, several are one
+        overfit_batches=0,
+        limit_val_batches=overfit or cfg.trainer.get("limit_val_batches", 1.0),
         default_root_dir=folder,
         devices=cfg.trainer.get("devices", 1),
         logger=history,
@@ -283,6 +298,7 @@ def train(cfg: DictConfig, folder: Path) -> None:
             NamedCheckpoint(checkpoints, "last", every_n_epochs=1),
             shutdown,
             ResumableEarlyStopping("val/objective", cfg.patience or sys.maxsize),
+            *map(instantiate, [*cfg.trainer.get("callbacks", []), *cfg.get("callbacks", {}).values()]),
         ],
         plugins=LightningEnvironment(),  # otherwise Lightning would follow Slurm's or torchrun's variables
         enable_progress_bar=False,
@@ -293,7 +309,7 @@ def train(cfg: DictConfig, folder: Path) -> None:
     trainer.strategy.checkpoint_io = AtomicCheckpointIO()
     if trainer.is_global_zero:
         write_run_data(data, folder)
-        trainer.loggers += build_logger(cfg, folder)
+        trainer.loggers += build_loggers(cfg, folder)
 
     size, images = sum(parameter.numel() for parameter in module.parameters()), len(data.images["train"].pixels)
     log.info(f"{size:,} parameters, {images:,} training images; {os.path.relpath(folder)}")
@@ -301,6 +317,8 @@ def train(cfg: DictConfig, folder: Path) -> None:
     gc.enable()  # train.py disables it
     try:
         trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True)
+    except MisconfigurationException as error:
+        raise UserError(f"trainer: {one_line(error)}") from None
     finally:
         torch.set_float32_matmul_precision("highest")
     if not best.best_model_path:  # best.ckpt was lost, and no epoch remained

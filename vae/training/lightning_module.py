@@ -14,7 +14,7 @@ from pytorch_lightning import LightningModule
 from torch import Tensor
 from torch.optim import Optimizer
 
-from datamodules.base import Batches, RNGPurpose, generator
+from datamodules.base import Batches, RNGPurpose, check_pixels, generator, to_float
 from vae.acceleration.compilation import CompiledStep
 from vae.acceleration.cuda_graph import CUDAGraphStepper
 from vae.config.older_versions import rename_callbacks
@@ -25,6 +25,15 @@ from vae.training.metrics import RunningMeans, TestMetrics
 
 # Metric names for likelihoods that are not normalised: their "elbo" is not a bound on log p(x).
 UNNORMALIZED = {"elbo": "minus_cross_entropy_less_kl", "log_likelihood": "minus_cross_entropy"}
+
+
+def images_of(batch: Any) -> Tensor:
+    """Return the images of a batch, (B, C, H, W), float in [0, 1]: the batch itself, or the first of its parts.
+
+    Raises UserError for other pixels.
+    """
+    images = batch[0] if isinstance(batch, list | tuple) else batch
+    return images if images.dtype is torch.float else to_float(check_pixels(images))
 
 
 class VAEModule(LightningModule):
@@ -69,7 +78,7 @@ class VAEModule(LightningModule):
         self.train_means = RunningMeans(self.metric_names)
         self.pending: list[tuple[Tensor, int]] = []  # sums (n,) and number of images of steps not yet in train_means
         self.images_seen = 0
-        self.start_time = time.perf_counter()
+        self.start_time = self.interval_start = time.perf_counter()
         self.previous_seconds = 0.0  # of a resumed run, before it was resumed
         self.resume_state: dict[str, Any] = {}
 
@@ -105,9 +114,12 @@ class VAEModule(LightningModule):
             self.restore_training_state(self.resume_state["rng_state"], self.resume_state["train_means"])
         self.interval_start, self.untimed_images = time.perf_counter(), self.train_means.images
 
-    def training_step(self, batches: Batches, _i: int) -> None:
-        """Take one optimizer step per batch. Metrics stay on the device until they are logged."""
-        remaining = iter(batches)
+    def training_step(self, batches: Any, _i: int) -> None:
+        """Take one optimizer step per batch. Metrics stay on the device until they are logged.
+
+        `batches` are those of a data module of this project, or one batch of another data loader.
+        """
+        remaining = iter(batches if isinstance(batches, Batches) else [check_pixels(images_of(batches))])
         max_steps = self.cuda_graph.max_steps if self.cuda_graph else 1
         while chunk := list(islice(remaining, min(self.steps_until_log, max_steps))):
             self.pending += zip(self.train_on_batches(chunk), map(len, chunk), strict=True)
@@ -121,7 +133,8 @@ class VAEModule(LightningModule):
     def on_validation_epoch_start(self) -> None:
         self.val_means, self.val_start_time = RunningMeans(self.metric_names), time.perf_counter()
 
-    def validation_step(self, x: Tensor, _i: int) -> None:
+    def validation_step(self, batch: Any, _i: int) -> None:
+        x = images_of(batch)
         final_weight = self.objective.weight(1.0)
         shard, share = self.local_shard(x)
         self.val_means.update(self.compute_metrics(shard, final_weight).sum(1) * share, len(x))
@@ -133,7 +146,8 @@ class VAEModule(LightningModule):
             means = {name: values[f"val/{name}"] for name in self.curves}
             raise UserError(self.divergence_message(f"in epoch {self.current_epoch + 1}", means))
         self.log_dict(values, logger=False, sync_dist=True)  # for ModelCheckpoint and EarlyStopping
-        self.log_metrics(values | {"epoch": self.current_epoch + 1})
+        if not self.trainer.sanity_checking:
+            self.log_metrics(values | {"epoch": self.current_epoch + 1})
 
     def on_validation_end(self) -> None:
         self.interval_start += time.perf_counter() - self.val_start_time
@@ -141,11 +155,11 @@ class VAEModule(LightningModule):
     def on_test_start(self) -> None:
         torch.manual_seed(self.seed)
         trainer: Any = self.trainer
-        mean_image = trainer.datamodule.mean_image().to(self.device)
+        mean_image = trainer.datamodule.mean_image().to(self.device) if trainer.datamodule else None
         self.test_metrics = TestMetrics(self.vae, self.curves, mean_image, self.K if self.has_elbo else 0, self.images)
 
-    def test_step(self, x: Tensor, _i: int) -> None:
-        self.test_metrics.update(x)
+    def test_step(self, batch: Any, _i: int) -> None:
+        self.test_metrics.update(images_of(batch))
 
     def on_test_epoch_end(self) -> None:
         self.log_metrics(self.test_metrics.compute())
@@ -175,7 +189,8 @@ class VAEModule(LightningModule):
     def total_steps(self) -> int:
         """Optimizer steps of the whole run. Lightning's estimate would load the data too early to resume an epoch."""
         trainer: Any = self.trainer
-        limits = [trainer.max_steps, (trainer.max_epochs or -1) * trainer.datamodule.batches_per_epoch]
+        batches = trainer.datamodule.batches_per_epoch if trainer.datamodule else trainer.num_training_batches
+        limits = [trainer.max_steps, (trainer.max_epochs or -1) * batches]
         return min(limit for limit in limits if limit > 0)
 
     @property

@@ -37,16 +37,17 @@ class TestMetrics:
     """Test metrics: the means of the curves, squared error, active units, and log p(x); for colour images, similarity.
 
     `curves` maps metric names to attributes of Terms. `mean_image`, (C, H, W), is the mean of the training images.
-    log p(x) is computed with K importance samples for the first `images` images (None: all), or not at all if K is 0.
+    Without it, one metric is left out. log p(x) is computed with K importance samples for the first `images` images
+    (None: all), or not at all if K is 0.
     """
 
-    def __init__(self, vae: VAE, curves: dict[str, str], mean_image: Tensor, K: int, images: int | None) -> None:
+    def __init__(self, vae: VAE, curves: dict[str, str], mean_image: Tensor | None, K: int, images: int | None) -> None:
         self.vae, self.terms, self.mean_image, self.K = vae, list(curves.values()), mean_image, K
         self.images_remaining = (sys.maxsize if images is None else images) if K else 0
         self.means = RunningMeans(curves)
         self.log_px: list[Tensor] = []  # (B,)
         self.latents: list[Tensor] = []  # the means of q(z|x), (B, D)
-        self.squared_errors: list[Tensor] = []  # of the reconstruction and of mean_image, (2, B)
+        self.squared_errors: list[Tensor] = []  # of the reconstruction, and of mean_image, (1 or 2, B)
         self.similarity: list[Tensor] = []  # silhouette_iou and colour_distance, (2, B)
 
     def update(self, x: Tensor) -> None:
@@ -55,8 +56,10 @@ class TestMetrics:
         self.means.update(torch.stack([getattr(terms, term).sum() for term in self.terms]), len(x))
         z = terms.q_z.mean
         self.latents.append(z)
-        predictions = torch.stack([self.vae.p_x(z).mean, self.mean_image.expand_as(x)])
+        baselines = [] if self.mean_image is None else [self.mean_image.expand_as(x)]
+        predictions = torch.stack([self.vae.p_x(z).mean, *baselines])
         self.squared_errors.append((predictions - x).square().sum((-3, -2, -1)))
+        self.pixels = x[0].numel()
         if x.shape[1] == 3:
             picture = self.vae.decode(z)
             self.similarity.append(torch.stack([silhouette_iou(x, picture), colour_distance(x, picture)]))
@@ -66,16 +69,13 @@ class TestMetrics:
 
     def compute(self) -> dict[str, float]:
         """Return all test metrics by name."""
-        reconstruction, baseline = torch.cat(self.squared_errors, 1).mean(1).tolist()
-        values = self.means.compute("test") | {
-            "test/active_units": active_units(torch.cat(self.latents)),
-            "test/squared_error": reconstruction,
-            "test/squared_error_of_mean_image": baseline,
-        }
+        errors = torch.cat(self.squared_errors, 1).mean(1).tolist()
+        values = self.means.compute("test") | {"test/active_units": active_units(torch.cat(self.latents))}
+        values |= dict(zip(("test/squared_error", "test/squared_error_of_mean_image"), errors, strict=False))
         if self.similarity:
             iou, distance = torch.cat(self.similarity, 1).mean(1).tolist()
             values |= {"test/silhouette_iou": iou, "test/colour_distance": distance}
         if self.log_px:
-            scores = summarize(torch.cat(self.log_px), self.vae, self.mean_image.numel())
+            scores = summarize(torch.cat(self.log_px), self.vae, self.pixels)
             values |= {f"test/{name}": value for name, value in scores.items()}
         return values

@@ -65,6 +65,7 @@ class Pictures(Callback):
         """Return what draws each picture of a trained model, the most telling first."""
         vae, device = module.vae, module.device
         latents, test = torch.cat(module.test_metrics.latents), data.images["test"]
+        labels = None if test.labels is None else test.labels[: len(latents)]  # trainer.limit_test_batches
         of_images: dict[str, Callable[[], figures.Picture]] = {
             "reconstructions": lambda: figures.reconstructions(vae, data.x("test", slice(50)).to(device)),
             "samples": lambda: figures.samples(vae),
@@ -74,7 +75,7 @@ class Pictures(Callback):
         if latents.shape[1] == 2:
             of_images["manifold"] = lambda: figures.manifold(vae)
         return (of_images if data.has_pictures else {}) | {
-            "latents": lambda: figures.latents(latents, test.labels, test.classes),
+            "latents": lambda: figures.latents(latents, labels, test.classes),
             "curves": lambda: figures.curves(self.history.rows, list(module.curves)),
         }
 
