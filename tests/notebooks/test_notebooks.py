@@ -45,5 +45,5 @@ def test_committed_outputs_are_small_and_complete(path):
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     outputs = [output for cell in code for output in cell.outputs]
     assert not [output for output in outputs if output.output_type == "error"]
-    assert "/work/" not in path.read_text()
+    assert str(ROOT) not in path.read_text()
     assert "/tmp/" not in path.read_text()
