@@ -65,10 +65,10 @@ RESOLVERS = ["${oc.env:SECRET}", "${ oc.env:SECRET}", "${oc.${seed}:SECRET}", "a
 @pytest.mark.parametrize("text", RESOLVERS)
 def test_resolvers_are_refused_and_shown_as_text(text, monkeypatch):
     monkeypatch.setenv("SECRET", "hunter2")
-    cfg = OmegaConf.merge(compose_config(), {"logger": {"notes": [text]}})
+    cfg = OmegaConf.merge(compose_config(), {"logger": {"wandb": {"notes": [text]}}})
     with pytest.raises(UserError, match="expected a plain value"):
         check_config(cfg, "run=x")
-    assert OmegaConf.to_container(escape_resolvers(cfg), resolve=True)["logger"]["notes"] == [text]
+    assert OmegaConf.to_container(escape_resolvers(cfg), resolve=True)["logger"]["wandb"]["notes"] == [text]
 
 
 def test_the_resolver_of_conf_itself_is_allowed(monkeypatch):

@@ -64,7 +64,7 @@ def test_idx_files_become_pixels_and_labels(make_data):
     assert module.shape == (1, 8, 8)
     sizes = {split: len(images.pixels) for split, images in module.images.items()}
     assert sizes == {"train": 240, "val": 60, "test": 120}
-    for pixels, labels, _ in module.images.values():
+    for pixels, labels, *_ in module.images.values():
         assert pixels.dtype == torch.uint8
         brightest_row = pixels[:, 0].float().mean(-1).argmax(-1)
         assert torch.equal(brightest_row, labels)

@@ -14,6 +14,6 @@ def test_images_and_labels_equal_those_of_scikit_learn():
         tuple(image.ravel().astype(int)): label
         for image, label in zip(load_digits().images, load_digits().target, strict=True)
     }
-    for pixels, labels, _ in data.images.values():
+    for pixels, labels, *_ in data.images.values():
         for image, label in zip(pixels, labels.tolist(), strict=True):
             assert grey[tuple((image.flatten() * (16 / 255)).round().int().tolist())] == label

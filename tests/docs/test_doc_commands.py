@@ -233,6 +233,7 @@ def train_takes(context, key, value):
 def test_keys_in_the_text_exist(page, span):
     assert page
     key, _, value = span.partition("=")
+    key = key.replace("__", ".")  # a keyword argument in Python
     if (
         key in ("resume", "sweep", "hydra/launcher", "hydra.searchpath")
         or example(span)

@@ -54,7 +54,7 @@ def test_unreadable_files_show_a_message_and_keep_the_code(page):
     page.get_by_role("tab", name="Your picture").click()
     before = settled_code(page)
     for name, content, message in [
-        ("text.png", b"not a picture", "this file cannot be read as an image"),
+        ("text.png", b"not a picture", "not a PNG, JPEG"),
         ("dot.png", encode_file(Image.new("L", (1, 1))), "1 x 1 pixels: expected at least 4 per side"),
     ]:
         upload(page, name, content)

@@ -206,7 +206,7 @@ def test_the_sweep_maximizes_a_logged_curve_and_is_not_a_choice_of_train_py(cli)
     assert (sweep["method"], sweep["metric"]) == ("bayes", {"name": "val/elbo", "goal": "maximize"})
     assert BEST[sweep["metric"]["name"]] is max
     _, out, _ = cli("--help", defaults=())
-    assert "logger: csv, none, wandb\n" in out
+    assert "logger: csv, mlflow, none, tensorboard, wandb\n" in out
     assert "\nsweep:" not in out
     code, _, err = cli("sweep=mnist", defaults=())
     assert (code, err.count("\n")) == (2, 1)

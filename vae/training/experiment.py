@@ -48,8 +48,6 @@ rank_zero_only.rank = 0  # type: ignore[attr-defined]
 log = logging.getLogger(__name__)
 for name in ("pytorch_lightning", "lightning_fabric"):
     logging.getLogger(name).setLevel(logging.WARNING)
-for name in ("callbacks.model_summary", "profilers.profiler"):  # what the user asked for
-    logging.getLogger(f"pytorch_lightning.{name}").setLevel(logging.INFO)
 for message in (
     r"`isinstance\(treespec, LeafSpec\)`",
     "Checkpoint directory .* exists and is not empty",
@@ -270,7 +268,7 @@ def train(cfg: DictConfig, folder: Path) -> None:
             log.warning(f"{LAST} is missing or damaged; resuming from {resume_from.name}")
         history.drop_rows_after(checkpoint_step(module, resume_from))
     else:
-        check_is_new(folder)
+        rank_zero_only(check_is_new)(folder)  # before this process writes to it
     rank_zero_only(store_changes)(cfg, folder)
 
     def report(*_: Any) -> None:  # before the pictures, which may take a while
