@@ -136,6 +136,7 @@ def test_a_class_replaces_that_of_a_group(tmp_path, monkeypatch):
     assert type(run.vae.prior) is Shifted
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_resumes(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     keys = [*KEYS, "optimizer/schedule=constant", f"optimizer.schedule._target_={__name__}.InterruptOnce"]
@@ -147,6 +148,7 @@ def test_an_interrupted_training_resumes(tmp_path, monkeypatch):
     assert same_weights(load_weights(resumed.folder), load_weights(whole.folder))
 
 
+@pytest.mark.slow
 def test_a_sweep_returns_all_runs_best_first(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     runs = vae.sweep(*KEYS, "latent_dim=1,0,2", trainer__max_epochs=1)

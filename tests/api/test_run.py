@@ -138,6 +138,7 @@ def test_a_trained_run_shows_its_settings_metrics_and_pictures(cli, runs, monkey
         type(run.module).load_from_checkpoint(folder / "checkpoints" / "best.ckpt")
 
 
+@pytest.mark.slow
 def test_runs_are_sorted_shown_as_a_table_and_compared_on_a_page(cli, tmp_path):
     for latent_dim in (1, 2):
         cli("trainer.max_epochs=1", f"latent_dim={latent_dim}")

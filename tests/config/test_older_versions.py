@@ -143,6 +143,7 @@ def test_evaluate_scores_an_old_run_and_train_resumes_it(run_pair, cli, module_c
     assert old.summary == new.summary
 
 
+@pytest.mark.slow
 def test_a_resumed_old_run_keeps_the_state_of_its_callbacks(cli, runs):
     """The best score in the checkpoint is out of reach, so best.ckpt and the best score must not change."""
     assert cli()[0] == 0

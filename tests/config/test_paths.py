@@ -77,6 +77,7 @@ def test_a_dollar_brace_in_the_path_of_a_run_is_one_line(typed, tmp_path, monkey
 
 
 @pytest.mark.parametrize("name", ["a=b", "it's"])
+@pytest.mark.slow
 def test_a_run_in_a_folder_of_any_name_is_resumed(name, cli, runs, tmp_path):
     assert cli("trainer.max_epochs=1")[0] == 0
     moved = tmp_path / name

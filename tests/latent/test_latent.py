@@ -242,6 +242,7 @@ def test_user_error_is_one_line_and_exit_code_2(cli, runs, run_latent, monkeypat
     assert "none in outputs/" in error_of()
 
 
+@pytest.mark.slow
 def test_wandb_receives_the_codes_as_a_table(cli, runs, run_latent, isolated_wandb):
     cli("trainer.max_epochs=1")
     (folder,) = runs()

@@ -134,6 +134,7 @@ def test_grey_cross_entropy_is_logged_under_its_own_name(cli, runs):
     assert (folder / "checkpoints" / "best.ckpt").exists()
 
 
+@pytest.mark.slow
 def test_an_autoencoder_logs_no_elbo(cli, runs):
     assert cli("-m", "objective=autoencoder,elbo")[0] == 0
     folder, other = runs()

@@ -149,7 +149,7 @@ def test_garbage_collection_is_enabled_during_training(cli):
         ["dataset.binarize=none", "likelihood=continuous_bernoulli"],
         ["latent_dim=2"],
         ["experiment=lesson", "trainer.max_steps=30", "log_every_n_steps=10"],
-        ["logger=none", "optimizer/schedule=constant", "gradient_clip_val=1.0"],
+        pytest.param(["logger=none", "optimizer/schedule=constant", "gradient_clip_val=1.0"], marks=pytest.mark.slow),
         ["prior=vampprior", "prior.pseudo_inputs=7", "objective=iwae", "optimizer=rmsprop"],
         pytest.param(["prior=flow", "posterior=iaf", "optimizer=adagrad"], marks=pytest.mark.slow),
         pytest.param(["prior=two_layers", "objective=dreg", "optimizer/schedule=burda2015"], marks=pytest.mark.slow),
