@@ -1,28 +1,21 @@
-"""Base class of the datasets. Each split is one uint8 tensor on the training device; batches are slices of it."""
+"""Base class of the datasets. Each split is one tensor of pixels on the training device."""
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from enum import IntEnum
-from functools import partial
-from math import prod
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
+from datamodules.loaders import Batches, EpochLoader, StoredEpochLoader
+from datamodules.pixels import BINARIZE, RNGPurpose, check_pixels, generator, to_float, to_levels
 from datamodules.stored import StoredPixels
 from vae.errors import UserError
 
 EVAL_BATCH = 500  # batch size of validation and test
-BATCHES_PER_CHUNK = 10  # batches that are binarised together and passed to one training_step
-BATCHES_PER_CHUNK_ON_GPU = 100  # a GPU takes a step in a hundredth of the time of Lightning's overhead per call
-MAX_CHUNK_PIXELS_ON_GPU = 2**25  # limits the memory of a chunk
-BLOCK_BYTES = 2**20  # consecutive images of a file that stay together when its order is shuffled
-BUFFER_BYTES = 2**27  # images of a file that are shuffled together
 
 
 class Images(NamedTuple):
@@ -67,177 +60,10 @@ def number_labels(names: Iterable[str]) -> tuple[Tensor, list[str]]:
     return torch.tensor([numbers[name] for name in given]), classes
 
 
-def chunk_batches(batch_pixels: int, on_gpu: bool) -> int:
-    """Return the number of batches per chunk, for batches of `batch_pixels` numbers each."""
-    if not on_gpu:
-        return BATCHES_PER_CHUNK
-    return max(1, min(BATCHES_PER_CHUNK_ON_GPU, MAX_CHUNK_PIXELS_ON_GPU // batch_pixels))
-
-
 def height_and_width(size: int | Sequence[int]) -> tuple[int, int]:
     """Return (height, width) for a size given as one number (a square) or as two."""
     height, width = (size, size) if isinstance(size, int) else size
     return height, width
-
-
-def bernoulli_binarize(pixels: Tensor, generator: torch.Generator, dtype: torch.dtype = torch.bool) -> Tensor:
-    """Set each pixel to 1 with probability pixel/255, else to 0 (Salakhutdinov & Murray 2008). Keeps the shape.
-
-    Each pixel is compared with 16 random bits. A pixel of 0 never becomes 1, a pixel of 255 always does; the
-    probability of any other value is exact to 2^-16.
-    """
-    words = torch.empty(-(-pixels.numel() // 4), dtype=torch.int64, device=pixels.device)
-    bits = words.random_(-(2**63), None, generator=generator).view(torch.int16)[: pixels.numel()].view_as(pixels)
-    levels = pixels.short().mul_(257).sub_(2**15)  # maps 0..255 to -2^15..2^15-1
-    return torch.lt(bits.clamp_(max=2**15 - 2), levels, out=torch.empty_like(pixels, dtype=dtype))
-
-
-def threshold(pixels: Tensor, _generator: torch.Generator) -> Tensor:
-    """Return a bool tensor: True for pixels above 127."""
-    return pixels > 127
-
-
-def identity(pixels: Tensor, _generator: torch.Generator) -> Tensor:
-    """Return the pixels unchanged."""
-    return pixels
-
-
-def to_float(pixels: Tensor) -> Tensor:
-    """Convert pixels to float in [0, 1]: uint8 is divided by 255, bool becomes 0 or 1, float is unchanged."""
-    return pixels.float().div_(255) if pixels.dtype is torch.uint8 else pixels.float()
-
-
-def check_pixels(pixels: Tensor) -> Tensor:
-    """Return pixels as uint8, bool, or float in [0, 1]; whole numbers from 0 to 255 become uint8.
-
-    Raises UserError if they do not have four dimensions, (N, C, H, W), or for other values.
-    """
-    if pixels.ndim != 4:
-        raise UserError(f"dataset: its images have the shape {tuple(pixels.shape)}; expected (N, C, H, W)")
-    if pixels.dtype in (torch.uint8, torch.bool):
-        return pixels
-    low, high = (pixels.min().item(), pixels.max().item()) if pixels.numel() else (0, 0)
-    if pixels.is_floating_point() and low >= 0 and high <= 1:
-        return pixels.float()
-    if not (pixels.is_floating_point() or pixels.is_complex()) and low >= 0 and high <= 255:
-        return pixels.to(torch.uint8)
-    given = f"{str(pixels.dtype).removeprefix('torch.')} from {low:g} to {high:g}"
-    raise UserError(f"dataset: its pixels are {given}; expected uint8, bool, or float from 0 to 1")
-
-
-def to_levels(pixels: Tensor) -> Tensor:
-    """Round float pixels in [0, 1] to the 256 levels of uint8."""
-    return pixels.mul(255).round().byte() if pixels.is_floating_point() else pixels
-
-
-Binarize = Callable[[Tensor, torch.Generator], Tensor]  # maps pixels (N, C, H, W) to the same shape
-
-# For each value of dataset.binarize, the transforms of: every training batch; the training images, once at setup; the
-# validation and test images, once at setup.
-BINARIZE: dict[str, tuple[Binarize, Binarize, Binarize]] = {
-    "dynamic": (partial(bernoulli_binarize, dtype=torch.float), identity, bernoulli_binarize),
-    "static": (identity, bernoulli_binarize, bernoulli_binarize),
-    "threshold": (identity, threshold, threshold),
-    "none": (identity, identity, identity),
-}
-
-
-class RNGPurpose(IntEnum):
-    """Purposes of random numbers. Each purpose has an independent random stream."""
-
-    SPLIT = 1
-    FIXED_BINARIZATION = 2
-    EPOCH = 3
-    RANK = 4
-
-
-def generator(device: torch.device, purpose: RNGPurpose, *seed: int) -> torch.Generator:
-    """Return a generator seeded by the purpose and these seeds only."""
-    return torch.Generator(device).manual_seed(int(np.random.SeedSequence([purpose, *seed]).generate_state(1)[0]))
-
-
-class Batches:
-    """Iterate once over pixels (N, C, H, W), in order, in batches of float images in [0, 1], (B, C, H, W)."""
-
-    def __init__(self, pixels: Tensor, batch_size: int) -> None:
-        self.pixels, self.batch_size = pixels, batch_size
-
-    def __len__(self) -> int:
-        return -(-len(self.pixels) // self.batch_size)
-
-    def __iter__(self) -> Iterator[Tensor]:
-        return map(to_float, self.pixels.split(self.batch_size))
-
-
-class EpochLoader:
-    """Training data loader: shuffle and transform the pixels in each epoch, and yield chunks of several batches.
-
-    The order and the random numbers of `per_batch_transform` depend on `seed` and `epoch()` only. An epoch has all
-    images, or `images` of them. `state_dict` and `load_state_dict`, which Lightning calls, resume an interrupted epoch
-    at its next chunk.
-    """
-
-    def __init__(
-        self,
-        pixels: Tensor,
-        batch_size: int,
-        per_batch_transform: Binarize,
-        seed: int,
-        epoch: Callable[[], int],
-        images: int | None = None,
-    ) -> None:
-        self.pixels, self.batch_size = pixels, batch_size
-        self.images = min(images or len(pixels), len(pixels))
-        self.per_batch_transform, self.seed, self.epoch = per_batch_transform, seed, epoch
-        on_gpu = pixels.device.type == "cuda"
-        self.chunk_size = batch_size * chunk_batches(batch_size * prod(pixels.shape[1:]), on_gpu)  # in images
-        self.chunks_taken = 0
-
-    def __len__(self) -> int:
-        return -(-self.images // self.chunk_size)
-
-    def __iter__(self) -> Iterator[Batches]:
-        first, self.chunks_taken = self.chunks_taken % len(self), 0
-        rng = generator(self.pixels.device, RNGPurpose.EPOCH, self.seed, self.epoch())
-        yield from self.shuffled_chunks(self.pixels, rng, first)
-
-    def shuffled_chunks(self, pixels: Tensor, rng: torch.Generator, first: int) -> Iterator[Batches]:
-        """Yield pixels in random order, without the first chunks of the epoch, which an interrupted run has used."""
-        order = torch.randperm(len(pixels), generator=rng, device=pixels.device)
-        for rows in order[: self.images].split(self.chunk_size):
-            batches = Batches(self.per_batch_transform(pixels.index_select(0, rows), rng), self.batch_size)
-            self.chunks_taken += 1
-            if self.chunks_taken > first:
-                yield batches
-
-    def state_dict(self) -> dict[str, int]:
-        return {"taken": self.chunks_taken}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.chunks_taken = state["taken"]
-
-
-class StoredEpochLoader(EpochLoader):
-    """`EpochLoader` for pixels in a file. One buffer of images is in memory at a time, and is shuffled there.
-
-    A buffer consists of blocks of consecutive images, from random places of the file.
-    """
-
-    pixels: Any  # StoredPixels
-
-    def __iter__(self) -> Iterator[Batches]:
-        first, self.chunks_taken = self.chunks_taken % len(self), 0
-        rng = generator(torch.device("cpu"), RNGPurpose.EPOCH, self.seed, self.epoch())
-        image_bytes = prod(self.pixels.shape[1:]) * self.pixels.dtype.itemsize
-        blocks = torch.arange(len(self.pixels)).split(max(1, BLOCK_BYTES // image_bytes))
-        order = torch.cat([blocks[i] for i in torch.randperm(len(blocks), generator=rng)])
-        chunks = max(1, BUFFER_BYTES // (self.chunk_size * image_bytes))  # per buffer
-        for i, rows in enumerate(order[: self.images].split(chunks * self.chunk_size)):
-            if first >= self.chunks_taken + chunks:
-                self.chunks_taken += chunks
-                continue
-            rng = generator(self.pixels.device, RNGPurpose.EPOCH, self.seed, self.epoch(), i)
-            yield from self.shuffled_chunks(self.pixels[rows], rng, first)
 
 
 @dataclass(eq=False)

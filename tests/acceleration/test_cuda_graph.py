@@ -72,7 +72,7 @@ def fake_graph(monkeypatch):
 @pytest.fixture
 def real_graph(monkeypatch):
     """Keys for a run on a GPU."""
-    monkeypatch.setattr("datamodules.base.BATCHES_PER_CHUNK_ON_GPU", 4)
+    monkeypatch.setattr("datamodules.loaders.BATCHES_PER_CHUNK_ON_GPU", 4)
     return ["trainer=gpu", "matmul_precision=highest", "log_every_n_steps=7"]
 
 
@@ -157,7 +157,7 @@ def fit(line, callbacks):
 @on_gpu
 @pytest.mark.parametrize("line", [*CHOICES, *(f"optimizer={name}" for name in ("adadelta", "rmsprop")), SHORT_LAST])
 def test_on_a_gpu_every_choice_can_be_replayed(line, monkeypatch):
-    monkeypatch.setattr("datamodules.base.BATCHES_PER_CHUNK_ON_GPU", 4)
+    monkeypatch.setattr("datamodules.loaders.BATCHES_PER_CHUNK_ON_GPU", 4)
     plain, calls = fit(line, [])
     assert calls == 24
     replayed, calls = fit(line, [CUDAGraphSteps()])
@@ -181,7 +181,7 @@ def test_on_a_gpu_a_compiled_step_can_be_replayed(line, cli, runs, monkeypatch):
 
 @on_gpu
 def test_on_a_gpu_a_step_that_cannot_be_captured_is_a_one_line_error(cli, monkeypatch):
-    monkeypatch.setattr("datamodules.base.BATCHES_PER_CHUNK_ON_GPU", 4)
+    monkeypatch.setattr("datamodules.loaders.BATCHES_PER_CHUNK_ON_GPU", 4)
     forward = VAEModule.forward
     monkeypatch.setattr(VAEModule, "forward", lambda self, x, weight: x.sum().item() and forward(self, x, weight))
     code, _, err = cli("trainer=gpu")

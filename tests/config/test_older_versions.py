@@ -10,8 +10,8 @@ from hydra.utils import get_object
 from omegaconf import OmegaConf, open_dict
 
 from vae.compare import __main__ as compare
-from vae.config.command_line import sweep_arguments
 from vae.config.older_versions import CALLBACKS, MODULES, current_target
+from vae.config.stored_arguments import sweep_arguments
 from vae.evaluate import __main__ as evaluate
 from vae.runs.run_folder import read_run
 

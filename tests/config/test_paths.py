@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from hydra import compose
 
-from vae.config.command_line import initialize_conf, parse_arguments, resume_arguments
+from vae.config.command_line import initialize_conf, parse_arguments
 from vae.config.overrides import parse_override, read_arguments
+from vae.config.stored_arguments import resume_arguments
 from vae.errors import UserError
 from vae.evaluate.__main__ import Arguments
 

@@ -8,7 +8,7 @@ import torch
 from dataset_helpers import DEFAULTS, image_bytes, prepare, split_sizes
 from run_outputs import load_checkpoint, load_weights
 
-from datamodules import base
+from datamodules import base, loaders
 from datamodules.array import Array, save_images
 from vae.config.command_line import parse_override
 from vae.config.stored_config import read_config
@@ -204,8 +204,8 @@ def epoch_batches(data, epoch, resume_after=None):
 @pytest.fixture
 def stored(tmp_path, monkeypatch):
     """5003 images in a file, with blocks of 8 images and buffers of 400, for batches of 20."""
-    monkeypatch.setattr(base, "BLOCK_BYTES", 8 * 6)
-    monkeypatch.setattr(base, "BUFFER_BYTES", 400 * 6)
+    monkeypatch.setattr(loaders, "BLOCK_BYTES", 8 * 6)
+    monkeypatch.setattr(loaders, "BUFFER_BYTES", 400 * 6)
     x = np.random.default_rng(1).integers(2, 256, (5003, 2, 3), dtype=np.uint8)
     x[:, 0] = np.arange(5003)[:, None] // 256 + 2
     x[:, 1, 0] = np.arange(5003) % 254 + 2

@@ -7,16 +7,9 @@ import pytest
 import torch
 import toy_dataset
 
-from datamodules.base import (
-    Batches,
-    EpochLoader,
-    Images,
-    RNGPurpose,
-    bernoulli_binarize,
-    generator,
-    identity,
-    threshold,
-)
+from datamodules.base import Images
+from datamodules.loaders import Batches, EpochLoader
+from datamodules.pixels import RNGPurpose, bernoulli_binarize, generator, identity, threshold
 from vae.errors import UserError
 
 

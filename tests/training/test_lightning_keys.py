@@ -50,7 +50,7 @@ def test_a_key_that_limits_training_counts_optimizer_steps(argument, cli, runs):
 
 @pytest.mark.slow
 def test_overfitting_takes_the_same_batches_in_each_epoch(cli, monkeypatch):
-    from datamodules.base import EpochLoader
+    from datamodules.loaders import EpochLoader
 
     seen = []
     original = EpochLoader.shuffled_chunks

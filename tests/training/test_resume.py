@@ -74,7 +74,7 @@ def test_a_resumed_run_gives_the_same_weights(stop_after, by, code, limit, cli, 
 
 
 def test_a_run_with_one_chunk_per_epoch_stops_between_epochs(cli, runs, monkeypatch):
-    monkeypatch.setattr("datamodules.base.BATCHES_PER_CHUNK", 100)
+    monkeypatch.setattr("datamodules.loaders.BATCHES_PER_CHUNK", 100)
     assert cli(*EPOCHS)[0] == 0
     (uninterrupted,) = runs()
     train_on_batch = VAEModule.train_on_batch

@@ -32,7 +32,7 @@ def test_same_seed_gives_the_same_numbers_and_another_seed_does_not(cli, runs):
 
 def test_batches_per_chunk_do_not_change_the_result(cli, runs, monkeypatch):
     cli("trainer.max_epochs=4", "trainer.max_steps=31", "log_every_n_steps=2")
-    monkeypatch.setattr("datamodules.base.BATCHES_PER_CHUNK", 1)
+    monkeypatch.setattr("datamodules.loaders.BATCHES_PER_CHUNK", 1)
     cli("trainer.max_epochs=4", "trainer.max_steps=31", "log_every_n_steps=2")
     ten, one = runs()
     assert same_weights(load_weights(ten), load_weights(one))

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from datamodules.base import chunk_batches
+from datamodules.loaders import chunk_batches
 from vae.errors import UserError
 
 

@@ -11,9 +11,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from datamodules.base import BINARIZE, ImageDataModule, Images, RNGPurpose, generator, to_float, to_levels
+from datamodules.base import ImageDataModule, Images
 from datamodules.folder import MODES
 from datamodules.image_files import decode_image
+from datamodules.pixels import BINARIZE, RNGPurpose, generator, to_float, to_levels
 from vae.api.pictures import Pictures
 from vae.errors import UserError
 

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from datamodules.base import EVAL_BATCH, to_float
+from datamodules.base import EVAL_BATCH
+from datamodules.pixels import to_float
 from datamodules.stored import StoredPixels
 from vae import figures
 from vae.api.images import SelectedImages, random_images, resolve_image, resolve_images

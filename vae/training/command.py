@@ -13,11 +13,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from vae.config.command_line import check_overrides, resume_arguments, sweep_arguments
+from vae.config.command_line import check_overrides
 from vae.config.config_dirs import import_from_current_folder, to_search_path
 from vae.config.overrides import read_arguments
 from vae.config.resumed_run import change_config
 from vae.config.schema import CONF, validate
+from vae.config.stored_arguments import resume_arguments, sweep_arguments
 from vae.config.stored_config import read_config
 from vae.errors import USER_ERRORS, one_line
 from vae.process import prepare_process

@@ -14,14 +14,13 @@ from typing import Any
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
-from pytorch_lightning import Callback, Trainer, seed_everything
+from pytorch_lightning import Trainer, seed_everything
 from pytorch_lightning.callbacks import LambdaCallback
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from datamodules.base import ImageDataModule, Images
-from vae.acceleration.compilation import check_compiler, try_compile
 from vae.acceleration.torch_settings import configure_torch
 from vae.config.command_line import run_name
 from vae.config.schema import CONF
@@ -33,7 +32,7 @@ from vae.runs.checkpoint_files import BEST, LAST, checkpoint_to_resume, is_intac
 from vae.runs.run_folder import read_summary, store_changes
 from vae.runs.run_lock import check_is_new
 from vae.tracking.loggers import MetricsCSV, finish_wandb
-from vae.training.callbacks.acceleration import CompileAtStart, CUDAGraphSteps, DelayedCompile
+from vae.training.callbacks.acceleration import acceleration_callbacks
 from vae.training.callbacks.checkpoints import AtomicCheckpointIO, NamedCheckpoint, ResumableEarlyStopping
 from vae.training.callbacks.graceful_shutdown import GracefulShutdown
 from vae.training.callbacks.pictures import Pictures
@@ -158,36 +157,6 @@ def check_compatibility(module: VAEModule, data: ImageDataModule) -> None:
                 call()
             except TypeError as error:  # the experiment set a key that the class chosen instead does not have
                 raise UserError(f"{key}: {error}; ~{key}.KEY removes a key") from None
-
-
-def acceleration_callbacks(cfg: DictConfig, shutdown: GracefulShutdown) -> list[Callback]:
-    """Return the callbacks that compile the training step or capture it as a CUDA graph.
-
-    Raises UserError if the machine or the trainer does not support what the config asks for.
-    """
-    accelerator, processes = cfg.trainer.accelerator, cfg.trainer.get("devices", 1)
-    gpu = accelerator in ("gpu", "cuda")
-    if gpu and not torch.accelerator.is_available():
-        raise UserError(f"trainer.accelerator={accelerator}: no GPU was found; expected cpu")
-    compiles, captures = cfg.get("compile"), cfg.get("cuda_graph")  # older runs lack these keys
-    precision = cfg.trainer.get("precision")
-    full_precision = precision in (None, 32, "32", "32-true")
-    if (compiles is True or captures) and not full_precision:
-        raise UserError(f"trainer.precision={precision}: expected 32-true with compile=true or cuda_graph=true")
-    callbacks: list[Callback] = []
-    if compiles == "auto" and accelerator == "cpu" and processes == 1 and full_precision:
-        callbacks.append(DelayedCompile(shutdown))
-    elif compiles is True:
-        if processes > 1:
-            raise UserError(f"compile=true: expected training in one process, not trainer.devices={processes}")
-        try_compile(check_compiler, True)  # before a W&B run starts
-        callbacks.append(CompileAtStart())
-    if captures:
-        if not (gpu and processes == 1 and torch.cuda.is_available()):
-            given = f"trainer.accelerator={accelerator} and trainer.devices={processes}"
-            raise UserError(f"cuda_graph=true: expected one NVIDIA GPU, as with trainer=gpu; not {given}")
-        callbacks.append(CUDAGraphSteps())
-    return callbacks
 
 
 def build_loggers(cfg: DictConfig, folder: Path, names: Iterable[str] = ()) -> list[Any]:

@@ -14,7 +14,8 @@ from pytorch_lightning import LightningModule
 from torch import Tensor
 from torch.optim import Optimizer
 
-from datamodules.base import Batches, RNGPurpose, check_pixels, generator, to_float
+from datamodules.loaders import Batches
+from datamodules.pixels import RNGPurpose, check_pixels, generator, to_float
 from vae.acceleration.compilation import CompiledStep
 from vae.acceleration.cuda_graph import CUDAGraphStepper
 from vae.config.older_versions import rename_callbacks

@@ -1,0 +1,83 @@
+"""Replace resume=FOLDER and sweep=FOLDER by arguments that are stored in the folder. Nothing here imports torch."""
+
+import json
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from vae.config.config_dirs import SEARCH_PATH, config_dirs
+from vae.config.older_versions import current_override
+from vae.config.overrides import quote_path
+from vae.config.resumed_run import CHANGEABLE, is_changeable
+from vae.config.stored_config import check_config, check_links, check_overrides, read_config
+from vae.errors import UserError
+
+
+def sweep_arguments(argv: Sequence[str]) -> list[str]:
+    """Replace sweep=FOLDER by the arguments of that sweep, which are stored in its sweep.json.
+
+    Next to sweep=FOLDER, only these arguments may be repeated; hydra.* keys and data_dir may be changed. A search
+    (search=NAME) is a sweep too: -m is added. Raises UserError for other arguments, or if FOLDER is not a sweep.
+    """
+    folders = [arg.removeprefix("sweep=") for arg in argv if arg.startswith("sweep=")]
+    trust = bool(folders) and "trust=true" in argv
+    others = [arg for arg in argv if not arg.startswith("sweep=") and arg not in ("-m", "--multirun")]
+    others = [arg for arg in others if not (trust and arg == "trust=true")]
+    if not folders:
+        search = {arg.partition("=")[2] for arg in others if arg.startswith("search=")} - {"", "null"}
+        return [*(["-m"] if search or len(others) < len(argv) else []), *others]
+    folder = Path(folders[-1])
+    try:
+        stored = json.loads((folder / "sweep.json").read_text())
+        arguments = list(map(current_override, [*stored["hydra"], *stored["task"]]))
+    except FileNotFoundError:
+        raise UserError(f"sweep={folder}: expected the folder of a sweep; it has no sweep.json") from None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise UserError(f"sweep={folder}: its sweep.json is damaged") from None
+    if not trust:
+        stored_only = [argument for argument in arguments if argument not in others]
+        check_overrides(stored_only, f"sweep={folder}", config_dirs(others))
+        check_links(folder, f"sweep={folder}")
+    new = [arg for arg in others if arg not in arguments]
+    if changed := [arg for arg in new if not arg.startswith(("hydra", "data_dir="))]:
+        task = shlex.join(stored["task"])
+        raise UserError(
+            f"sweep={folder}: expected only its stored arguments ({task}), hydra keys or data_dir; got {changed[0]}"
+        )
+    quoted = quote_path(folder.resolve())
+    replaced = {"hydra.mode", "hydra.sweep.dir", *(arg.partition("=")[0] for arg in new)}
+    kept = [arg for arg in arguments if arg.partition("=")[0] not in replaced]
+    return ["-m", *kept, *new, f"hydra.sweep.dir={quoted}"]
+
+
+def resume_arguments(argv: list[str]) -> list[str]:
+    """Replace resume=FOLDER by arguments that write to the folder of that run, whose config train.py then reads.
+
+    Returns `argv` unchanged without resume=. Raises UserError for other arguments, if FOLDER is not a run, or, without
+    trust=true, if it could run code that is not part of this installation or write outside of its folder.
+    """
+    folders = [arg.removeprefix("resume=") for arg in argv if arg.startswith("resume=")]
+    if not folders:
+        return argv
+    trust = "trust=true" in argv
+    changes = list(filter(is_changeable, argv))
+    known = ("trust=true", *changes)
+    others = " ".join(arg for arg in argv if not arg.startswith(("resume=", SEARCH_PATH)) and arg not in known)
+    if others or len(folders) > 1:
+        raise UserError(
+            f"resume={folders[0]}: expected no other key than {', '.join(CHANGEABLE)}, because a run is resumed with "
+            f"its own config; got {others}"
+        )
+    folder = Path(folders[0])
+    if not (folder / ".hydra" / "config.yaml").is_file():
+        raise UserError(f"resume={folder}: expected the folder of a run; it has no .hydra/config.yaml")
+    if not trust:
+        check_config(read_config(folder), f"resume={folder}", config_dirs(argv))
+        check_links(folder, f"resume={folder}")
+    quoted = quote_path(folder.resolve())
+    return [
+        "hydra.output_subdir=null",
+        f"hydra.run.dir={quoted}",
+        f"resume={quoted}",
+        *changes,
+    ]
