@@ -65,7 +65,7 @@ def test_replayed_steps_give_the_same_training(line, cli, runs, monkeypatch, req
 def fake_graph(monkeypatch):
     """Keys for a run on a CPU in which the captured function is called instead of a graph."""
     monkeypatch.setattr("vae.acceleration.cuda_graph.capture_graph", lambda function: function)
-    monkeypatch.setattr("vae.training.experiment.CompileAtStart", CUDAGraphSteps)
+    monkeypatch.setattr("vae.training.callbacks.acceleration.CompileAtStart", CUDAGraphSteps)
     return ["compile=true"]
 
 
