@@ -1,5 +1,6 @@
 """The command `vae`, and the layout of a wheel, where conf/ is inside of the package."""
 
+import importlib
 import json
 import shutil
 import subprocess
@@ -10,11 +11,11 @@ import pytest
 from run_outputs import ROOT
 
 from vae import __main__ as console
-from vae.generate import __main__ as generate
 
 
 def run(monkeypatch, capsys, *arguments):
     monkeypatch.setattr(sys, "argv", ["vae", *arguments])
+    monkeypatch.setattr("os._exit", sys.exit)
     try:
         code = console.main()
     except SystemExit as stop:
@@ -34,8 +35,18 @@ def test_help_is_one_page_with_all_commands(monkeypatch, capsys):
     assert all(f"\n  vae {name} " in out for name in console.COMMANDS)
 
 
+@pytest.mark.parametrize("name", [name for name in console.COMMANDS if name != "train"])
+def test_help_shows_a_command_as_it_was_typed(name, monkeypatch, capsys):
+    code, shown, err = run(monkeypatch, capsys, name, "--help")
+    assert (code, err) == (0, "")
+    assert f": vae {name} " in shown.partition("\n")[0]
+    module = importlib.import_module(f"vae.{name}.__main__" if (ROOT / "vae" / name).is_dir() else f"vae.{name}")
+    monkeypatch.setattr(sys, "argv", [module.__file__, "--help"])  # as python -m does
+    assert module.cli() == 0
+    assert capsys.readouterr().out == shown.replace(f": vae {name} ", f": python -m vae.{name} ")
+
+
 def test_a_command_is_that_of_its_module(monkeypatch, capsys):
-    assert run(monkeypatch, capsys, "generate", "--help") == (0, f"{generate.__doc__}\n", "")
     code, out, err = run(monkeypatch, capsys, "generate", "whta=walk")
     assert (code, out) == (2, "")
     assert "did you mean what?" in err

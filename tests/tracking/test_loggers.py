@@ -187,7 +187,7 @@ def test_with_a_failing_server_wandb_is_offline_after_the_timeout_and_says_why(
     finish_wandb(0)
     (message,) = messages()
     assert len(list((tmp_path / "wandb").glob("offline-run-*"))) == 1
-    assert message.endswith(f"python -m vae.sync {os.path.relpath(tmp_path)}")
+    assert message.endswith(f"vae sync {os.path.relpath(tmp_path)}")
     assert capfd.readouterr() == ("", "")
 
 

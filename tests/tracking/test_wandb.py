@@ -60,7 +60,7 @@ def test_the_environment_names_a_run_where_keys_do_not(mode, isolated_wandb, tmp
     assert (run.project, run.group, run.tags) == ("mine", "theirs", ("a", "b"))
     assert run.name == ("first" if mode == "RUN" else "first latent_dim=2")
     assert Path(run.settings.wandb_dir).parent == tmp_path / "elsewhere"
-    assert "python -m vae.sync elsewhere" in caplog.text
+    assert "vae sync elsewhere" in caplog.text
     finish_wandb(0)
     keys = ["logger.wandb.project=typed", "logger.wandb.tags=[c]", "logger.wandb.group=g", "logger.wandb.save_dir=here"]
     (logger,) = build_loggers(compose_config("logger=wandb", "latent_dim=2", *keys), tmp_path)
@@ -77,7 +77,7 @@ def test_the_hint_names_the_folder_that_wandb_writes_to(isolated_wandb, tmp_path
     OmegaConf.save({"hydra": {"mode": "RUN", "runtime": {"choices": {}}}}, tmp_path / ".hydra" / "hydra.yaml")
     OmegaConf.save([], tmp_path / ".hydra" / "overrides.yaml")
     (logger,) = build_loggers(compose_config("logger=wandb", f"logger.wandb.save_dir={tmp_path / 'locked'}"), tmp_path)
-    folder = caplog.text.partition("python -m vae.sync ")[2].split()[0]
+    folder = caplog.text.partition("vae sync ")[2].split()[0]
     assert Path(folder).resolve() == Path(logger.experiment.settings.wandb_dir).resolve().parent
 
 

@@ -31,6 +31,7 @@ from vae.config.yaml_files import read_yaml
 from vae.errors import USER_ERRORS, UserError, did_you_mean, one_line
 from vae.process import prepare_process
 
+PACKAGE = Path(__file__).parents[1]
 RECIPE = re.compile(rb"(\s*#.*\n)*?\s*#\s*@package\s+_global_")  # a comment before the first key
 
 
@@ -49,9 +50,12 @@ for tag, pattern in {
     Values.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(f"^(?:{pattern})$"), None)
 
 
-def train_command() -> str:
-    """Return how a training is started: python train.py if this process was, else vae train."""
-    return "python train.py" if sys.argv[0].endswith("train.py") else "vae train"
+def command(name: str = "train") -> str:
+    """Return how a command is started: vae NAME, or python train.py and python -m vae.NAME if this process was."""
+    started = Path(sys.argv[0])
+    if started.name == "train.py" or started.is_relative_to(PACKAGE):
+        return "python train.py" if name == "train" else f"python -m vae.{name}"
+    return f"vae {name}"
 
 
 def parse_arguments(model: type[Model], argv: Sequence[str]) -> Model:
@@ -70,14 +74,14 @@ def parse_arguments(model: type[Model], argv: Sequence[str]) -> Model:
 
 
 def run_command(main: Callable[[Sequence[str]], int | None], help_text: str | None, interrupted: str) -> int:
-    """Run `main` on the command line of `python -m vae.NAME` and return the exit code.
+    """Run `main` on the command line of `vae NAME` or `python -m vae.NAME` and return the exit code.
 
-    -h or --help prints `help_text`. A user error is printed as one line, with exit code 2. Ctrl-C prints
-    `interrupted`, with exit code 130.
+    -h or --help prints `help_text`, in which `python -m vae.NAME` is shown as it was typed. A user error is printed as
+    one line, with exit code 2. Ctrl-C prints `interrupted`, with exit code 130.
     """
     prepare_process()
     if {"-h", "--help"} & set(sys.argv[1:]):
-        print(help_text)
+        print(re.sub(r"python -m vae\.(\w+)", lambda typed: command(typed[1]), help_text or ""))
         return 0
     import_from_current_folder()
     try:
@@ -223,7 +227,7 @@ def check_key(key: str, chosen: dict[str, list[str]], keys: dict[str, set[str]])
     """Raise UserError unless each choice of a sweep has this key. `keys` are the keys by choice, such as prior=flow."""
     if not any(key in known for known in keys.values()):
         guess = guess_key(key, set.union(*keys.values()))
-        raise UserError(f"{key}: no such key{guess} ({train_command()} --help lists the keys)")
+        raise UserError(f"{key}: no such key{guess} ({command()} --help lists the keys)")
     for group, names in chosen.items():
         having = [name for name in names if key in keys[f"{group}={name}"]]
         lacking = [name for name in names if name not in having]
@@ -260,5 +264,5 @@ def folder_name(overrides: str) -> str:
 
 
 OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
-OmegaConf.register_new_resolver("command", train_command, replace=True)
+OmegaConf.register_new_resolver("command", command, replace=True)
 OmegaConf.register_new_resolver("groups", list_groups, replace=True)

@@ -14,6 +14,7 @@ from typing import Any
 from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
+from vae.config.command_line import command
 from vae.runs.atomic_files import atomic_write, named_errors
 from vae.runs.run_folder import read_cells, read_metrics
 
@@ -207,7 +208,7 @@ def _log_status(run: Any, reason: str) -> None:
     if run.offline:
         # wandb writes to the system's temporary folder if save_dir cannot be written
         save_dir = os.path.relpath(Path(run.settings.wandb_dir).parent)
-        log.warning("W&B is offline (%s). To upload this run later: python -m vae.sync %s", reason, save_dir)
+        log.warning("W&B is offline (%s). To upload this run later: %s %s", reason, command("sync"), save_dir)
     elif not run.disabled:
         log.info("W&B: %s", run.url)
 

@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from vae.config.command_line import train_command
+from vae.config.command_line import command
 from vae.config.schema import validate
 from vae.errors import USER_ERRORS, UserError, one_line
 from vae.runs.atomic_files import atomic_write
@@ -96,7 +96,7 @@ def best_validation(folder: Path) -> float:
 
 def resume_hint(folder: Path) -> str:
     """Return a line that says how to resume the sweep in this folder."""
-    return f"to resume this sweep if it is interrupted: {train_command()} sweep={shlex.quote(os.path.relpath(folder))}"
+    return f"to resume this sweep if it is interrupted: {command()} sweep={shlex.quote(os.path.relpath(folder))}"
 
 
 def requeue_trials(sweeper: DictConfig) -> None:

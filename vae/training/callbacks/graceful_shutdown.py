@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, Trainer
 
-from vae.config.command_line import train_command
+from vae.config.command_line import command
 from vae.training.signals import STOP_SIGNALS, exit_if_signalled, exit_later, signal_exit_code
 
 log = logging.getLogger(__name__)
@@ -50,9 +50,7 @@ class GracefulShutdown(Callback):
 
     def exit(self, code: Any) -> None:
         """Log how to resume, and exit."""
-        log.info(
-            f"training stopped; to resume: {train_command()} resume={shlex.quote(str(self.checkpoint.parent.parent))}"
-        )
+        log.info(f"training stopped; to resume: {command()} resume={shlex.quote(str(self.checkpoint.parent.parent))}")
         raise SystemExit(code)
 
     @contextmanager
