@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +113,15 @@ def test_an_error_is_the_line_of_the_command_and_leaves_nothing(tmp_path, monkey
         assert message in str(error.value)
     assert capsys.readouterr() == ("", "")
     assert not (tmp_path / "outputs").exists()
+
+
+def test_threads_train_one_after_the_other(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with ThreadPoolExecutor(2) as threads:
+        runs = list(threads.map(lambda n: vae.train(*KEYS, latent_dim=n, trainer__max_epochs=1), [1, 2]))
+    assert [run.encode(0).shape for run in runs] == [(1, 1), (1, 2)]
+    alone = vae.train(*KEYS, latent_dim=2, trainer__max_epochs=1)
+    assert same_weights(load_weights(runs[1].folder), load_weights(alone.folder))
 
 
 @pytest.mark.parametrize("kind", ["array", "dataset"])

@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from vae.training.command import hydra_arguments, main, user_error
 from vae.training.signals import forget_signals, signal_exit_code
 from vae.training.single_run import unlock
 
+one_thread = threading.RLock()  # Hydra's state belongs to the process: threads train one after the other
 PLAIN = re.compile(r"(?!(null|true|false|nan|inf)$)[A-Za-z_][\w./-]*", re.IGNORECASE)  # needs no quotes
 
 
@@ -106,7 +108,7 @@ def train(*overrides: str, images: Any = None, labels: Any = None, **keys: Any) 
     pairs (image, label): it is written to a file, and dataset=array is used. Raises UserError where the command would
     print an error.
     """
-    with started_hydra() as hydra:
+    with one_thread, started_hydra() as hydra:
         arguments = build_arguments(hydra, overrides, images, labels, keys)
         if "-m" in arguments:
             raise UserError(f"{' '.join(arguments[1:])}: expected one run; vae.sweep trains several")
@@ -119,7 +121,7 @@ def sweep(*overrides: str, images: Any = None, labels: Any = None, **keys: Any) 
 
     Arguments are those of `train`. A run that fails does not stop the others: its `failure` is the reason.
     """
-    with started_hydra() as hydra:
+    with one_thread, started_hydra() as hydra:
         arguments = build_arguments(hydra, ["-m", *overrides], images, labels, keys)
         arguments = [*(argument for argument in arguments if argument != "-m"), "hydra.mode=MULTIRUN"]
         cfg = hydra.compose_config("config", arguments, RunMode.MULTIRUN)

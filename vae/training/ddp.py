@@ -20,7 +20,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from vae.errors import UserError
-from vae.training.signals import STOP_SIGNALS, exit_if_signalled, exit_on_signal
+from vae.training.signals import STOP_SIGNALS, exit_if_signalled, exit_on_signal, handle_signals, restore_handlers
 
 SHUTDOWN_TIMEOUT = 60  # seconds to exit, and to finish the upload to W&B, after another process has failed
 
@@ -75,11 +75,10 @@ def run_distributed(cfg: DictConfig, folder: Path) -> None:
         processes[reader] = context.Process(target=worker, args=(rank, port, logging_config, writer, cfg, folder))
         processes[reader].start()
         writer.close()
-    previous_handlers = {signum: signal.signal(signum, forward_signal) for signum in STOP_SIGNALS}
+    previous_handlers = handle_signals(forward_signal)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     errors = wait_for(processes)
-    for signum, handler in previous_handlers.items():
-        signal.signal(signum, handler)
+    restore_handlers(previous_handlers)
     if errors:
         raise errors[0]
 

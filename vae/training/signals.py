@@ -10,7 +10,10 @@ the signal, and `exit_if_signalled` is called between the stages of a run.
 
 import signal
 import sys
+import threading
+from collections.abc import Mapping
 from types import FrameType
+from typing import Any
 
 STOP_SIGNALS = [signal.SIGINT, signal.SIGTERM]
 if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # the terminal is closed; `nohup` ignores it
@@ -22,8 +25,23 @@ _received: list[int] = []  # the signals of this process
 def exit_on_signal() -> None:
     """Make Ctrl-C, SIGTERM and SIGHUP exit this process immediately."""
     forget_signals()
-    for signum in STOP_SIGNALS:
-        signal.signal(signum, exit_now)
+    handle_signals(exit_now)
+
+
+def handle_signals(handler: Any) -> dict[int, Any]:
+    """Set the handler of all STOP_SIGNALS; return the previous handlers.
+
+    Only the main thread may do this. In another thread nothing changes, and no handlers are returned.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    return {signum: signal.signal(signum, handler) for signum in STOP_SIGNALS}
+
+
+def restore_handlers(handlers: Mapping[int, Any]) -> None:
+    """Set the handlers that `handle_signals` returned."""
+    for signum, handler in handlers.items():
+        signal.signal(signum, handler)
 
 
 def forget_signals() -> None:

@@ -2,7 +2,6 @@
 
 import logging
 import shlex
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 from pytorch_lightning import Callback, Trainer
 
 from vae.config.command_line import command
-from vae.training.signals import STOP_SIGNALS, exit_if_signalled, exit_later, signal_exit_code
+from vae.training.signals import exit_if_signalled, exit_later, handle_signals, restore_handlers, signal_exit_code
 
 log = logging.getLogger(__name__)
 
@@ -20,14 +19,15 @@ log = logging.getLogger(__name__)
 class GracefulShutdown(Callback):
     """On a signal of STOP_SIGNALS, finish the current chunk of batches, save a checkpoint, and exit with 128 + signal.
 
-    A second signal exits at once. With several processes, all of them stop if one received a signal.
+    A second signal exits at once. With several processes, all of them stop if one received a signal. A training in
+    another thread than the main one leaves signals alone.
     """
 
     def __init__(self, checkpoint: Path) -> None:
         self.checkpoint = checkpoint
 
     def on_train_start(self, *_: Any) -> None:
-        self.previous_handlers = {signum: signal.signal(signum, exit_later) for signum in STOP_SIGNALS}
+        self.previous_handlers = handle_signals(exit_later)
 
     def all_reduce_exit_code(self, trainer: Trainer) -> int:
         """Return the highest exit code of all processes; 0 if none received a signal."""
@@ -56,8 +56,7 @@ class GracefulShutdown(Callback):
     @contextmanager
     def stop_immediately(self) -> Iterator[None]:
         """Exit at the first signal inside this context, or at once if there was one. Use it between epochs only."""
-        for signum, handler in self.previous_handlers.items():
-            signal.signal(signum, handler)
+        restore_handlers(self.previous_handlers)
         try:
             exit_if_signalled()
             yield
@@ -66,12 +65,10 @@ class GracefulShutdown(Callback):
             if self.checkpoint.exists():
                 self.exit(error.code)
             raise
-        for signum in self.previous_handlers:
-            signal.signal(signum, exit_later)
+        handle_signals(exit_later)
 
     def on_train_end(self, trainer: Trainer, _module: Any) -> None:
-        for signum, handler in self.previous_handlers.items():
-            signal.signal(signum, handler)
+        restore_handlers(self.previous_handlers)
         if code := self.all_reduce_exit_code(trainer):
             raise SystemExit(code)
 
