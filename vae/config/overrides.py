@@ -13,7 +13,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel, Field
 
-from vae.config.schema import TRAINER_ARGUMENTS, Config, PositiveInt, Section, fields_by_key, validate_model
+from vae.config.parts import PositiveInt, Section, fields_by_key, is_group
+from vae.config.schema import TRAINER_ARGUMENTS, Config, validate_model
 from vae.errors import UserError, did_you_mean
 
 FOLDER_KEYS = ("hydra.run.dir", "hydra.sweep.dir")
@@ -79,8 +80,9 @@ def text_keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[str
     """Yield the keys whose values are texts, such as dataset.path."""
     for key, field in fields_by_key(model).items():
         kind: Any = field.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            yield from text_keys(kind, f"{prefix}{key}.")
+        if is_group(kind):
+            for group in (kind, *kind.descendants()):
+                yield from text_keys(group, f"{prefix}{key}.")
         elif kind in (str, str | None, list[str]):
             yield prefix + key
 

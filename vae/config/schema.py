@@ -4,129 +4,31 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, cast
 
 from omegaconf import DictConfig, OmegaConf
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
-from pydantic.fields import FieldInfo
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from vae.config.parts import (
+    Architecture,
+    Compile,
+    Dataset,
+    HiddenSize,
+    Likelihood,
+    Objective,
+    Optimizer,
+    PositiveFloat,
+    PositiveInt,
+    Posterior,
+    Prior,
+    Section,
+    Seed,
+    fields_by_key,
+    with_groups,
+)
 from vae.errors import UserError, did_you_mean
 
 # In a wheel, conf/ is inside of the package.
 CONF = next(parent / "conf" for parent in Path(__file__).parents[1:3] if (parent / "conf").is_dir())
 
-PositiveInt = Annotated[int, Field(ge=1, description="a whole number, 1 or more")]
-Seed = Annotated[int, Field(ge=0, lt=2**32, description="a whole number, 0 or more, below 2^32")]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False, description="a number above 0")]
-NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False, description="a number of 0 or more")]
-HiddenSize = Annotated[
-    list[PositiveInt],
-    BeforeValidator(lambda size: size if isinstance(size, list) else [size]),
-    Field(min_length=1, description="a whole number, 1 or more, or a list of them such as [400,200]"),
-]
-Fraction = Annotated[float, Field(gt=0, lt=1, description="a number between 0 and 1")]
-SPLIT_SIZE = "a number of images, 1 or more, or a fraction between 0 and 1"
-SplitSize = Annotated[PositiveInt | Fraction, Field(description=SPLIT_SIZE)]
-Compile = Annotated[bool | Literal["auto"], Field(description="auto, true or false")]
-ImageSide = Annotated[int, Field(ge=1, le=1024)]
-
 Model = TypeVar("Model", bound=BaseModel)
-
-
-class Section(BaseModel, strict=True, extra="allow"):
-    """A config group. Keys that are not listed here are allowed; the class that receives them checks them."""
-
-
-class Dataset(Section):
-    batch_size: PositiveInt
-    seed: Seed
-    val_size: SplitSize | None = Field(description=SPLIT_SIZE)
-    test_size: SplitSize | None = Field(None, description=SPLIT_SIZE)
-    split_seed: Seed
-    binarize: Literal["dynamic", "static", "threshold", "none"]
-    split: Literal["random", "sequential"] = "random"
-    generation: Annotated[int, Field(ge=1, le=8)] | None = Field(None, description="1 to 8, or null for all")
-    shiny: bool = Field(False, description="true or false")
-    flips: bool = Field(False, description="true or false")
-    shift: int = Field(0, ge=0, description="a whole number, 0 or more")
-    path: str = Field(".", min_length=1, description="a folder or a file")
-    layout: Literal["ND", "NHW", "NHWC", "NCHW"] | None = Field(None, description="ND, NHW, NHWC, NCHW or null")
-    range: Annotated[list[float], Field(min_length=2, max_length=2)] | None = Field(
-        None, description="[low,high] or null"
-    )
-    max_memory: NonNegativeFloat = Field(4.0, description="a number of GB, 0 or more")
-    key: str = Field("x", description="a name")
-    labels: str | None = Field(None, description="a name, a .npy file or null")
-    colour: Literal["rgb", "grey"] = "rgb"
-    size: ImageSide | Annotated[list[ImageSide], Field(min_length=2, max_length=2)] = Field(
-        1, description="a whole number, 1 to 1024, or two of them, [height,width]"
-    )
-
-
-class Schedule(Section):
-    warmup: Fraction = 0.5
-    cycles: PositiveInt = 1
-    stages: Annotated[int, Field(ge=2, le=16, description="a whole number, 2 to 16")] = 2
-
-
-class Objective(Section):
-    K: PositiveInt
-    beta: NonNegativeFloat = 1.0
-    gamma: NonNegativeFloat = 1.0
-    capacity: NonNegativeFloat = 1.0
-    free_bits: NonNegativeFloat = 1.0
-    schedule: Schedule = Schedule()
-
-
-class Posterior(Section):
-    latent_dim: PositiveInt
-    steps: PositiveInt = 1
-    hidden_size: PositiveInt = 1
-    context: PositiveInt = 1
-
-
-class Prior(Section):
-    top_dim: PositiveInt = 1
-    components: PositiveInt = 1
-    pseudo_inputs: PositiveInt = 1
-    mean: Annotated[float, Field(ge=0, le=1, description="a number from 0 to 1")] = 0.5
-    steps: PositiveInt = 1
-    hidden_size: HiddenSize = [1]
-
-
-class Likelihood(Section):
-    sigma: Annotated[float, Field(ge=0.003, description="a number of 0.003 or more")] = 1.0
-    learned: bool = Field(True, description="true or false")
-    scale: Literal["pixel", "shared"] = "pixel"
-    levels: Annotated[int, Field(ge=2, le=256, description="a whole number, 2 to 256")] = 256
-    K: PositiveInt = 1
-    max_scale: PositiveFloat = 1.0
-    background: Annotated[float, Field(ge=0, le=1, description="a number from 0 to 1")] = 1.0
-    palette: PositiveInt = 1
-    h_channels: PositiveInt = 1
-    radius: PositiveInt = 1
-    width: PositiveInt = 1
-    dilations: list[PositiveInt] = Field([], description="a list of whole numbers, 1 or more, such as [1,2]")
-    context_dropout: Annotated[float, Field(ge=0, lt=1, description="a number of 0 or more, below 1")] = 0.0
-    temperature: NonNegativeFloat = 1.0
-
-
-class Convolutions(Section):
-    channels: Annotated[list[PositiveInt], Field(min_length=1)] = Field(
-        [1], description="a list of whole numbers, 1 or more"
-    )
-
-
-class Architecture(Section):
-    encoder: Convolutions
-    decoder: Convolutions
-
-
-class Optimizer(Section):
-    lr: PositiveFloat
-    weight_decay: NonNegativeFloat = 0.0
-    alpha: Annotated[float, Field(ge=0, lt=1, description="a number of 0 or more, below 1")] = 0.5
-    centered: bool = Field(False, description="true or false")
-    eps: PositiveFloat = 1.0
-    rho: Annotated[float, Field(ge=0, le=1, description="a number between 0 and 1")] = 1.0
-    schedule: Schedule
 
 
 class WandbLogger(Section):
@@ -257,16 +159,12 @@ class Config(BaseModel, strict=True, extra="forbid"):
         return self
 
 
-def fields_by_key(model: type[BaseModel]) -> dict[str, FieldInfo]:
-    """Return the fields of a model by the key that users type."""
-    return {field.alias or name: field for name, field in model.model_fields.items()}
-
-
 def validate_model(model: type[Model], given: dict[str, Any]) -> Model:
     """Return a model with the given values.
 
     Raises UserError for the first invalid one: its message names the key, the value, and what is allowed.
     """
+    model = with_groups(model, given)
     try:
         return model.model_validate(given)
     except ValidationError as error:

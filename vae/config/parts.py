@@ -1,0 +1,260 @@
+"""Allowed values of the groups that create classes, such as prior. Ranges belong to the class that has the key."""
+
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, Field, create_model
+from pydantic.fields import FieldInfo
+
+PositiveInt = Annotated[int, Field(ge=1, description="a whole number, 1 or more")]
+Seed = Annotated[int, Field(ge=0, lt=2**32, description="a whole number, 0 or more, below 2^32")]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False, description="a number above 0")]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False, description="a number of 0 or more")]
+HiddenSize = Annotated[
+    list[PositiveInt],
+    BeforeValidator(lambda size: size if isinstance(size, list) else [size]),
+    Field(min_length=1, description="a whole number, 1 or more, or a list of them such as [400,200]"),
+]
+Fraction = Annotated[float, Field(gt=0, lt=1, description="a number between 0 and 1")]
+SPLIT_SIZE = "a number of images, 1 or more, or a fraction between 0 and 1"
+SplitSize = Annotated[PositiveInt | Fraction, Field(description=SPLIT_SIZE)]
+Compile = Annotated[bool | Literal["auto"], Field(description="auto, true or false")]
+UnitInterval = Annotated[float, Field(ge=0, le=1, description="a number from 0 to 1")]
+Path = Annotated[str, Field(min_length=1, description="a folder or a file")]
+ImageSide = Annotated[int, Field(ge=1, le=1024)]
+ImageSize = Annotated[
+    ImageSide | Annotated[list[ImageSide], Field(min_length=2, max_length=2)],
+    Field(description="a whole number, 1 to 1024, or two of them, [height,width]"),
+]
+Channels = Annotated[list[PositiveInt], Field(min_length=1, description="a list of whole numbers, 1 or more")]
+
+
+def fields_by_key(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """Return the fields of a model by the key that users type."""
+    return {field.alias or name: field for name, field in model.model_fields.items()}
+
+
+class Section(BaseModel, strict=True, extra="allow"):
+    """A config group. Keys that are not listed here are allowed; the class that receives them checks them.
+
+    A subclass with a `target` has the further keys of that class.
+    """
+
+    target: ClassVar[str | None] = None
+
+    def __init_subclass__(cls, target: str | None = None, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls.target = target
+
+    @classmethod
+    def descendants(cls) -> list[type[Self]]:
+        """Return all subclasses."""
+        return [model for child in cls.__subclasses__() for model in (child, *child.descendants())]
+
+    @classmethod
+    def of_target(cls, given: dict[str, Any]) -> type[Self]:
+        """Return the subclass for the class that `given` names, or this one. Groups in it are replaced alike."""
+        target = given.get("_target_")
+        model = next((model for model in cls.descendants() if model.target and model.target == target), cls)
+        return with_groups(model, given)
+
+
+def is_group(annotation: Any) -> bool:
+    """Return whether this type of a field is a config group."""
+    return isinstance(annotation, type) and issubclass(annotation, Section)
+
+
+def with_groups(model: type[Any], given: dict[str, Any]) -> type[Any]:
+    """Return `model` with the type of each of its groups replaced by that of the class which `given` names."""
+    groups: dict[str, Any] = {
+        name: (field.annotation.of_target(given[name]), field)
+        for name, field in model.model_fields.items()
+        if is_group(field.annotation) and isinstance(given.get(name), dict)
+    }
+    return create_model(model.__name__, __base__=model, **groups) if groups else model
+
+
+class Dataset(Section):
+    batch_size: PositiveInt
+    seed: Seed
+    val_size: SplitSize | None = Field(description=SPLIT_SIZE)
+    test_size: SplitSize | None = Field(None, description=SPLIT_SIZE)
+    split_seed: Seed
+    binarize: Literal["dynamic", "static", "threshold", "none"]
+
+
+class Frey(Dataset, target="datamodules.frey.Frey"):
+    split: Literal["random", "sequential"]
+
+
+class Pokemon(Dataset, target="datamodules.pokemon.Pokemon"):
+    size: ImageSize
+    generation: Annotated[int, Field(ge=1, le=8)] | None = Field(description="1 to 8, or null for all")
+    shiny: bool = Field(description="true or false")
+    flips: bool = Field(description="true or false")
+    shift: int = Field(ge=0, description="a whole number, 0 or more")
+
+
+class Folder(Dataset, target="datamodules.folder.Folder"):
+    path: Path
+    size: ImageSize
+    colour: Literal["rgb", "grey"]
+
+
+class Array(Dataset, target="datamodules.array.Array"):
+    path: Path
+    key: str = Field(description="a name")
+    labels: str | None = Field(description="a name, a .npy file or null")
+    layout: Literal["ND", "NHW", "NHWC", "NCHW"] | None = Field(description="ND, NHW, NHWC, NCHW or null")
+    range: Annotated[list[float], Field(min_length=2, max_length=2)] | None = Field(description="[low,high] or null")
+    max_memory: NonNegativeFloat = Field(description="a number of GB, 0 or more")
+
+
+class Schedule(Section):
+    pass
+
+
+class Linear(Schedule, target="vae.training.schedules.Linear"):
+    warmup: Fraction
+
+
+class Cyclical(Schedule, target="vae.training.schedules.Cyclical"):
+    cycles: PositiveInt
+    warmup: Fraction
+
+
+class OneCycle(Schedule, target="vae.training.schedules.OneCycle"):
+    warmup: Fraction
+
+
+class BurdaSchedule(Schedule, target="vae.training.schedules.BurdaSchedule"):
+    stages: Annotated[int, Field(ge=2, le=16, description="a whole number, 2 to 16")]
+
+
+class Objective(Section):
+    K: PositiveInt
+    schedule: Schedule = Schedule()
+
+
+class Beta(Objective, target="vae.model.objectives.Beta"):
+    beta: NonNegativeFloat
+
+
+class Capacity(Objective, target="vae.model.objectives.Capacity"):
+    gamma: NonNegativeFloat
+    capacity: NonNegativeFloat
+
+
+class FreeBits(Objective, target="vae.model.objectives.FreeBits"):
+    free_bits: NonNegativeFloat
+
+
+class Posterior(Section):
+    latent_dim: PositiveInt
+
+
+class IAF(Posterior, target="vae.model.posteriors.IAF"):
+    steps: PositiveInt
+    hidden_size: PositiveInt
+    context: PositiveInt
+
+
+class Prior(Section):
+    latent_dim: PositiveInt
+
+
+class Mixture(Prior, target="vae.model.priors.Mixture"):
+    components: PositiveInt
+
+
+class VampPrior(Prior, target="vae.model.priors.VampPrior"):
+    pseudo_inputs: PositiveInt
+    mean: UnitInterval
+
+
+class Flow(Prior, target="vae.model.priors.Flow"):
+    steps: PositiveInt
+    hidden_size: HiddenSize
+
+
+class TwoLayers(Prior, target="vae.model.priors.TwoLayers"):
+    top_dim: PositiveInt
+    hidden_size: HiddenSize
+
+
+class Likelihood(Section):
+    pass
+
+
+class Gaussian(Likelihood, target="vae.model.likelihoods.Gaussian"):
+    sigma: Annotated[float, Field(ge=0.003, description="a number of 0.003 or more")]
+    learned: bool = Field(description="true or false")
+
+
+class DiscretizedLogistic(Likelihood, target="vae.model.likelihoods.DiscretizedLogistic"):
+    scale: Literal["pixel", "shared"]
+
+
+class Categorical(Likelihood, target="vae.model.likelihoods.Categorical"):
+    levels: Annotated[int, Field(ge=2, le=256, description="a whole number, 2 to 256")]
+
+
+class Shades(Likelihood, target="vae.model.likelihoods.Shades"):
+    K: PositiveInt
+    max_scale: PositiveFloat
+    background: UnitInterval
+
+
+class PixelCNN(Likelihood, target="vae.model.autoregressive.PixelCNN"):
+    h_channels: PositiveInt
+    radius: PositiveInt
+    width: PositiveInt
+    dilations: list[PositiveInt] = Field(description="a list of whole numbers, 1 or more, such as [1,2]")
+    context_dropout: Annotated[float, Field(ge=0, lt=1, description="a number of 0 or more, below 1")]
+    temperature: NonNegativeFloat
+
+
+class PixelCNNLogistic(PixelCNN, target="vae.model.autoregressive.PixelCNNLogistic"):
+    K: PositiveInt
+
+
+class PixelArt(PixelCNN, target="vae.model.pixel_art.PixelArt"):
+    latent_dim: PositiveInt
+    palette: PositiveInt
+    background: UnitInterval
+
+
+class Encoder(Section):
+    pass
+
+
+class ConvEncoder(Encoder, target="vae.model.networks.ConvEncoder"):
+    channels: Channels
+
+
+class Decoder(Section):
+    pass
+
+
+class ConvDecoder(Decoder, target="vae.model.networks.ConvDecoder"):
+    channels: Channels
+
+
+class Architecture(Section):
+    encoder: Encoder
+    decoder: Decoder
+
+
+class Optimizer(Section):
+    lr: PositiveFloat
+    weight_decay: NonNegativeFloat = 0.0
+    eps: PositiveFloat = 1.0
+    schedule: Schedule
+
+
+class Adadelta(Optimizer, target="torch.optim.Adadelta"):
+    rho: UnitInterval
+
+
+class RMSprop(Optimizer, target="torch.optim.RMSprop"):
+    alpha: Annotated[float, Field(ge=0, lt=1, description="a number of 0 or more, below 1")]
+    centered: bool = Field(description="true or false")
