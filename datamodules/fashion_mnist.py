@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from datamodules.fetch import Source
-from datamodules.mnist import MNIST, torchvision_mirrors
+from datamodules.mnist import IDXImages, torchvision_mirrors
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # installed by the package dataset-fashion-mnist
 
@@ -19,11 +19,8 @@ def debian_package(folder: Path) -> None:
         (folder / name).write_bytes(gzip.decompress((DEBIAN / f"{name}.gz").read_bytes()))
 
 
-class FashionMNIST(MNIST):
-    """60,000 training images, `val_size` of them for validation, and 10,000 test images.
-
-    The files are in `data_dir`/FashionMNIST/raw.
-    """
+class FashionMNIST(IDXImages):
+    """60,000 training images, `val_size` of them for validation, and 10,000 test images."""
 
     directory = "FashionMNIST"
     classes = (

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from urllib.request import urlopen
@@ -74,6 +74,12 @@ def download(url: str, path: Path) -> None:
     """Download a URL to a file. Raises OSError or HTTPException if this fails."""
     with urlopen(url, timeout=CONNECT_SECONDS) as response:
         path.write_bytes(response.read())
+
+
+def download_files(url: str, names: Iterable[str], folder: Path) -> None:
+    """Download the files `url`name to `folder`. Raises OSError or HTTPException if this fails."""
+    for name in names:
+        download(url + name, folder / name)
 
 
 def npm_pack(name: str, folder: Path) -> Path:

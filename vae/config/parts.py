@@ -76,10 +76,14 @@ def with_groups(model: type[Any], given: dict[str, Any]) -> type[Any]:
 class Dataset(Section):
     batch_size: PositiveInt
     seed: Seed
-    val_size: SplitSize | None = Field(description=SPLIT_SIZE)
+    val_size: SplitSize | None = Field(None, description=SPLIT_SIZE)
     test_size: SplitSize | None = Field(None, description=SPLIT_SIZE)
     split_seed: Seed
     binarize: Literal["dynamic", "static", "threshold", "none"]
+
+
+class EMNIST(Dataset, target="datamodules.emnist.EMNIST"):
+    subset: Literal["byclass", "bymerge", "balanced", "letters", "digits", "mnist"]
 
 
 class Frey(Dataset, target="datamodules.frey.Frey"):
