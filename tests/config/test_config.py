@@ -265,7 +265,7 @@ SWEEP_ERRORS = {
     "dataset=mnist,foo": ["dataset=foo", "mnist"],
     "data_dir=a,b": ["data_dir=a,b", "same folder"],
     "logger.wandb.save_dir=a,b": ["logger.wandb.save_dir=a,b", "same folder"],
-    "prior=vampprior,flow prior.pseudo_inputs=20": ["prior=vampprior has this key", "prior=flow does not"],
+    "prior=vampprior,flow prior.pseudo_inputs=20": ["prior.pseudo_inputs: prior=flow has no such key"],
     "search=mnist hydra.sweeper.n_trials=0": ["hydra.sweeper.n_trials=0", "1 or more"],
     "search=mnist hydra.sweeper.direction=up": ["hydra.sweeper.direction=up", "'maximize'"],
     "hydra/launcher=joblib hydra.launcher.n_jobs=0": ["hydra.launcher.n_jobs=0", "-1 for one per CPU"],

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -293,3 +294,19 @@ def test_every_run_of_a_sweep_is_sent_to_wandb(tmp_path):
         sent = (np.asarray(Image.open(io.BytesIO(f))) for p, f in run.files.items() if "/samples" in p)
         saved = np.asarray(Image.open(folder / "figures" / "samples.png"))
         assert any(np.array_equal(picture, saved) for picture in sent)
+
+
+def test_a_key_that_a_choice_lacks_is_refused_with_sweeps_that_work(cli, monkeypatch):
+    jobs = []
+    monkeypatch.setattr("vae.training.sweep.run_job", lambda cfg, _folder: jobs.append(cfg) or 0.0)
+    swept = ["prior=flow,vampprior,standard_normal", "prior.pseudo_inputs=3", "objective=beta,elbo", "objective.beta=2"]
+    code, _, err = cli("-m", *swept, "hidden_size=[4]")
+    assert (code, err.count("\n"), jobs) == (2, 1, [])
+    assert "prior=flow,standard_normal has no such key; run " in err
+    for command in err.partition("; run ")[2].split(" && "):
+        cli(*shlex.split(command)[2:], defaults=())
+    priors = [("Flow", None), ("VampPrior", 3), ("StandardNormal", None)]
+    assert sorted(map(str, [(*prior, beta) for prior in priors for beta in (2, None)])) == sorted(
+        str((cfg.prior._target_.rpartition(".")[2], cfg.prior.get("pseudo_inputs"), cfg.objective.get("beta")))
+        for cfg in jobs
+    )

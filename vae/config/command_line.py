@@ -1,8 +1,10 @@
 """Parse and check command lines, and turn them into Hydra's. Nothing here imports torch."""
 
 import hashlib
+import itertools
 import os
 import re
+import shlex
 import sys
 from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator, Sequence
@@ -220,22 +222,38 @@ def check_overrides(overrides: Sequence[str], multirun: bool = False) -> None:
                 )
             )
     for key in (o.key_or_group for o in changed if o.key_or_group not in chosen):
-        check_key(key, chosen, keys)
+        if not any(key in known for known in keys.values()):
+            guess = guess_key(key, set.union(*keys.values()))
+            raise UserError(f"{key}: no such key{guess} ({command()} --help lists the keys)")
+    check_swept_choices(parsed, chosen, keys)
 
 
-def check_key(key: str, chosen: dict[str, list[str]], keys: dict[str, set[str]]) -> None:
-    """Raise UserError unless each choice of a sweep has this key. `keys` are the keys by choice, such as prior=flow."""
-    if not any(key in known for known in keys.values()):
-        guess = guess_key(key, set.union(*keys.values()))
-        raise UserError(f"{key}: no such key{guess} ({command()} --help lists the keys)")
+def check_swept_choices(overrides: Sequence[Override], chosen: dict[str, list[str]], keys: dict[str, set[str]]) -> None:
+    """Raise UserError if some choices of a sweep lack a key. The message has sweeps in which each choice has its keys.
+
+    `chosen` are the choices by group, and `keys` the keys by choice, such as prior=flow.
+    """
+    typed = {o.key_or_group for o in overrides} - set(chosen)
+    parts: dict[str, dict[frozenset[str], list[str]]] = {}  # by group: the choices by the keys that they lack
     for group, names in chosen.items():
-        having = [name for name in names if key in keys[f"{group}={name}"]]
-        lacking = [name for name in names if name not in having]
-        if having and lacking:
-            raise UserError(
-                f"{key}: {group}={','.join(having)} has this key, but {group}={','.join(lacking)} does not; "
-                f"run them in two sweeps"
-            )
+        for name in names:
+            swept = {key for key in typed if any(key in keys[f"{group}={other}"] for other in names)}
+            parts.setdefault(group, {}).setdefault(frozenset(swept - keys[f"{group}={name}"]), []).append(name)
+    lacking = [
+        f"{min(lacked)}: {group}={','.join(names)} has no such key"
+        for group, part in parts.items()
+        for lacked, names in part.items()
+        if lacked
+    ]
+    if not lacking:
+        return
+    sweeps = []
+    for combination in itertools.product(*(part.items() for part in parts.values())):
+        left_out = frozenset().union(*(lacked for lacked, _ in combination))
+        choice = {group: f"{group}={','.join(names)}" for group, (_, names) in zip(parts, combination, strict=True)}
+        kept = [choice.get(o.key_or_group, o.input_line or "") for o in overrides if o.key_or_group not in left_out]
+        sweeps.append(shlex.join([*command().split(), "-m", *kept]))
+    raise UserError(f"{lacking[0]}; run {' && '.join(sweeps)}")
 
 
 def run_name(overrides: Sequence[str]) -> str:
