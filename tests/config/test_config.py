@@ -263,8 +263,8 @@ def test_a_folder_that_cannot_be_written_is_a_one_line_error(cli, tmp_path):
 SWEEP_ERRORS = {
     "latnt_dim=2,3": ["latnt_dim", "did you mean latent_dim?"],
     "dataset=mnist,foo": ["dataset=foo", "mnist"],
-    "data_dir=a,b": ["data_dir=a,b", "same folder"],
-    "logger.wandb.save_dir=a,b": ["logger.wandb.save_dir=a,b", "same folder"],
+    "data_dir=a,b": ["data_dir=a,b", "same place"],
+    "logger.wandb.save_dir=a,b": ["logger.wandb.save_dir=a,b", "same place"],
     "prior=vampprior,flow prior.pseudo_inputs=20": ["prior.pseudo_inputs: prior=flow has no such key"],
     "search=mnist hydra.sweeper.n_trials=0": ["hydra.sweeper.n_trials=0", "1 or more"],
     "search=mnist hydra.sweeper.direction=up": ["hydra.sweeper.direction=up", "'maximize'"],

@@ -2,6 +2,8 @@
 
 import copy
 import json
+import os
+import shutil
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -12,13 +14,16 @@ from omegaconf import OmegaConf
 from yaml import safe_dump
 
 import train
-from vae.config.stored_config import check_config
+from vae.config.schema import CONF
+from vae.config.stored_arguments import sweep_arguments
+from vae.config.stored_config import check_config, use_own_places
 from vae.errors import UserError
 from vae.evaluate import __main__ as evaluate
 from vae.explore import __main__ as explore
 from vae.export import __main__ as export
 from vae.generate import __main__ as generate
 from vae.latent import __main__ as latent
+from vae.training import experiment
 
 PLACES = [
     *("architecture", "architecture.decoder", "architecture.encoder", "architecture.encoder.channels.0"),
@@ -135,6 +140,79 @@ def test_a_sweep_refuses_payloads_in_its_stored_arguments(payload, call, tmp_pat
         stored = {"hydra": [], "task": ["seed=0,1"]}
         stored[kind] = [f"{place}={value}"]
         (tmp_path / "swept" / "sweep.json").write_text(json.dumps(stored))
+        code, err = call("sweep", "swept")
+        assert (code, err.count("\n")) == (2, 1), err
+        assert err.endswith("not allowed in stored arguments; trust=true allows it\n")
+    assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.slow
+def test_a_run_does_not_decide_what_is_written_to(cli, runs, module_cli, isolated_wandb):
+    isolated_wandb.setenv("WANDB_MODE", "offline")
+    cli("trainer.max_epochs=1", "logger=wandb")
+    (folder,) = runs()
+    cfg = OmegaConf.load(folder / ".hydra" / "config.yaml")
+    cfg.data_dir, cfg.dataset.data_dir, cfg.logger.wandb.save_dir = "evil/a", "evil/b", "evil/c"
+    OmegaConf.save(cfg, folder / ".hydra" / "config.yaml")
+    for command in (
+        lambda: module_cli(evaluate)(f"run={folder}", "K=2")[0],
+        lambda: module_cli(latent)(f"run={folder}")[0],
+        lambda: cli(f"resume={folder}", "trainer.max_epochs=2", defaults=())[0],
+    ):
+        shutil.rmtree("data")
+        experiment.DATASET_CACHE.clear()
+        assert command() == 0
+        assert Path("data").is_dir()
+        assert not Path("evil").exists()
+    experiment.DATASET_CACHE.clear()
+    assert cli(f"resume={folder}", "trainer.max_epochs=3", "data_dir=mine", defaults=())[0] == 0
+    assert Path("mine").is_dir()
+    assert not Path("evil").exists()
+    OmegaConf.save(cfg, folder / ".hydra" / "config.yaml")
+    experiment.DATASET_CACHE.clear()
+    assert cli(f"resume={folder}", "trust=true", "trainer.max_epochs=4", defaults=())[0] == 0
+    assert {path.name for path in Path("evil").iterdir()} >= {"b", "c"}
+
+
+def test_the_places_of_a_config_are_those_of_this_call(plain, monkeypatch):
+    cfg = OmegaConf.create(plain)
+    assert use_own_places(cfg) == []
+    assert OmegaConf.to_container(cfg, resolve=False) == plain
+    cfg.data_dir, cfg.logger = "/evil", {"mine": {"save_dir": "/evil", "deep": {"tracking_uri": "https://evil"}}}
+    monkeypatch.setenv("VAE_DATA_DIR", "own")
+    assert use_own_places(cfg) == [
+        "data_dir=own instead of /evil, which the run folder names",
+        "logger.mine.save_dir=None instead of /evil, which the run folder names",
+        "logger.mine.deep.tracking_uri=file:outputs/mlruns instead of https://evil, which the run folder names",
+    ]
+    assert cfg.dataset.data_dir == "own"
+
+
+PLACES_OF_A_SWEEP = [
+    *("data_dir=evil", "dataset.data_dir=evil", "logger.wandb.save_dir=evil", "++logger.wandb={save_dir:evil}"),
+    *("logger.mlflow.tracking_uri=file:evil", "hydra.sweeper.params.data_dir='choice(evil,b)'"),
+]
+
+
+@pytest.mark.parametrize("place", PLACES_OF_A_SWEEP)
+def test_a_sweep_does_not_decide_what_is_written_to(place, tmp_path, capsys):
+    (tmp_path / "sweep.json").write_text(json.dumps({"hydra": [], "task": ["seed=0,1", place]}))
+    own = ["-m", "seed=0,1", f"hydra.sweep.dir='{tmp_path}'"]
+    assert sweep_arguments([f"sweep={tmp_path}"]) == own
+    assert capsys.readouterr().out.startswith(f"{place} is not used")
+    for allowed in ([f"sweep={tmp_path}", place], [f"sweep={tmp_path}", "trust=true"]):
+        assert sweep_arguments(allowed) == [*own[:2], place, own[2]]
+    assert sweep_arguments([f"sweep={tmp_path}", "data_dir=mine"])[-2] == "data_dir=mine"
+
+
+def test_a_file_beside_a_sweep_is_no_choice_of_its_arguments(call, tmp_path):
+    """Hydra would read the file, and create its callbacks."""
+    Path("swept").mkdir()
+    payload = {"hydra": {"callbacks": {"x": TOUCH}}}
+    Path("swept", "evil.yaml").write_text(f"# @package _global_\n{safe_dump(payload)}")
+    path = os.path.relpath("swept/evil", CONF / "prior")
+    for argument in (f"+prior/x={path}", f"+prior@mine={path}", "+prior/x=${dataset.path}"):
+        Path("swept", "sweep.json").write_text(json.dumps({"hydra": [], "task": ["seed=0,1", argument]}))
         code, err = call("sweep", "swept")
         assert (code, err.count("\n")) == (2, 1), err
         assert err.endswith("not allowed in stored arguments; trust=true allows it\n")

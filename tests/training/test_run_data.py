@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
+from run_outputs import read_metrics
 from toy_dataset import Bars
 
 from datamodules.base import Images
@@ -92,15 +94,25 @@ def test_a_folder_of_images_that_changes_or_moves(cli, runs, module_cli, tmp_pat
     code, _, err = module_cli(generate)(here)
     assert (code, "skipped reconstructions: dataset.path=mine" in err) == (0, True)
     assert module_cli(export)(here)[0] == 0
-    shutil.copytree("more", "mine")
     code, _, err = cli(f"resume={folder}", defaults=())
     assert (code, err.count("\n")) == (2, 1)
-    assert "dataset.path=mine: expected the 48 train images" in err
+    assert "dataset.path=mine: expected a folder of images" in err
     assert json.loads(summary).items() <= json.loads((folder / "summary.json").read_text()).items()
+    longer = [f"resume={folder}", "trainer.max_epochs=2"]
+    code, _, err = cli(*longer, "dataset.path=more", defaults=())
+    assert (code, err.count("\n")) == (2, 1)
+    assert "dataset.path=more: expected the 48 train images of the run" in err
+    assert cli(*longer, "dataset.path=moved", defaults=())[0] == 0
+    assert {row["epoch"] for row in read_metrics(folder) if "epoch" in row} >= {1, 2}
+    assert OmegaConf.load(folder / ".hydra" / "config.yaml").dataset.path == "moved"
 
 
 def test_a_path_is_refused_by_a_run_that_has_none(cli, runs, module_cli):
     cli()
-    code, _, err = module_cli(evaluate)(f"run={runs()[0]}", "dataset.path=mine")
-    assert (code, err.count("\n")) == (2, 1)
-    assert "not read from a path" in err
+    (folder,) = runs()
+    for code, _, err in (
+        module_cli(evaluate)(f"run={folder}", "dataset.path=mine"),
+        cli(f"resume={folder}", "dataset.path=mine", defaults=()),
+    ):
+        assert (code, err.count("\n")) == (2, 1)
+        assert "dataset.path" in err

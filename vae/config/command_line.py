@@ -23,6 +23,7 @@ from vae.config.config_dirs import SEARCH_PATH, config_dirs, import_from_current
 from vae.config.overrides import (
     FOLDER_KEYS,
     OPTIONAL_GROUPS,
+    PLACE_KEYS,
     check_sweep,
     guess_key,
     override_values,
@@ -186,8 +187,8 @@ def check_override(override: Override) -> None:
     """Raise UserError if this override alone is wrong: its value is not of the kind that its key needs."""
     if override.key_or_group == "resume":
         raise UserError(f"{override.input_line}: expected resume=FOLDER and no other argument")
-    if override.key_or_group in ("data_dir", "logger.wandb.save_dir") and override.is_sweep_override():
-        raise UserError(f"{override.input_line}: expected the same folder for all runs of a sweep")
+    if override.key_or_group in PLACE_KEYS and override.is_sweep_override():
+        raise UserError(f"{override.input_line}: expected the same place for all runs of a sweep")
     if override.key_or_group in FOLDER_KEYS and override.value() in ("", None):
         raise UserError(f"{override.input_line}: expected a folder")
     group, value = override.key_or_group, override.value()

@@ -18,7 +18,9 @@ from vae.config.schema import TRAINER_ARGUMENTS, Config, validate_model
 from vae.errors import UserError, did_you_mean
 
 FOLDER_KEYS = ("hydra.run.dir", "hydra.sweep.dir")
-PATH_KEYS = (*FOLDER_KEYS, "data_dir", "dataset.path", "logger.wandb.save_dir")
+# Where a run writes, other than to its own folder.
+PLACE_KEYS = ("data_dir", "dataset.data_dir", "logger.wandb.save_dir", "logger.mlflow.tracking_uri")
+PATH_KEYS = (*FOLDER_KEYS, *PLACE_KEYS[:3], "dataset.path")
 OPTIONAL_GROUPS = ("experiment", "search")  # of which no choice is needed
 # What other projects call a key.
 OTHER_NAMES = {

@@ -18,13 +18,18 @@ from vae.config.older_versions import current_config, current_override
 from vae.config.schema import CONF, Config
 from vae.config.yaml_files import parse_config, read_yaml
 from vae.errors import UserError, one_line
+from vae.terminal import is_visible
 
 KEY = re.compile(r"\$\{[\w.]+\}")  # any other interpolation can call a resolver
 MAX_SIZE = 1_000_000  # characters and values of a config with its interpolations
+PLACE = re.compile(r"\b(data_dir|save_dir|tracking_uri)\b")  # where a run writes, other than to its own folder
+OWN_PLACES = {"data_dir": "config.yaml", "save_dir": "logger/wandb.yaml", "tracking_uri": "logger/mlflow.yaml"}
+SUBDIR = re.compile(r"hydra\.sweep\.subdir=([\w-]|\$\{hydra\.job\.num\})+")  # stays in the folder of the sweep
+PARAMS = "hydra.sweeper.params."  # of a search; the rest is a key of its runs
 # The Hydra keys of a stored sweep. Others, such as hydra.callbacks or hydra.launcher.setup, could run commands.
 HYDRA_KEYS = re.compile(
-    r"hydra/(launcher|sweeper)|hydra\.(mode|sweep\.(dir|subdir))"
-    r"|hydra\.sweeper\.(n_trials|n_jobs|max_batch_size|direction|study_name|params(\.[\w.]+)?)"
+    r"hydra/(launcher|sweeper)|hydra\.(mode|sweep\.dir)"
+    r"|hydra\.sweeper\.(n_trials|n_jobs|max_batch_size|direction|study_name)"
     r"|hydra\.launcher\.(n_jobs|timeout_min|partition|account|qos|name|nodes|tasks_per_node|cpus_per_task|gpus_per_node"
     r"|gres|mem_gb|array_parallelism)"
 )
@@ -165,6 +170,28 @@ def check_config(cfg: DictConfig, source: str, folders: Sequence[Path] = (CONF,)
             raise UserError(f"{source}: {key}={text}: expected a plain value; trust=true allows it")
 
 
+def use_own_places(cfg: DictConfig) -> list[str]:
+    """Replace the places that a run's config says to write to by those of conf/, in place.
+
+    Returns a line for each place that changes.
+    """
+    own = {key: read_yaml(CONF / file)[key] for key, file in OWN_PLACES.items()}
+    lines = []
+
+    def replace(node: DictConfig, prefix: str) -> None:
+        for key, value in list(node.items_ex(resolve=False)):
+            if key in own:
+                old = node[key]
+                node[key] = "${data_dir}" if prefix and key == "data_dir" else own[key]
+                if node[key] != old:
+                    lines.append(f"{prefix}{key!s}={node[key]} instead of {old}, which the run folder names")
+            elif isinstance(value, DictConfig):
+                replace(value, f"{prefix}{key!s}.")
+
+    replace(cfg, "")
+    return lines
+
+
 def escape_resolvers(cfg: DictConfig) -> DictConfig:
     """Return a config in which resolvers that conf/ does not have are plain text: reading a value calls nothing."""
     _, resolvers = installed()
@@ -188,10 +215,14 @@ def check_overrides(overrides: Iterable[str], source: str, folders: Sequence[Pat
     for override in overrides:
         key, _, value = override.partition("=")
         key = key.lstrip("+~").partition("@")[0]
-        group, _, rest = key.partition(".")
-        hydra_key = key.startswith("hydra") and not HYDRA_KEYS.fullmatch(key)
+        run_key = key.removeprefix(PARAMS)
+        group, _, rest = run_key.partition(".")
+        hydra_key = run_key.startswith("hydra") and not (HYDRA_KEYS.fullmatch(run_key) and key == run_key)
         target = "_target_" in override and not (rest.endswith("_target_") and has_class(folders, group, value))
-        if hydra_key or target or calls_resolver(override):
+        other_file = not rest and re.search(r"\.\.|\$\{", value)  # a choice such as ../../file would be read
+        invisible = not all(map(is_visible, override))  # a line break could be a command in the script of a Slurm job
+        outside = hydra_key and not SUBDIR.fullmatch(override)
+        if outside or target or other_file or invisible or calls_resolver(override):
             raise UserError(f"{source}: {override}: not allowed in stored arguments; trust=true allows it")
 
 

@@ -4,7 +4,7 @@ import csv
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from vae.config.stored_config import (
     read_config,
     read_hydra,
     read_overrides,
+    use_own_places,
 )
 from vae.errors import USER_ERRORS, UserError, did_you_mean, one_line
 from vae.runs.atomic_files import atomic_write
@@ -136,11 +137,18 @@ def read_run(folder: Path) -> RunFolder:
         raise UserError(f"{folder}: expected the folder of a run; it has no {missing}") from None
 
 
+@cache
+def warn_once(message: str) -> None:
+    """Log a warning, unless it has been logged before."""
+    log.warning(message)
+
+
 def read_finished_run(folder: Path, trust: bool = False, config_dir: str = "", data_path: str = "") -> RunFolder:
     """Read the folder of a finished run. Its images are read from `data_path` if this is given.
 
     Raises UserError if it is not one, if its config is not valid, or, without `trust`, if it could run code that
-    neither conf/ nor the folder `config_dir` names, or write outside of its folder.
+    neither conf/ nor the folder `config_dir` names, or write outside of its folder. Without `trust`, places that are
+    written to, such as data_dir, are those of conf/, and not those of the run.
     """
     for needed in ("summary.json", ".hydra/config.yaml", ".hydra/overrides.yaml", "checkpoints/best.ckpt"):
         if not (folder / needed).is_file():
@@ -152,6 +160,8 @@ def read_finished_run(folder: Path, trust: bool = False, config_dir: str = "", d
         named = () if not config_dir else (find_config_dir(config_dir, f"config_dir={config_dir}"),)
         check_config(run.config, f"run={folder}", (CONF, *named))
         check_links(folder, f"run={folder}")
+        for line in use_own_places(run.config):
+            warn_once(f"run={folder}: {line}")
     if data_path:
         if "path" not in run.config.dataset:
             raise UserError(f"dataset.path={data_path}: the images of this run are not read from a path of yours")
