@@ -3,8 +3,10 @@
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ import torch
 from vae.errors import UserError, one_line
 from vae.figures import save
 from vae.runs.atomic_files import atomic_directory, atomic_write, temporary_path
+from vae.runs.run_lock import lock_run
 from vae.tracking.loggers import MetricsCSV
 from vae.training.callbacks.checkpoints import AtomicCheckpointIO
 
@@ -70,6 +73,24 @@ def test_what_a_killed_process_left_is_removed_by_the_next_write(tmp_path):
     with atomic_directory(tmp_path / "latent"):
         pass
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*kept, "a", "b", "latent"])
+
+
+def test_what_killed_processes_left_in_a_run_is_removed_under_its_lock(tmp_path):
+    killed = subprocess.Popen([sys.executable, "-c", ""])
+    killed.wait()
+    host, running = socket.gethostname(), os.getpid()
+    removed = [f"a.{host}-{killed.pid}.part", f"checkpoints/last.ckpt.{killed.pid}.part", "figures/b.other-host-1.part"]
+    kept = [f"a.{host}-{running}.part", f"latent.{running}.part", "figures/c.other-host-1.part", "figures/curves.png"]
+    for name in (*removed, *kept):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("half")
+    (tmp_path / f"generated.{killed.pid}.part").mkdir()
+    (tmp_path / f"generated.{killed.pid}.part" / "samples.png").write_text("half")
+    two_days_ago = time.time() - 2 * 24 * 60 * 60
+    os.utime(tmp_path / removed[2], (two_days_ago, two_days_ago))
+    with lock_run(tmp_path, "run"):
+        found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert found - {".lock"} == set(kept)
 
 
 @pytest.fixture

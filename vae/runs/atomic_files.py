@@ -1,24 +1,36 @@
 """Write files and folders atomically: a reader sees all of the new content or none of it."""
 
 import os
+import re
 import shutil
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from glob import escape
 from pathlib import Path
 
 from vae.errors import UserError
 
+DAY = 24 * 60 * 60  # seconds
+
 
 def temporary_path(path: Path) -> Path:
-    """Return a temporary name beside `path`, after removing what killed processes of this machine left there."""
-    prefix = f"{path.name}.{socket.gethostname()}-"
-    for leftover in path.parent.glob(f"{escape(prefix)}*.part"):
-        pid = leftover.name.removeprefix(prefix).removesuffix(".part")
-        if pid.isdecimal() and not is_running(int(pid)):
-            remove(leftover)
-    return path.with_name(f"{prefix}{os.getpid()}.part")
+    """Return a temporary name beside `path`, after removing what killed processes left there."""
+    remove_leftovers(path.parent.glob(f"{escape(path.name)}.*.part"))
+    return path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.part")
+
+
+def remove_leftovers(paths: Iterable[Path]) -> None:
+    """Remove those of these temporary files and folders that were left by killed processes.
+
+    A process of this machine is known to be killed. What others left, such as another machine, is removed after a day.
+    """
+    for path in paths:
+        pid = re.search(rf"\.({re.escape(socket.gethostname())}-)?([0-9]+)\.part$", path.name)  # 0.1 named no machine
+        with suppress(FileNotFoundError):
+            if not is_running(int(pid[2])) if pid else time.time() - path.lstat().st_mtime > DAY:
+                remove(path)
 
 
 def is_running(pid: int) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from vae.errors import UserError
+from vae.runs.atomic_files import remove_leftovers
 
 LOCK = ".lock"
 
@@ -17,7 +18,7 @@ class RunLockedError(UserError):
 
 @contextmanager
 def lock_run(folder: Path, key: str) -> Iterator[None]:
-    """Hold the lock of a run folder, which is created if it is missing.
+    """Hold the lock of a run folder, which is created if it is missing. What killed processes left in it is removed.
 
     Raises RunLockedError, which names `key`, if another process holds the lock.
     """
@@ -28,6 +29,7 @@ def lock_run(folder: Path, key: str) -> Iterator[None]:
     except Timeout:
         raise RunLockedError(f"{key}={folder}: another process is working in this run folder") from None
     try:
+        remove_leftovers(folder.rglob("*.part"))
         yield
     finally:
         lock.release()
