@@ -2,7 +2,8 @@
 
 BUDGET is cpu (forty minutes for all recipes on 2 CPU cores) or full (as published). Each run has a folder in
 outputs/results/<budget>/: finished runs are skipped, interrupted ones are resumed. After each run the table is written
-to docs/tables/results_<budget>.md; there, runs that are not finished are "open".
+to docs/tables/results_<budget>.md; there, runs that are not finished are "open". docs/images/results_<budget>.png shows
+what was reached against what was expected.
 """
 
 import csv
@@ -12,11 +13,14 @@ import shlex
 import shutil
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
+import matplotlib as mpl
 import yaml
 from doc_tables import describe_machine, markdown_table, write_table
+from matplotlib.figure import Figure
 
 ROOT = Path(__file__).parent.parent
 BUDGETS = ("cpu", "full")
@@ -67,6 +71,29 @@ def table_row(recipe: dict, arguments: list[str], folder: Path) -> list[str]:
     return [*cells, f"{minutes} min {seconds:02} s"]
 
 
+def draw_points(rows: list[list[str]], path: Path) -> None:
+    """Draw log p(x) as reached, with its standard error, against log p(x) as expected: one point for each row."""
+    points = []
+    for name, metric, expected, reached, *_ in rows:
+        if metric == "log_px" and expected and reached != "open":
+            value, _, error = reached.partition(" +- ")
+            points.append((float(expected), float(value), float(error), name.strip("`").removeprefix("experiment=")))
+    if not points:
+        return
+    points.sort(reverse=True)
+    figure = Figure(figsize=(7, 6), layout="constrained")
+    axes = figure.add_subplot(xlabel="published log p(x), nats", ylabel="reached log p(x), nats")
+    values = [value for point in points for value in point[:2]]
+    axes.axline((min(values), min(values)), slope=1, color="grey", linewidth=1, zorder=0)
+    colours = mpl.color_sequences["tab10"]
+    for i, (expected, reached, error, name) in enumerate(points):
+        label = textwrap.shorten(name, 55, placeholder=" ...")
+        axes.errorbar(expected, reached, error, fmt="os^"[i // 10 % 3], color=colours[i % 10], label=label)
+    figure.legend(loc="outside lower center", fontsize="small", ncols=1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+
+
 def planned_runs(budget: str) -> list[tuple[dict, list[str], Path]]:
     """Return (recipe, arguments of train.py, run folder) of every recipe; other arguments get another folder."""
     runs = []
@@ -91,8 +118,9 @@ def main(budget: str) -> int:
             if code >= 128:  # stopped by a signal
                 return code
             failed |= code != 0
-        table = markdown_table(HEADER, (table_row(*run) for run in runs))
-        path = write_table(f"results_{budget}", table, describe_machine())
+        rows = [table_row(*run) for run in runs]
+        path = write_table(f"results_{budget}", markdown_table(HEADER, rows), describe_machine())
+        draw_points(rows, ROOT / "docs" / "images" / f"results_{budget}.png")
     print(f"\n{path}")
     return 1 if failed else 0
 

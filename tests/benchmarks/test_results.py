@@ -99,6 +99,20 @@ def test_finished_runs_are_skipped_and_interrupted_ones_resumed(commands, tmp_pa
     assert "| `experiment=b latent_dim=3` | elbo |  | -95.50 |  | 7 | 2 | 1 min 40 s |" in read_table(tmp_path)
     assert results.main("cpu") == 0
     assert len(commands) == 3
+    assert (tmp_path / "docs" / "images" / "results_cpu.png").stat().st_size > 0
+
+
+def test_the_figure_has_one_point_for_each_reached_log_p(tmp_path, monkeypatch):
+    points = []
+    monkeypatch.setattr("matplotlib.axes.Axes.errorbar", lambda _, *args, **__: points.append(args[:3]))
+    rows = [
+        ["`experiment=a`", "log_px", "-86.70", "-90.12 +- 0.25"],
+        ["`experiment=b`", "log_px", "-80.00", "open"],
+        ["`experiment=c`", "log_px", "", "-91.00 +- 0.30"],
+        ["`experiment=d`", "elbo", "-99.00", "-98.00"],
+    ]
+    results.draw_points(rows, tmp_path / "figure.png")
+    assert points == [(-86.7, -90.12, 0.25)]
 
 
 def test_a_run_without_a_checkpoint_starts_again(commands, tmp_path):
