@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from datamodules.base import ImageDataModule, Images, number_labels
 from datamodules.pixels import to_levels
-from datamodules.stored import StoredPixels, read_rows
+from datamodules.stored import StoredPixels, open_npy, read_rows
 from vae.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ LAYOUTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "NCHW": lambda x: x,
 }
 CHANNELS = (1, 3)  # of pictures
-SAMPLE_ROWS = 1000  # of a memory-mapped file, which tell what its values are
+SAMPLE_ROWS = 1000  # of an array that stays in its file, which tell what its values are
 MAX_EVAL_IMAGES = 10_000  # for validation and for the test, unless their sizes are given
 READ_ERRORS = (ValueError, EOFError, RuntimeError, TypeError, UnpicklingError, BadZipFile, OSError)
 
@@ -53,7 +53,7 @@ def open_hdf5(path: Path) -> Any:
 
 
 READERS: dict[str, Callable[[Path], Any]] = {
-    ".npy": lambda path: np.load(path, mmap_mode="r"),
+    ".npy": open_npy,
     ".npz": np.load,
     ".pt": open_pt,
     ".h5": open_hdf5,
@@ -73,7 +73,7 @@ def open_file(path: Path) -> Iterator[Any]:
         try:
             content = READERS[path.suffix](path)
             if hasattr(content, "close"):
-                stack.enter_context(content)
+                stack.callback(content.close)
         except READ_ERRORS as error:
             reason = "no such file" if isinstance(error, FileNotFoundError) else f"{' '.join(str(error).split())}"
             raise UserError(f"dataset.path={path}: cannot be read: {reason}") from None
@@ -115,6 +115,8 @@ def choose_layout(shape: tuple[int, ...], path: str) -> str:
 
 def is_binary(values: np.ndarray) -> bool:
     """Return whether all values are 0 or 1."""
+    if values.size and not (values.min() >= 0 and values.max() <= 1):  # takes no memory
+        return False
     return bool(((values == 0) | (values == 1)).all())
 
 
@@ -128,7 +130,7 @@ def to_bool(values: np.ndarray, path: str) -> np.ndarray:
 
 def to_bytes(values: np.ndarray, path: str) -> np.ndarray:
     """Convert whole numbers from 0 to 255 to uint8. Raises UserError for others."""
-    return check_range(values, 0, 255, path).astype(np.uint8)
+    return check_range(values, 0, 255, path).astype(np.uint8, copy=False)
 
 
 def to_unit(values: np.ndarray, path: str, low: float, high: float) -> np.ndarray:
@@ -197,16 +199,20 @@ class Array(ImageDataModule):
     def load(self) -> dict[str, Images]:
         path = Path(self.path)
         with open_array(path, self.key) as array:
+            layout = self.layout or choose_layout(array.shape, self.path)
+            if len(array.shape) != len(layout) or not array.nbytes:
+                raise UserError(f"dataset.layout={layout}: {path} has the shape {array.shape}")
             n, gigabytes = len(array), array.nbytes / 1e9
             stored = gigabytes > self.max_memory
             if stored:
                 self.check_stored(f"dataset.max_memory={self.max_memory:g}: {path} has {gigabytes:.1f} GB")
-            layout = self.layout or choose_layout(array.shape, self.path)
-            if len(array.shape) != len(layout) or not array.size:
-                raise UserError(f"dataset.layout={layout}: {path} has the shape {array.shape}")
-            sample = read_rows(array, np.linspace(0, n - 1, SAMPLE_ROWS).astype(int)) if stored else array[:]
+            if stored:
+                select = partial(read_rows, array)
+                sample = select(np.linspace(0, n - 1, SAMPLE_ROWS).astype(int))
+            else:
+                sample = array[:]
+                select = sample.__getitem__
             conversion = choose_conversion(sample, self.range, self.path)
-            del sample
 
             def convert(values: np.ndarray) -> Tensor:
                 pixels = torch.from_numpy(np.ascontiguousarray(LAYOUTS[layout](conversion(values))))
@@ -221,9 +227,9 @@ class Array(ImageDataModule):
                     rows = rows.sort().values
                     pixels: Any = StoredPixels(partial(open_array, path, self.key), convert, rows)
                 else:
-                    pixels = convert(read_rows(array, rows.numpy()))
+                    pixels = convert(select(rows.numpy()))
                 splits[split] = Images(pixels, None if labels is None else labels[rows], classes=classes)
-        kind, where = str(pixels.dtype).removeprefix("torch."), "memory-mapped" if stored else "in memory"
+        kind, where = str(pixels.dtype).removeprefix("torch."), "read from the file" if stored else "in memory"
         log.info(f"{path}: {tuple(array.shape)}, layout {layout}, {kind}, {where}")
         return splits
 

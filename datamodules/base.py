@@ -187,7 +187,10 @@ class ImageDataModule(LightningDataModule, ABC):
     def mean_image(self) -> Tensor:
         """Return the mean training image, (C, H, W), float in [0, 1]."""
         pixels = self.images["train"].pixels
-        mean = pixels.float().mean(0) if isinstance(pixels, Tensor) else pixels.mean()
+        total = torch.zeros(self.shape, dtype=torch.double)
+        for part in pixels.split(EVAL_BATCH):
+            total += part.float().sum(0)  # exact for uint8
+        mean = (total / len(pixels)).float()
         return mean / 255 if pixels.dtype is torch.uint8 else mean
 
     def on_device(self, split: str) -> Any:

@@ -1,7 +1,10 @@
 """Pixels that stay in a file and are read when they are used, for datasets that are larger than the memory."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from math import prod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,8 +12,48 @@ import torch
 from torch import Tensor
 
 CPU = torch.device("cpu")
-MEAN_BYTES = 2**27  # read at once to compute a mean
 MAX_GAP = 8  # rows: two parts of a file that are this close are read at once
+
+
+class NpyFile:
+    """An array in a .npy file, in C order, whose rows are read when they are taken.
+
+    Pages of a memory map are slower: for each, the system reads several times as much of the file around it.
+    """
+
+    def __init__(self, path: Path, offset: int, shape: tuple[int, ...], dtype: np.dtype) -> None:
+        self.path, self.offset, self.shape, self.dtype = path, offset, shape, dtype
+        self.row_bytes = prod(shape[1:]) * dtype.itemsize
+        self.nbytes = len(self) * self.row_bytes
+        self.file = path.open("rb")
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self.file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        """Read rows. Raises OSError if the file has become shorter."""
+        start, stop, _ = rows.indices(len(self))
+        found = np.empty((stop - start, *self.shape[1:]), self.dtype)
+        self.file.seek(self.offset + start * self.row_bytes)
+        if self.file.readinto(found.reshape(-1).view(np.uint8).data) != found.nbytes:
+            raise OSError(f"{self.path}: the file has become shorter")
+        return found
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self[:].astype(dtype or self.dtype, copy=False)
+
+    def close(self) -> None:
+        self.file.close()
+
+
+def open_npy(path: Path) -> Any:
+    """Open a .npy file. An array that is not in C order is memory-mapped."""
+    mapped = np.load(path, mmap_mode="r")
+    if not mapped.ndim or not mapped.flags.c_contiguous:
+        return mapped
+    return NpyFile(path, mapped.offset, mapped.shape, mapped.dtype)
 
 
 def read_rows(array: Any, rows: np.ndarray) -> np.ndarray:
@@ -58,10 +101,3 @@ class StoredPixels:
     def split(self, size: int) -> Iterator[Tensor]:
         """Yield the rows in order, `size` at a time."""
         return (self[start : start + size] for start in range(0, len(self), size))
-
-    def mean(self) -> Tensor:
-        """Return the mean over the rows, (C, H, W)."""
-        total = torch.zeros(self.shape[1:], dtype=torch.double, device=self.device)
-        for pixels in self.split(max(1, MEAN_BYTES // total.nbytes)):
-            total += pixels.double().sum(0)
-        return (total / len(self)).float()
