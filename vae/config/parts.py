@@ -98,6 +98,11 @@ class Pokemon(Dataset, target="datamodules.pokemon.Pokemon"):
     shift: int = Field(ge=0, description="a whole number, 0 or more")
 
 
+class Emoji(Dataset, target="datamodules.emoji.Emoji"):
+    size: ImageSize
+    flips: bool = Field(description="true or false")
+
+
 class Folder(Dataset, target="datamodules.folder.Folder"):
     path: Path
     size: ImageSize
