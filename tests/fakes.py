@@ -6,10 +6,10 @@ from torch import nn
 from datamodules.base import ImageDataModule, Images
 from vae.model.objectives import ELBO
 from vae.model.posteriors import DiagonalNormal
-from vae.model.priors import Flow, Mixture, StandardNormal, TwoLayers, VampPrior
+from vae.model.priors import DiagonalGaussian, Flow, Mixture, StandardNormal, TwoLayers, VampPrior
 
 SHAPE = (1, 1, 4)
-PRIORS = ["standard_normal", "mixture", "vampprior", "flow", "two_layers"]
+PRIORS = ["standard_normal", "diagonal_gaussian", "mixture", "vampprior", "flow", "two_layers"]
 NAMES = ["pikachu", "charizard", "Mew", "mewtwo", "raichu", "ditto", "onix", "abra"]
 
 
@@ -77,7 +77,8 @@ def code(x):
 def build_prior(name):
     """Build a prior of 4 dimensions with random parameters."""
     torch.manual_seed(0)
-    classes = {"standard_normal": StandardNormal, "mixture": Mixture, "vampprior": VampPrior, "flow": Flow}
+    classes = {"standard_normal": StandardNormal, "diagonal_gaussian": DiagonalGaussian}
+    classes |= {"mixture": Mixture, "vampprior": VampPrior, "flow": Flow}
     options = {"mixture": (3,), "vampprior": (3, 0.5), "flow": (2, 8)}.get(name, ())
     prior = TwoLayers(4, SHAPE, 2, 8, "tanh") if name == "two_layers" else classes[name](4, SHAPE, *options)
     for parameter in prior.parameters():

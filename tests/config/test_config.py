@@ -90,7 +90,7 @@ GROUPS = {
     "optimizer": ["adadelta", "adagrad", "adam", "adamw", "rmsprop", "sgd"],
     "optimizer/schedule": ["burda2015", "constant", "one_cycle"],
     "posterior": ["diagonal_gaussian", "iaf", "point"],
-    "prior": ["flow", "mixture", "standard_normal", "two_layers", "vampprior"],
+    "prior": ["diagonal_gaussian", "flow", "mixture", "standard_normal", "two_layers", "vampprior"],
     "search": ["mnist"],
     "trainer": ["ddp", "default", "gpu"],
 }
@@ -217,7 +217,7 @@ USER_ERRORS = {
     "objective=dreg posterior=iaf": ["objective=dreg", "posterior=diagonal_gaussian"],
     "objective=free_bits prior=mixture": ["objective=free_bits", "prior=standard_normal", "objective=elbo"],
     "objective=free_bits_4 posterior=iaf": ["posterior=diagonal_gaussian", "objective=elbo"],
-    "likelihood=pixelcnn likelihood.context_dropout=1": ["likelihood.context_dropout=1", "below 1"],
+    "likelihood=pixelcnn likelihood.context_swap=1": ["likelihood.context_swap=1", "below 1"],
     "likelihood=pixelcnn likelihood.dilations=[0]": ["likelihood.dilations", "1 or more", "[1,2]"],
     "likelihood=pixel_art likelihood.latent_dim=5": ["likelihood.latent_dim=5", "which is 3"],
     "likelihood=pixelcnn objective=autoencoder": ["likelihood", "no gradient", "objective=elbo"],

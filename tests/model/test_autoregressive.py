@@ -12,7 +12,7 @@ from vae.model.autoregressive import PixelCNN, PixelCNNLogistic
 from vae.model.estimator import summarize
 from vae.model.pixel_art import PixelArt
 
-OPTIONS = {"h_channels": 3, "radius": 2, "width": 6, "dilations": [1, 2], "context_dropout": 0.0, "temperature": 0.5}
+OPTIONS = {"h_channels": 3, "radius": 2, "width": 6, "dilations": [1, 2], "context_swap": 0.0, "temperature": 0.5}
 KINDS = {
     "pixel_art": (lambda: PixelArt(latent_dim=2, palette=4, background=1.0, **OPTIONS), 3),
     "pixelcnn": (lambda: PixelCNN(**OPTIONS), 1),
@@ -252,15 +252,29 @@ def test_the_mean_agrees_with_samples_and_has_no_gradient(kind):
         _ = likelihood(random_h(2, 4, 4, requires_grad=True)).mean
 
 
-def test_context_dropout_hides_the_pixels_in_training_only():
+def test_a_swapped_context_is_that_of_another_image_in_training_only():
     torch.manual_seed(0)
-    likelihood = PixelCNN(**OPTIONS | {"context_dropout": 1 - 1e-9})
+    likelihood = PixelCNN(**OPTIONS | {"context_swap": 1 - 1e-9})
     likelihood.build(1)
-    h = torch.randn(1, 3, 6, 6)
-    ones, zeros = torch.ones(1, 1, 6, 6), torch.zeros(1, 1, 6, 6)
-    assert (likelihood.network_outputs(ones, h) == likelihood.network_outputs(zeros, h)).all()
+    h, x = torch.randn(3, 3, 9, 20), (torch.rand(3, 1, 9, 20) < 0.5).float()
+    swapped = likelihood.network_outputs(x, h)
     likelihood.eval()
-    assert (likelihood.network_outputs(ones, h) != likelihood.network_outputs(zeros, h)).any()
+    assert (swapped == likelihood.network_outputs(x[[2, 0, 1]], h)).all()
+    assert (swapped != likelihood.network_outputs(x, h)).any()
+
+
+def test_the_context_is_swapped_in_blocks():
+    torch.manual_seed(0)
+    likelihood = PixelCNN(**OPTIONS | {"context_swap": 0.3})
+    likelihood.build(1)
+    swapped = likelihood.network.swapped(torch.zeros(1000, 1, 16, 20)).float()
+    assert swapped.shape == (1000, 1, 16, 20)
+    assert swapped.mean().item() == pytest.approx(0.3, abs=0.02)
+    for rows, columns in product((slice(8), slice(8, 16)), (slice(8), slice(8, 16), slice(16, 20))):
+        block = swapped[..., rows, columns]
+        assert (block.amin((-2, -1)) == block.amax((-2, -1))).all()
+    means = swapped[:, 0, ::8, ::8].flatten(1).mT
+    assert (torch.corrcoef(means) - torch.eye(6)).abs().max() < 0.15
 
 
 @pytest.mark.parametrize("kind", ["pixel_art", "pixelcnn_logistic"])

@@ -9,6 +9,7 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Mul
 from vae.errors import UserError
 from vae.model.flows import AffineCoupling, Coupling
 from vae.model.posteriors import DiagonalGaussian, DiagonalNormal
+from vae.model.priors import DiagonalGaussian as GaussianPrior
 from vae.model.priors import DiagonalMixture, Flow, Mixture, StandardNormal, TwoLayers, VampPrior
 
 SHAPE = (1, 2, 3)
@@ -38,6 +39,7 @@ class Q(torch.nn.Module):
 
 PRIORS = {
     "standard_normal": lambda: StandardNormal(2, SHAPE),
+    "diagonal_gaussian": lambda: perturbed(GaussianPrior(2, SHAPE)),
     "mixture": lambda: perturbed(Mixture(2, SHAPE, 5)),
     "vampprior": lambda: perturbed(VampPrior(2, SHAPE, 4, 0.5)),
     "flow": lambda: perturbed(Flow(2, SHAPE, 3, 16), 0.1),
@@ -191,9 +193,16 @@ def test_two_layers_bound_the_location_and_scale_of_z1():
     assert torch.isfinite(p_z1.log_prob(torch.zeros(3))).all()
 
 
-def test_kl_to_the_standard_normal_matches_torch():
+def test_kl_to_a_gaussian_prior_matches_torch():
     mean, log_var = torch.randn(7, 3, dtype=torch.float64), torch.randn(7, 3, dtype=torch.float64)
     q = Independent(Normal(mean, (log_var / 2).exp()), 1)
     p = Independent(Normal(torch.zeros(3, dtype=torch.float64), torch.ones(3, dtype=torch.float64)), 1)
     kl = kl_divergence(DiagonalNormal(mean, log_var), StandardNormal(3, SHAPE)(None))
     torch.testing.assert_close(kl, kl_divergence(q, p))
+    prior = GaussianPrior(3, SHAPE).double()
+    torch.testing.assert_close(kl_divergence(DiagonalNormal(mean, log_var), prior(None)), kl)  # before the training
+    with torch.no_grad():
+        prior.mean.copy_(torch.tensor([0.5, -1, 2]))
+        prior.log_var.copy_(torch.tensor([4.0, 1, 0.25]).log())
+    p = Independent(Normal(torch.tensor([0.5, -1, 2]).double(), torch.tensor([2.0, 1, 0.5]).double()), 1)
+    torch.testing.assert_close(kl_divergence(DiagonalNormal(mean, log_var), prior(None)), kl_divergence(q, p))

@@ -16,6 +16,7 @@ def modes(name, prior):
         return z
     return {
         "standard_normal": lambda: torch.zeros(1, 4),
+        "diagonal_gaussian": lambda: prior.mean[None],
         "mixture": lambda: prior.means,
         "vampprior": lambda: code(prior.u.clamp(0, 1)),
         "two_layers": lambda: prior.decoder(torch.zeros(1, 2))[:, :4].tanh(),
@@ -41,7 +42,7 @@ def test_temperature_0_gives_the_modes_and_1_the_prior(name):
     )
 
 
-@pytest.mark.parametrize("name", ["standard_normal", "mixture", "vampprior", "two_layers"])
+@pytest.mark.parametrize("name", ["standard_normal", "diagonal_gaussian", "mixture", "vampprior", "two_layers"])
 @torch.inference_mode()
 def test_temperature_scales_the_standard_deviation_around_a_mode(name):
     prior = build_prior(name)

@@ -218,7 +218,7 @@ class PixelCNN(Likelihood, target="vae.model.autoregressive.PixelCNN"):
     radius: PositiveInt
     width: PositiveInt
     dilations: list[PositiveInt] = Field(description="a list of whole numbers, 1 or more, such as [1,2]")
-    context_dropout: Annotated[float, Field(ge=0, lt=1, description="a number of 0 or more, below 1")]
+    context_swap: Annotated[float, Field(ge=0, lt=1, description="a number of 0 or more, below 1")]
     temperature: NonNegativeFloat
 
 

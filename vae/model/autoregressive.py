@@ -101,7 +101,7 @@ class AutoregressiveLikelihood(Likelihood):
         radius: int,
         width: int,
         dilations: Sequence[int],
-        context_dropout: float,
+        context_swap: float,
         temperature: float,
     ) -> None:
         super().__init__()
@@ -110,7 +110,7 @@ class AutoregressiveLikelihood(Likelihood):
             "radius": radius,
             "width": width,
             "dilations": dilations,
-            "context_dropout": context_dropout,
+            "context_swap": context_swap,
         }
 
     def build(self, channels: int) -> None:

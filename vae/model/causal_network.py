@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+SWAPPED_BLOCK = 8  # pixels
 Offsets = Sequence[tuple[int, int]]  # (rows, columns) from a pixel to the pixels that are read
 
 
@@ -43,8 +44,8 @@ class CausalNetwork(nn.Module):
 
     A causal convolution of `radius`, then a residual one of radius 1 for each of `dilations`, all with `width`
     channels. A projection of h is added to the output of each. An additional input channel is 1 inside the image and 0
-    outside. In training, all inputs are 0 for a fraction `context_dropout` of the images, so that h alone has to
-    describe them.
+    outside. In training, a fraction `context_swap` of the blocks of SWAPPED_BLOCK^2 inputs comes from another image of
+    the batch. So the network learns to follow h where the pixels before contradict it, as samples sometimes do.
     """
 
     def __init__(
@@ -55,10 +56,10 @@ class CausalNetwork(nn.Module):
         radius: int,
         width: int,
         dilations: Sequence[int],
-        context_dropout: float,
+        context_swap: float,
     ) -> None:
         super().__init__()
-        self.context_dropout = context_dropout
+        self.context_swap = context_swap
         self.first = CausalConv(channels + 1, width, radius, center=False)
         self.layers = nn.ModuleList(CausalConv(width, width, 1, dilation, center=True) for dilation in dilations)
         self.project_h = nn.Conv2d(h_channels, width * (1 + len(dilations)), 1)
@@ -66,15 +67,22 @@ class CausalNetwork(nn.Module):
 
     def forward(self, x: Tensor, h: Tensor) -> Tensor:
         batch = h.shape[:-3]
+        if self.training and self.context_swap:
+            x = torch.where(self.swapped(x), x.roll(1, 0), x)
         x = torch.cat([x, torch.ones_like(x[:, :1])], 1)
-        if self.training and self.context_dropout:
-            x = x * (torch.rand(x.shape[0], 1, 1, 1, device=x.device) >= self.context_dropout)
         x, h = (t.contiguous(memory_format=torch.channels_last) for t in (x, h.flatten(0, -4)))  # faster on CPUs
         of_first, *of_layers = self.project_h(h).chunk(1 + len(self.layers), 1)
         a = (self.first(x) + of_first.unflatten(0, (-1, x.shape[0]))).flatten(0, 1)
         for layer, of_layer in zip(self.layers, of_layers, strict=True):
             a = a + layer(F.silu(a)) + of_layer
         return self.last(F.silu(a)).unflatten(0, batch)
+
+    def swapped(self, x: Tensor) -> Tensor:
+        """Return for each pixel whether it comes from another image, (B, 1, H, W)."""
+        height, width = x.shape[-2:]
+        blocks = [-(-size // SWAPPED_BLOCK) for size in (height, width)]
+        swapped = torch.rand(x.shape[0], 1, *blocks, device=x.device) < self.context_swap
+        return swapped.repeat_interleave(SWAPPED_BLOCK, -2).repeat_interleave(SWAPPED_BLOCK, -1)[..., :height, :width]
 
     @torch.no_grad()
     def sample(

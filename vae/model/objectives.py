@@ -92,7 +92,7 @@ class FreeBits(Objective):
     def __call__(self, terms: Terms, _weight: float | Tensor) -> Tensor:
         q, p = terms.q_z, terms.p_z
         if not (isinstance(q, Independent) and isinstance(p, Independent)):
-            needed = "posterior=diagonal_gaussian and prior=standard_normal, or objective=elbo"
+            needed = "posterior=diagonal_gaussian and prior=standard_normal or diagonal_gaussian, or objective=elbo"
             raise UserError(f"objective=free_bits: the KL per unit has no closed form; expected {needed}")
         units = kl_divergence(q.base_dist, p.base_dist)  # (B, D)
         return terms.log_likelihood - batch_mean(units).clamp(min=self.free_bits).sum()

@@ -54,6 +54,17 @@ class StandardNormal(Prior):
         return UnitNormal(self.zero)
 
 
+class DiagonalGaussian(Prior):
+    """N(mean, diag(sigma^2)), with learned mean and sigma."""
+
+    def __init__(self, latent_dim: int, shape: tuple[int, int, int]) -> None:
+        super().__init__(latent_dim, shape)
+        self.mean, self.log_var = (nn.Parameter(torch.zeros(latent_dim)) for _ in range(2))
+
+    def forward(self, _q: Q) -> Distribution:
+        return DiagonalNormal(self.mean, self.log_var)
+
+
 class DiagonalMixture(Distribution):
     """Mixture of Gaussians sum_k pi_k N(mean_k, diag(scale_k^2)); log_pi is (K,), mean and scale are (K, D).
 
