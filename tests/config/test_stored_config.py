@@ -129,6 +129,7 @@ ALLOWED = [
     "dataset.path=../pictures",
     "hydra.sweep.subdir=${hydra.job.num}",
     "hydra.sweeper.params.latent_dim='choice(2,3)'",
+    "hydra.sweeper.params={latent_dim: 'choice(2,3)', optimizer.lr: 'interval(0.1,0.2)'}",
 ]
 REFUSED = [
     "hydra.callbacks.x._target_=os.system",

@@ -244,6 +244,22 @@ def test_a_resumed_search_starts_with_the_interrupted_trial(cli, tmp_path):
     assert tried == {trial.params["optimizer.lr"] for trial in (study.trials[0], interrupted)}
 
 
+@pytest.mark.parametrize(
+    ("swept", "lacking"),
+    [
+        ("objective=elbo,autoencoder", "objective=autoencoder"),
+        ("+hydra.sweeper.params.objective='choice(autoencoder,iwae)'", "objective=autoencoder"),
+        ("experiment=lesson,pytorch_example", "experiment=pytorch_example"),
+        ("likelihood=bernoulli,grey_cross_entropy", "likelihood=grey_cross_entropy"),
+    ],
+)
+def test_a_search_over_runs_with_and_without_an_elbo_is_refused(swept, lacking, cli, tmp_path):
+    code, _, err = cli("-m", "search=mnist", swept)
+    assert (code, err.count("\n")) == (2, 1)
+    assert err.startswith(f"{lacking}: ")
+    assert not (tmp_path / "outputs").exists()
+
+
 def test_a_sweep_writes_a_folder_for_each_value(cli, runs):
     code, _, _ = cli("-m", "latent_dim=1,2,5", "trainer.max_epochs=1")
     assert code == 0

@@ -3,6 +3,7 @@
 A run folder can come from anybody: it is data. It must not run code, read the environment or write outside itself.
 """
 
+import itertools
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
 from vae.config.older_versions import current_config, current_override
+from vae.config.overrides import parse_override
 from vae.config.schema import CONF, Config
 from vae.config.yaml_files import parse_config, read_yaml
 from vae.errors import UserError, one_line
@@ -210,9 +212,17 @@ def escape_resolvers(cfg: DictConfig) -> DictConfig:
     return OmegaConf.create(escape(content))
 
 
+def split_params(override: str) -> list[str]:
+    """Return an override, or one for each key of hydra.sweeper.params={KEY: VALUES, ...}."""
+    if not override.startswith(PARAMS[:-1] + "="):
+        return [override]
+    params = parse_override(override).value()
+    return [f"{PARAMS}{key}={value}" for key, value in params.items()] if isinstance(params, dict) else [override]
+
+
 def check_overrides(overrides: Iterable[str], source: str, folders: Sequence[Path] = (CONF,)) -> None:
     """Raise UserError if the stored arguments of a sweep could run code that these folders do not name."""
-    for override in overrides:
+    for override in itertools.chain.from_iterable(map(split_params, overrides)):
         key, _, value = override.partition("=")
         key = key.lstrip("+~").partition("@")[0]
         run_key = key.removeprefix(PARAMS)

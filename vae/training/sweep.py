@@ -10,11 +10,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
+from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from vae.config.command_line import command
+from vae.config.command_line import choices, command, initialize_conf
+from vae.config.config_dirs import SEARCH_PATH, config_dirs
+from vae.config.overrides import override_values, parse_override
 from vae.config.schema import validate
 from vae.errors import USER_ERRORS, UserError, one_line
 from vae.runs.atomic_files import atomic_write
@@ -119,20 +123,45 @@ def requeue_trials(sweeper: DictConfig) -> None:
             study.enqueue_trial(trial.params)
 
 
+def check_search(hydra: DictConfig) -> None:
+    """Raise UserError if some runs of a search record an ELBO and others do not: their values cannot be compared."""
+    params = (f"{key}={value}" for key, value in (hydra.sweeper.get("params") or {}).items())
+    typed = map(parse_override, [*hydra.overrides.task, *params])
+    search_path = [override for override in hydra.overrides.hydra if override.startswith(SEARCH_PATH)]
+    folders = config_dirs(search_path)
+    chosen = {o.key_or_group: override_values(o) for o in typed if choices(o.key_or_group, folders)}
+    first = [*search_path, *(f"{group}={names[0]}" for group, names in chosen.items() if names)]
+    bounds, normalized = {}, {}
+    with initialize_conf(folders):
+        for choice in (f"{group}={name}" for group, names in chosen.items() for name in names):
+            cfg = compose("config", [*first, choice])
+            objective, likelihood = (cfg[part].get("_target_") for part in ("objective", "likelihood"))
+            bounds[choice] = "elbo" in get_class(objective).curves  # type: ignore[attr-defined]
+            normalized[choice] = not likelihood or get_class(likelihood).normalized  # type: ignore[attr-defined]
+    for records_elbo, others in ((bounds, normalized), (normalized, bounds)):
+        for group, names in chosen.items():
+            lacking = [name for name in names if not records_elbo[f"{group}={name}"]]
+            if 0 < len(lacking) < len(names) and any(others.values()):
+                reason = "records no ELBO, so a search cannot compare it with the others"
+                raise UserError(f"{group}={','.join(lacking)}: {reason}")
+
+
 class Sweep(Callback):
     """Hydra callback: save the command line of a sweep at its start, and print a table of its runs at its end."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Write the command line to sweep.json, for `sweep=` to resume, and print how to resume."""
-        folder = Path(config.hydra.sweep.dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        atomic_write(json.dumps(OmegaConf.to_container(config.hydra.overrides), indent=2) + "\n", folder / "sweep.json")
-        if config.hydra.sweeper.get("storage"):
-            try:
+        folder, is_search = Path(config.hydra.sweep.dir), "storage" in config.hydra.sweeper
+        arguments = json.dumps(OmegaConf.to_container(config.hydra.overrides), indent=2) + "\n"
+        try:
+            if is_search:
+                check_search(config.hydra)
+            folder.mkdir(parents=True, exist_ok=True)
+            atomic_write(arguments, folder / "sweep.json")
+            if is_search:
                 requeue_trials(config.hydra.sweeper)
-            except UserError as error:  # Hydra would turn it into a warning
-                print(one_line(error), file=sys.stderr)
-                sys.exit(2)
+        except USER_ERRORS as error:  # Hydra would turn it into a warning
+            raise SystemExit(2) from error
         show(resume_hint(folder))
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
