@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from datamodules.base import ImageDataModule, Images
-from datamodules.fetch import fetch, file_checksum, pip_download
+from datamodules.fetch import fetch, pip_download, sha256
 from datamodules.pickled import load_pickle
 
 PACKAGE, WHEEL = "animal-mnist==0.4", "animal_mnist-0.4-py3-none-any.whl"
@@ -36,8 +36,7 @@ class Animals(ImageDataModule):
             self.folder,
             {WHEEL: SHA256},
             {f"the PyPI package {PACKAGE}": partial(pip_download, PACKAGE)},
-            partial(file_checksum, algorithm="sha256"),
-            manual_files=[f"{self.folder / WHEEL}  (sha256 {SHA256})"],
+            sha256,
         )
 
     def load(self) -> dict[str, Images]:

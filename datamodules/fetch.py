@@ -43,21 +43,26 @@ def md5(path: Path) -> str:
     return file_checksum(path, "md5")
 
 
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal."""
+    return file_checksum(path, "sha256")
+
+
 def npz_checksum(path: Path) -> str:
     """Return the SHA-256 of the arrays in an .npz file, or "damaged" if the file is missing or cannot be read.
 
     It does not depend on how the arrays are compressed. Raises PermissionError if the file may not be read.
     """
-    sha256 = hashlib.sha256()
+    digest = hashlib.sha256()
     try:
         with np.load(path, allow_pickle=False) as arrays:
             for name in arrays.files:
-                sha256.update(np.ascontiguousarray(arrays[name]).data)
+                digest.update(np.ascontiguousarray(arrays[name]).data)
     except PermissionError:
         raise
     except Exception:  # noqa: BLE001 (zipfile, zlib and numpy raise many kinds of exceptions on a damaged file)
         return "damaged"
-    return sha256.hexdigest()
+    return digest.hexdigest()
 
 
 @contextmanager
@@ -243,6 +248,6 @@ def fetch(
     except OSError as error:
         raise UserError(f"data_dir: cannot write to {folder}: {error.strerror or error}") from None
     if manual_files is None:
-        manual_files = [f"{folder / name}  (md5 {expected})" for name, expected in needed.items()]
+        manual_files = [f"{folder / name}  ({checksum.__name__} {expected})" for name, expected in needed.items()]
     manual = ["To add the files by hand, save them as:", *(f"  {line}" for line in manual_files)]
     raise UserError("\n".join(["Could not download the data:", *failures, *manual]))

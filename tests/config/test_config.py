@@ -37,6 +37,7 @@ GROUPS = {
     "dataset": [
         "animals",
         "array",
+        "caltech101",
         "celeba",
         "cifar10",
         "digits",

@@ -200,3 +200,14 @@ def test_the_last_batch_is_the_remainder():
 
 def test_toy_dataset_writes_the_idx_format():
     assert toy_dataset.to_idx(np.zeros((2, 3), np.uint8)) == b"\0\0\x08\x02\0\0\0\x02\0\0\0\x03" + bytes(6)
+
+
+@pytest.mark.parametrize("binarize", ["dynamic", "static", "threshold", "none"])
+def test_binary_images_stay_as_they_are(make_data, binarize, monkeypatch):
+    images = {split: torch.rand(30, 1, 4, 4) < 0.5 for split in ("train", "val", "test")}
+    module = make_data(binarize="none")
+    module.images, module.binarize = {}, binarize
+    monkeypatch.setattr(module, "load", lambda: {split: Images(pixels) for split, pixels in images.items()})
+    module.setup()
+    for split, pixels in images.items():
+        assert torch.equal(module.x(split), pixels.float())

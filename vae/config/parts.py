@@ -82,6 +82,10 @@ class Dataset(Section):
     binarize: Literal["dynamic", "static", "threshold", "none"]
 
 
+class MNIST(Dataset, target="datamodules.mnist.MNIST"):
+    binarize: Literal["dynamic", "static", "threshold", "larochelle", "none"]  # type: ignore[assignment]
+
+
 class EMNIST(Dataset, target="datamodules.emnist.EMNIST"):
     subset: Literal["byclass", "bymerge", "balanced", "letters", "digits", "mnist"]
 
