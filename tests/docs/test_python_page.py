@@ -45,3 +45,14 @@ def test_the_lines_of_the_programs_are_counted():
         found = [end - start for start, end in zip(starts, [*starts[1:], len(lines)], strict=True)]
         claimed = [int(re.search(r": (\d+) lines?$", lines[start])[1]) for start in starts]
         assert found == claimed == list(map(int, column))[: len(found)]
+
+
+def test_the_names_of_the_table_are_counted_and_in_the_programs():
+    programs = [content for info, content in blocks(COMPARISON) if info == "python"]
+    rows = [line.strip("| ").split(" | ")[1:] for line in COMPARISON.splitlines() if re.match(r"\| .* lines?,", line)]
+    assert [len(row) for row in rows] == [3] * 5
+    for row in rows:
+        for cell, program in zip(row, programs, strict=True):
+            names = re.findall(r"`(\w+)`", cell)
+            assert int(re.search(r"(\d+) names?:", cell)[1]) == len(set(names)) == len(names)
+            assert all(re.search(rf"\b{name}\b", program) for name in names)
