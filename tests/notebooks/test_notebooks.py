@@ -2,6 +2,7 @@
 
 import base64
 import io
+from itertools import pairwise
 
 import nbformat
 import pytest
@@ -45,5 +46,8 @@ def test_committed_outputs_are_small_and_complete(path):
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     outputs = [output for cell in code for output in cell.outputs]
     assert not [output for output in outputs if output.output_type == "error"]
+    for cell in code:  # consecutive outputs would be shown with a gap between them
+        streams = [output.get("name") for output in cell.outputs]
+        assert not [a for a, b in pairwise(streams) if a == b == "stdout"]
     assert str(ROOT) not in path.read_text()
     assert "/tmp/" not in path.read_text()

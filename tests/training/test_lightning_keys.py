@@ -99,6 +99,7 @@ def test_a_key_that_is_not_supported_is_refused_in_one_line(key, cli, tmp_path):
     ("argument", "message"),
     [
         ("trainer.precision=64-true", "trainer.precision=64-true: expected 32-true, bf16-mixed or 16-mixed"),
+        ("trainer.precision=16-mixed", "trainer.precision=16-mixed: expected bf16-mixed, or a GPU"),
         ("trainer.limit_train_batches=0", "trainer.limit_train_batches=0: expected a number of batches"),
         ("trainer.overfit_batches=1.5", "trainer.overfit_batches=1.5: expected "),
         ("trainer.callbacks=x", "trainer.callbacks=x: expected a list of callbacks"),

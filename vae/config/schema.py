@@ -94,6 +94,10 @@ class Trainer(Section):
         for key, value in (self.model_extra or {}).items():
             if key in REFUSED_TRAINER_KEYS:
                 raise UserError(f"trainer.{key}={value}: not supported; {REFUSED_TRAINER_KEYS[key]}")
+        if self.precision == "16-mixed" and (self.model_extra or {}).get("accelerator") == "cpu":
+            raise UserError(
+                "trainer.precision=16-mixed: expected bf16-mixed, or a GPU"
+            )  # Lightning would use bf16-mixed
         return self
 
 
