@@ -59,7 +59,7 @@ def test_rows_are_sorted_from_best_to_unfinished(sweep):
 
 @pytest.mark.parametrize("width", [80, 100, 120])
 def test_the_table_fits_the_terminal(sweep, width):
-    lines = format_table(find_runs([sweep]), width).splitlines()
+    lines = format_table(build_rows(find_runs([sweep])), width).splitlines()
     assert max(map(len, lines)) <= width or lines[-1].startswith("* best run")
     first = lines[1].split()
     assert [first[0], *first[1:7], first[-1]] == ["*", "-94.50", "0.25", "-98.50", "20.00", "8", "50", "finished"]
@@ -76,7 +76,7 @@ def test_differing_keys_are_columns_if_there_is_room(tmp_path):
             make_scores(log_px),
             history=make_history(log_px, axes=()),
         )
-    lines = format_table(find_runs([tmp_path]), 80).splitlines()
+    lines = format_table(build_rows(find_runs([tmp_path])), 80).splitlines()
     assert lines[:3] == [
         "   latent_dim   log_px    +-     elbo     kl  active  seconds  status",
         "*          10   -95.00  0.25   -99.00  20.00       8        -  finished",
@@ -94,7 +94,7 @@ def test_the_best_run_is_chosen_among_comparable_scores(tmp_path):
     make_run(tmp_path / "e", {"dataset": "frey", "likelihood": "gaussian"}, density)
     found = find_runs([tmp_path])
     assert [row.run.folder.name for row in build_rows(found) if row.best] == ["a", "e", "b", "d"]
-    last = format_table(found, 120).splitlines()[-1]
+    last = format_table(build_rows(found), 120).splitlines()[-1]
     assert "best run with dataset=mnist dataset.binarize=static values=probability" in last
 
 
@@ -103,7 +103,7 @@ def test_runs_with_the_same_config_are_named_by_their_folders(tmp_path):
         make_run(tmp_path / place, {"latent_dim": dim}, make_scores(-99.0))
     found = find_runs([tmp_path])
     assert [row.name for row in build_rows(found)] == ["latent_dim=3 one/x", "latent_dim=3 two/x", "latent_dim=4"]
-    assert "latent_dim=3 two/x" in format_table(found, 120)
+    assert "latent_dim=3 two/x" in format_table(build_rows(found), 120)
     assert [row.name for row in build_rows(found[:2])] == ["one/x", "two/x"]
     assert [row.name for row in build_rows(found[:1])] == ["x"]
 

@@ -189,6 +189,44 @@ def test_markup_from_a_run_folder_is_shown_as_text(tmp_path, open_page):
     assert page.locator("b, img[src=x]").count() == 0
 
 
+def test_runs_are_labelled_by_their_values_or_if_these_are_not_unique_by_their_names(tmp_path, open_page):
+    for folder, dim, log_px in (("a", 10, -90.0), ("b", 2, -140.0)):
+        make_run(tmp_path / "sweep" / folder, {"latent_dim": dim}, make_scores(log_px), history=make_history(-99))
+    page = open_page(tmp_path / "sweep")
+    assert page.locator("#curves-plot .legendtext").all_text_contents() == ["1  10", "2  2"]
+    make_run(tmp_path / "sweep" / "c", {"latent_dim": 2}, make_scores(-150.0), history=make_history(-99))
+    page = open_page(tmp_path / "sweep")
+    legend = ["1  latent_dim=10", "2  latent_dim=2 b", "3  latent_dim=2 c"]
+    assert page.locator("#curves-plot .legendtext").all_text_contents() == legend
+    page.get_by_label("show latent_dim=2 b").uncheck()
+    assert [place for place, _ in visible_curves(page)["elbo"]] == [0, 2]
+
+
+def test_means_over_seeds(tmp_path, open_page):
+    for i, (activation, seed, log_px) in enumerate(
+        [
+            ("relu", 0, -90.0),
+            ("relu", 1, -94.0),
+            (HOSTILE_TEXT, 0, -140.0),
+            (HOSTILE_TEXT, 1, -150.0),
+            ("elu", 0, -99.0),
+        ]
+    ):
+        make_run(tmp_path / "sweep" / str(i), {"activation": activation, "seed": seed}, make_scores(log_px))
+    page = open_page(tmp_path / "sweep")
+    rows = [row.locator("th, td").all_text_contents() for row in page.locator("#means tr").all()]
+    assert rows[0] == ["activation", "seeds", "log_px", "elbo", "kl"]
+    # of -90 and -94: the mean -92, and the standard deviation 2 sqrt(2)
+    assert rows[1] == ["relu", "2", "-92.00 +- 2.83", "-96.00 +- 2.83", "20.00 +- 0.00"]
+    assert rows[2] == ["elu", "1", "-99.00", "-103.00", "20.00"]
+    assert rows[3][1:3] == ["2", "-145.00 +- 7.07"]
+    assert rows[3][0].startswith(HOSTILE_TEXT[:10])
+    assert page.locator("#means").is_visible()
+    make_run(tmp_path / "single" / "a", {"activation": "relu", "seed": 0}, make_scores(-90.0))
+    make_run(tmp_path / "single" / "b", {"activation": "elu", "seed": 1}, make_scores(-91.0))
+    assert not open_page(tmp_path / "single").locator("#means").is_visible()
+
+
 def test_a_page_without_finished_runs_or_differences(tmp_path, open_page):
     make_run(tmp_path / "sweep" / "a", {"latent_dim": 2}, failure="no memory")
     page = open_page(tmp_path / "sweep")

@@ -44,7 +44,7 @@ class Runs(Sequence[Run]):
         return Path(file)
 
     def __repr__(self) -> str:
-        return format_table(self.runs)
+        return format_table(self.rows)
 
     def _repr_html_(self) -> str:
         import pandas as pd

@@ -50,9 +50,8 @@ def to_csv(rows: Sequence[Row]) -> str:
 
 def main(argv: Sequence[str]) -> None:
     folders, out = parse_command_line(argv)
-    runs = find_runs(folders)
-    rows = build_rows(runs)
-    show(format_table(runs))
+    rows = build_rows(find_runs(folders))
+    show(format_table(rows))
     out.mkdir(parents=True, exist_ok=True)
     for name, content in {"compare.html": page.render_html(rows, out), "compare.csv": to_csv(rows)}.items():
         atomic_write(content, out / name)

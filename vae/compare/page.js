@@ -36,7 +36,8 @@ const badge = i => {
 // Curves
 
 const values = runs.map(run => Object.values(run.values).join(" "));
-const labels = runs.map((run, i) => `${i + 1}  ${new Set(values).size === runs.length ? values[i] : run.name}`);
+const named = new Set(values).size === runs.length;
+const labels = runs.map((run, i) => `${i + 1}  ${named ? values[i] : run.name}`);
 
 function robustRange(traces) {  // not stretched by the first steps
   const values = traces.filter(trace => !hidden.has(trace.meta))

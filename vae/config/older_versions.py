@@ -56,7 +56,8 @@ def current_config(cfg: DictConfig) -> DictConfig:
 def _rename_targets(node: DictConfig) -> None:
     for key, value in node.items_ex(resolve=False):
         if key == "_target_" and isinstance(value, str):
-            node[key] = current_target(value)
+            if current_target(value) != value:  # setting a value takes long
+                node[key] = current_target(value)
         elif isinstance(value, DictConfig):
             _rename_targets(value)
 

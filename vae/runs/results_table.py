@@ -159,13 +159,12 @@ def seed_means(table: Sequence[Row]) -> list[dict[str, str]]:
     return lines
 
 
-def format_table(runs: Sequence[RunFolder], width: int | None = None) -> str:
+def format_table(table: Sequence[Row], width: int | None = None) -> str:
     """Format the runs as a table.
 
     If it is wider than the terminal, or its columns do not identify each run, the name of a run is below its line.
     """
     width = width or min(120, shutil.get_terminal_size((100, 24)).columns)
-    table = build_rows(runs)
     settings = [{key: format_value(value) for key, value in row.values.items()} for row in table]
     results = [result_cells(row) for row in table]
     lines = align_columns([{"": result[""]} | keys | result for keys, result in zip(settings, results, strict=True)])

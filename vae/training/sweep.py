@@ -23,7 +23,7 @@ from vae.config.schema import validate
 from vae.errors import USER_ERRORS, UserError, one_line
 from vae.runs.atomic_files import atomic_write
 from vae.runs.checkpoint_files import clear_training, latest_checkpoint
-from vae.runs.results_table import format_table
+from vae.runs.results_table import build_rows, format_table
 from vae.runs.run_folder import find_runs, read_metrics, read_run
 from vae.runs.run_lock import RunLockedError, lock_run
 from vae.terminal import show
@@ -169,7 +169,7 @@ class Sweep(Callback):
         folder = Path(config.hydra.sweep.dir)
         try:
             runs = find_runs([folder])
-            log.info(f"\n{format_table(runs)}\n\n{os.path.relpath(folder)}")
+            log.info(f"\n{format_table(build_rows(runs))}\n\n{os.path.relpath(folder)}")
         except USER_ERRORS as error:  # Hydra would turn it into a warning
             log.error(one_line(error))
             sys.exit(1)
