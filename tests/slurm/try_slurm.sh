@@ -2,7 +2,8 @@
 # Try train.py with a real Slurm on one machine: a sweep of four jobs by submitit_slurm, srun of two tasks, and a sweep
 # that is cancelled and continued. As root, on Debian: apt-get install slurm-wlm; bash tests/slurm/try_slurm.sh [PYTHON]
 #
-# It starts munged, slurmctld and slurmd for this machine in a temporary folder, and stops them at the end.
+# It starts munged, slurmctld and slurmd for this machine in a temporary folder. At the end it cancels all jobs and stops
+# these processes.
 set -euo pipefail
 
 python=$(realpath -s "${1:-.venv/bin/python}")
@@ -12,13 +13,18 @@ digits="dataset=digits logger=csv hidden_size=16 test.K=2"
 export OMP_NUM_THREADS=1 SLURM_CONF=$work/slurm.conf
 
 stop() {
-    kill "$(cat slurmd.pid 2>/dev/null)" "$(cat slurmctld.pid 2>/dev/null)" "$(cat munged.pid 2>/dev/null)" 2>/dev/null || true
+    trap - EXIT
+    scancel --user=root 2>/dev/null || true  # slurmd leaves running jobs behind when it ends
+    timeout 60 bash -c 'while squeue -h 2>/dev/null | grep -q .; do sleep 1; done' || true
+    kill $(jobs -p) 2>/dev/null || true  # the daemons, and a sweep that waits for its jobs
+    wait
 }
 trap stop EXIT
+trap 'exit 130' INT TERM
 
 mkdir -m 700 munge && dd if=/dev/urandom of=munge/key bs=1k count=1 status=none && chmod 400 munge/key
-munged --force --key-file="$work/munge/key" --socket="$work/munge.socket" --pid-file="$work/munged.pid" \
-    --log-file="$work/munge/log" --seed-file="$work/munge/seed"
+munged --foreground --force --key-file="$work/munge/key" --socket="$work/munge.socket" --pid-file="$work/munged.pid" \
+    --log-file="$work/munge/log" --seed-file="$work/munge/seed" 2>munged.err &
 cat >slurm.conf <<CONF
 ClusterName=try
 SlurmctldHost=$(hostname)(127.0.0.1)
@@ -40,8 +46,8 @@ NodeName=$(hostname) NodeAddr=127.0.0.1 CPUs=$(nproc --all) State=UNKNOWN
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 CONF
 mkdir state spool
-slurmctld
-slurmd
+slurmctld -D 2>slurmctld.err &
+slurmd -D 2>slurmd.err &
 timeout 30 bash -c 'until sinfo -h -o %t | grep -q idle; do sleep 1; done' || { cat slurmctld.log slurmd.log; exit 1; }
 sinfo
 
