@@ -42,6 +42,7 @@ class PixelArt(AutoregressiveLikelihood):
     """
 
     earlier: Tensor
+    bases: Tensor
     support = eight_bits
     neighbours: ClassVar[Offsets] = ((0, -1), (-1, 0), (-1, -1), (-1, 1), (0, -2), (-2, 0))
 
@@ -58,6 +59,7 @@ class PixelArt(AutoregressiveLikelihood):
 
     def build(self, channels: int) -> None:
         super().build(channels)
+        self.register_buffer("bases", float(LEVELS) ** torch.arange(channels), persistent=False)
         last = nn.Linear(128, 2 * self.K * channels)
         nn.init.normal_(last.bias[: self.K * channels], std=1.5)  # different colours from the start
         self.palette = nn.Sequential(nn.Linear(self.latent_dim, 128), nn.SiLU(), last)
@@ -73,8 +75,7 @@ class PixelArt(AutoregressiveLikelihood):
 
     def colour_index(self, x: Tensor, dim: int) -> Tensor:
         """Return one whole number per colour, with the channels in dimension `dim`. It is exact in float32."""
-        bases = float(LEVELS) ** torch.arange(self.channels, device=x.device)
-        return (level_index(x).movedim(dim, -1) * bases.to(x)).sum(-1)
+        return (level_index(x).movedim(dim, -1) * self.bases.to(x)).sum(-1)
 
     def matches(self, x: Tensor) -> Tensor:
         """Return whether each pixel is the background, and whether it equals each neighbour, (B, 1 + neighbours, H, W).
