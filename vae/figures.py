@@ -22,10 +22,10 @@ CONTINUOUS = "viridis"
 CURVE_STYLES = {"train": ("tab:blue", 1), "val": ("tab:orange", 2)}  # colour and line width per split
 
 
-def grid(x: Tensor, columns: int) -> Picture:
-    """Arrange images (N, C, H, W) in [0, 1] row by row, enlarged by whole pixels."""
+def grid(x: Tensor, columns: int, width: int = 900) -> Picture:
+    """Arrange images (N, C, H, W) in [0, 1] row by row, enlarged by whole pixels to about `width` pixels."""
     pixels = make_grid(x.clamp(0, 1), nrow=columns, padding=2, pad_value=0.5)
-    zoom = max(1, round(900 / pixels.shape[-1]))
+    zoom = max(1, round(width / pixels.shape[-1]))
     pixels = pixels.repeat_interleave(zoom, 1).repeat_interleave(zoom, 2)
     return (pixels * 255).byte().permute(1, 2, 0).cpu().numpy()
 

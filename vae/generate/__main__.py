@@ -12,6 +12,7 @@ used. `what` is one of the names below or a list such as [samples,walk]. Without
   walk               a GIF that moves through sampled codes and back       n=12, temperature, source
   fuse               fuse=[a,b]: both images, the midpoint, a strip; fuse=random: a page     n=8, interpolation
   arithmetic         arithmetic=[a,b,c]: a - b + c, of labels (their mean codes) or of images
+  training           a GIF of the training: 16 samples, and 8 validation images above their reconstructions
 
 An image (a, b, c) is a name, as in fuse=[pikachu,charizard], the number of a test image, or a file, which is cropped
 and scaled as for dataset=folder. A label is a name, as in arithmetic=[Sandal,Bag,Coat], or a number. In arithmetic=, a
@@ -20,7 +21,7 @@ samples codes from p(z), source=mixture from a Gaussian mixture fitted to the co
 below 1 samples closer to the modes. interpolation=linear follows a straight line, interpolation=spherical an arc. A
 traversal shows the most informative dimensions first. The number under a nearest image is the root mean squared
 difference of pixels in [0, 1]. The same seed=0 makes the same files. dataset.path= says where the images of the run are
-now. Samples and walks from the prior do not need them.
+now. Samples and walks from the prior, and the film of the training, do not need them.
 """
 
 import os
@@ -50,6 +51,7 @@ ACCEPTED_KEYS = {
     "walk": SAMPLING_KEYS,
     "fuse": ("fuse", "interpolation", "n"),
     "arithmetic": ("arithmetic",),
+    "training": (),
 }
 RENAMED_KEYS = {"way": "interpolation", "from": "source"}  # names of earlier versions
 
@@ -132,7 +134,7 @@ def generate(given: Arguments) -> list[Path]:
         "fuse": pair,
         "arithmetic": given.arithmetic or (),
     }
-    session = Session(run.vae, lambda: run.data, **options)
+    session = Session(run.vae, lambda: run.data, folder=run.folder, **options)
     files: Files = {}
     with atomic_directory(run.folder / "generated") as part:
         for name in requested or GENERATORS:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import Tensor
 
@@ -13,6 +14,7 @@ from vae.api.trained_model import TrainedModel
 class Session(TrainedModel):
     """The model and images of a run, and the options of the command line."""
 
+    folder: Path = Path()
     n: int | None = None
     temperature: float = 1.0
     source: str = "prior"

@@ -34,6 +34,7 @@ from vae.runs.run_lock import check_is_new
 from vae.tracking.loggers import MetricsCSV, finish_wandb
 from vae.training.callbacks.acceleration import acceleration_callbacks
 from vae.training.callbacks.checkpoints import AtomicCheckpointIO, NamedCheckpoint, ResumableEarlyStopping
+from vae.training.callbacks.film import Film
 from vae.training.callbacks.graceful_shutdown import GracefulShutdown
 from vae.training.callbacks.pictures import Pictures
 from vae.training.callbacks.progress import Progress
@@ -261,6 +262,7 @@ def train(cfg: DictConfig, folder: Path) -> None:
             Progress(),
             LambdaCallback(on_test_end=report),
             Pictures(folder / "figures", history),
+            Film(folder / "film"),
             best,
             NamedCheckpoint(checkpoints, "last", every_n_epochs=1),
             shutdown,
