@@ -44,6 +44,7 @@ GROUPS = {
         "emnist",
         "emoji",
         "fashion_mnist",
+        "fasta",
         "folder",
         "frey",
         "kmnist",
@@ -78,6 +79,7 @@ GROUPS = {
         "discretized_logistic",
         "gaussian",
         "grey_cross_entropy",
+        "one_hot",
         "pixel_art",
         "pixel_gaussian",
         "pixelcnn",
@@ -113,6 +115,7 @@ def test_root_keys_and_choices():
 
 REQUIRED_OVERRIDES = {
     "dataset=array": ["dataset.path=x.npy", "likelihood=bernoulli"],
+    "dataset=fasta": ["dataset.path=genome.fa"],
     "dataset=folder": ["dataset.path=pictures"],
     "objective/schedule": ["objective=beta"],
     "posterior=point": ["objective=autoencoder"],

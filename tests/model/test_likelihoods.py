@@ -22,6 +22,7 @@ from vae.model.likelihoods import (
     DiscretizedLogistic,
     Gaussian,
     GreyCrossEntropy,
+    OneHot,
     PixelGaussian,
     Shades,
 )
@@ -75,6 +76,23 @@ def test_pixel_gaussian_matches_torch():
     expected = Normal(mean.sigmoid(), log_sigma.exp()).log_prob(x).sum((-3, -2, -1))
     ours = PixelGaussian()(torch.cat([mean, log_sigma], -3)).log_prob(x)
     torch.testing.assert_close(ours, expected, rtol=0.02, atol=0)
+
+
+def test_one_hot_matches_torch_and_its_samples_have_its_mean():
+    torch.manual_seed(0)
+    h = torch.randn(3, 2, 4, 1, 7)
+    x = torch.nn.functional.one_hot(torch.randint(4, (2, 1, 7)), 4).movedim(-1, -3).float()
+    likelihood = OneHot()
+    likelihood.build(4)
+    p = likelihood(h)
+    expected = torch.distributions.OneHotCategorical(logits=h.movedim(-3, -1))
+    torch.testing.assert_close(p.log_prob(x), expected.log_prob(x.movedim(-3, -1)).sum((-2, -1)))
+    torch.testing.assert_close(p.mean, expected.mean.movedim(-1, -3))
+    samples = p.sample((4000,))
+    assert likelihood.support.check(samples).all()
+    torch.testing.assert_close(samples.mean(0), p.mean, atol=0.04, rtol=0)
+    assert not likelihood.support.check(torch.ones(4, 1, 7)).any()
+    assert likelihood.dimensions(4 * 7) == 7
 
 
 def test_learned_sigma_is_the_root_mean_square_error():

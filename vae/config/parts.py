@@ -113,6 +113,13 @@ class Folder(Dataset, target="datamodules.folder.Folder"):
     colour: Literal["rgb", "grey"]
 
 
+class Fasta(Dataset, target="datamodules.fasta.Fasta"):
+    path: Path
+    length: Annotated[int, Field(ge=4, le=4096, description="a whole number, 4 to 4096")]
+    stride: PositiveInt
+    reverse_complement: bool = Field(description="true or false")
+
+
 class Array(Dataset, target="datamodules.array.Array"):
     path: Path
     key: str = Field(description="a name")

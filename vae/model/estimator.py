@@ -91,13 +91,13 @@ def active_units(means: Tensor) -> int:
     return int((means.var(0) > 0.01).sum())
 
 
-def summarize(log_px: Tensor, vae: VAE, dimensions: int) -> dict[str, float]:
+def summarize(log_px: Tensor, vae: VAE, values: int) -> dict[str, float]:
     """Return the mean of log p(x) over N images, (N,), and its standard error, in nats.
 
-    If the likelihood is discrete, bits per dimension are included, with `dimensions` values per image.
+    If the likelihood is discrete, bits per dimension are included, for images of so many `values`.
     """
     mean = log_px.mean().item()
-    values = {"log_px": mean, "log_px_se": log_px.std().item() / len(log_px) ** 0.5}
+    scores = {"log_px": mean, "log_px_se": log_px.std().item() / len(log_px) ** 0.5}
     if vae.likelihood.support.is_discrete:
-        values["bits_per_dim"] = -mean / (dimensions * math.log(2))
-    return values
+        scores["bits_per_dim"] = -mean / (vae.likelihood.dimensions(values) * math.log(2))
+    return scores

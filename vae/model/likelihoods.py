@@ -19,6 +19,8 @@ from vae.model.pixel_distributions import (
     CategoricalLevels,
     Levels,
     LogisticLevels,
+    OneHotCategorical,
+    OneHotChannels,
     SpriteDistribution,
     eight_bits,
 )
@@ -48,6 +50,10 @@ class Likelihood(nn.Module):
     def h_channels(self, channels: int) -> int:
         """Return the number of channels of h for images with `channels` channels."""
         return channels
+
+    def dimensions(self, values: int) -> int:
+        """Return the number of dimensions of an image with so many values: by default, all of them."""
+        return values
 
     def display_image(self, p_x: D.Distribution) -> Tensor:
         """Return the image to display for p(x|z): by default, its mean."""
@@ -170,6 +176,24 @@ class Categorical(Likelihood):
     def forward(self, h: Tensor) -> D.Distribution:
         n = self.support.n
         return independent_pixels(CategoricalLevels(h.unflatten(-3, (n, h.shape[-3] // n)), self.support))
+
+
+class OneHot(Likelihood):
+    """Categorical likelihood over the channels of one-hot images, such as the letters A, C, G, T; h holds the logits.
+
+    A position is one dimension, however many channels it has.
+    """
+
+    support = OneHotChannels()
+
+    def build(self, channels: int) -> None:
+        self.channels = channels
+
+    def dimensions(self, values: int) -> int:
+        return values // self.channels
+
+    def forward(self, h: Tensor) -> D.Distribution:
+        return OneHotCategorical(h)
 
 
 class Shades(Likelihood):

@@ -114,6 +114,36 @@ class CategoricalLevels(D.Distribution):
         return self.levels.values().to(self.log_p)[index]
 
 
+class OneHotChannels(constraints.Constraint):
+    """Constraint to images (C, H, W) that have, at each position, a 1 in one channel and 0 in the others."""
+
+    is_discrete = True
+
+    def check(self, value: Tensor) -> Tensor:
+        return ((value == 0) | (value == 1)) & (value.sum(-3, keepdim=True) == 1)
+
+
+class OneHotCategorical(D.Distribution):
+    """Categorical distributions over the channels of one-hot images (C, H, W), with logits (..., C, H, W)."""
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, logits: Tensor) -> None:
+        self.log_p = logits.log_softmax(-3)
+        super().__init__(logits.shape[:-3], logits.shape[-3:], validate_args=False)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return (value * self.log_p).sum((-3, -2, -1))
+
+    @property
+    def mean(self) -> Tensor:
+        return self.log_p.exp()
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        index = D.Categorical(logits=self.log_p.movedim(-3, -1), validate_args=False).sample(torch.Size(sample_shape))
+        return F.one_hot(index, self.event_shape[0]).movedim(-1, -3).to(self.log_p)
+
+
 class SpriteDistribution(D.Distribution):
     """Distribution over images (C, H, W) in which each pixel is a mixture of the background and of K shades.
 

@@ -13,7 +13,18 @@ from typing import Any
 
 from vae.runs.run_folder import RunFolder, differing_keys
 
-DATASET_KEYS = ("path", "subset", "generation", "size", "colour", "binarize", "split", "split_seed", "test_size")
+DATASET_KEYS = (
+    "path",
+    "length",
+    "subset",
+    "generation",
+    "size",
+    "colour",
+    "binarize",
+    "split",
+    "split_seed",
+    "test_size",
+)
 # The keys that determine the test set and how it is scored.
 TEST_KEYS = ("dataset", *(f"dataset.{key}" for key in DATASET_KEYS), "test.K", "test.images")
 RANKS = ("failed", "unfinished", "finished", "test/elbo", "test/log_px")  # worst first; the last two have a score
