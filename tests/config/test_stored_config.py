@@ -162,6 +162,17 @@ def test_stored_arguments_of_a_sweep():
             check_overrides([*ALLOWED, override], "sweep=x")
 
 
+DAMAGED = ["", "[]", "{}", "[" * 100_000, '{"hydra": [], "task": [1]}', '{"hydra": {}, "task": "seed=0,1"}', "\0"]
+
+
+@pytest.mark.parametrize("content", DAMAGED, ids=range(len(DAMAGED)))
+def test_a_damaged_sweep_json_is_one_line(content, tmp_path, monkeypatch, capsys):
+    (tmp_path / "sweep.json").write_text(content)
+    monkeypatch.setattr(sys, "argv", ["train.py", f"sweep={tmp_path}"])
+    assert train.cli() == 2
+    assert capsys.readouterr().err == f"{tmp_path}/sweep.json: damaged; expected the arguments of a sweep\n"
+
+
 def test_a_sweep_with_foreign_arguments_is_refused(tmp_path, monkeypatch, capsys):
     folder = tmp_path / "sweep"
     folder.mkdir()

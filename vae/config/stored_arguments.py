@@ -1,6 +1,5 @@
 """Replace resume=FOLDER and sweep=FOLDER by arguments that are stored in the folder. Nothing here imports torch."""
 
-import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ from vae.config.config_dirs import SEARCH_PATH, config_dirs
 from vae.config.older_versions import current_override
 from vae.config.overrides import PLACE_KEYS, quote_path
 from vae.config.resumed_run import CHANGEABLE, is_changeable
-from vae.config.stored_config import PLACE, check_config, check_links, check_overrides, read_config
+from vae.config.stored_config import PLACE, check_config, check_links, check_overrides, read_config, read_sweep
 from vae.errors import UserError
 from vae.terminal import show
 
@@ -30,12 +29,10 @@ def sweep_arguments(argv: Sequence[str]) -> list[str]:
         return [*(["-m"] if search or len(others) < len(argv) else []), *others]
     folder = Path(folders[-1])
     try:
-        stored = json.loads((folder / "sweep.json").read_text())
-        arguments = list(map(current_override, [*stored["hydra"], *stored["task"]]))
+        stored = read_sweep(folder)
     except FileNotFoundError:
         raise UserError(f"sweep={folder}: expected the folder of a sweep; it has no sweep.json") from None
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise UserError(f"sweep={folder}: its sweep.json is damaged") from None
+    arguments = list(map(current_override, [*stored.hydra, *stored.task]))
     if not trust:
         places = [argument for argument in arguments if argument not in others and PLACE.search(argument)]
         for place in places:
@@ -46,7 +43,7 @@ def sweep_arguments(argv: Sequence[str]) -> list[str]:
         check_links(folder, f"sweep={folder}")
     new = [arg for arg in others if arg not in arguments]
     if changed := [arg for arg in new if not arg.startswith("hydra") and arg.partition("=")[0] not in PLACE_KEYS]:
-        task = shlex.join(stored["task"])
+        task = shlex.join(stored.task)
         allowed = f"its stored arguments ({task}), hydra keys, {', '.join(PLACE_KEYS)}"
         raise UserError(f"sweep={folder}: expected only {allowed}; got {changed[0]}")
     quoted = quote_path(folder.resolve())

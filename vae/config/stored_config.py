@@ -152,6 +152,22 @@ def read_overrides(folder: Path) -> list[str]:
     return [current_override(str(override)) for override in overrides]
 
 
+class SweepArguments(BaseModel, strict=True):
+    """sweep.json: the arguments of a sweep, those for Hydra and those of its runs."""
+
+    hydra: list[str]
+    task: list[str]
+
+
+def read_sweep(folder: Path) -> SweepArguments:
+    """Return the arguments of the sweep in a folder. Raises UserError if its sweep.json is damaged."""
+    path = folder / "sweep.json"
+    try:
+        return SweepArguments.model_validate_json(path.read_bytes())
+    except ValidationError:
+        raise UserError(f"{path}: damaged; expected the arguments of a sweep") from None
+
+
 def has_class(folders: Sequence[Path], group: str, target: str) -> bool:
     """Return whether a file in one of these folders has this class in this group."""
     return any((group, target) in installed(folder)[0] for folder in folders)

@@ -24,7 +24,7 @@ from datamodules.base import ImageDataModule, Images
 from vae.acceleration.torch_settings import configure_torch
 from vae.config.command_line import run_name
 from vae.config.schema import CONF
-from vae.config.stored_config import read_hydra, read_overrides
+from vae.config.stored_config import read_hydra, read_overrides, read_sweep
 from vae.errors import UserError, one_line
 from vae.model.vae import VAE
 from vae.runs.atomic_files import atomic_write
@@ -168,8 +168,8 @@ def build_loggers(cfg: DictConfig, folder: Path, names: Iterable[str] = ()) -> l
     overrides, hydra = read_overrides(folder), read_hydra(folder)
     about: dict[str, Any] = {"job_type": "train", "name": run_name(overrides)}
     if hydra.mode == "MULTIRUN":
-        sweep_file = folder.parent / "sweep.json"
-        sweep_overrides = json.loads(sweep_file.read_text())["task"] if sweep_file.exists() else overrides
+        in_sweep = (folder.parent / "sweep.json").exists()
+        sweep_overrides = read_sweep(folder.parent).task if in_sweep else overrides
         job_overrides = " ".join(override for override in overrides if override not in sweep_overrides)
         group = os.environ.get("WANDB_RUN_GROUP") or Path(hydra.runtime.output_dir).parent.name
         about = {"job_type": "sweep", "name": job_overrides or about["name"], "group": group}

@@ -20,6 +20,7 @@ from vae.config.command_line import choices, command, initialize_conf
 from vae.config.config_dirs import SEARCH_PATH, config_dirs
 from vae.config.overrides import override_values, parse_override
 from vae.config.schema import validate
+from vae.config.stored_config import read_sweep
 from vae.errors import USER_ERRORS, UserError, one_line
 from vae.runs.atomic_files import atomic_write
 from vae.runs.checkpoint_files import clear_training, latest_checkpoint
@@ -68,8 +69,7 @@ def run_job(cfg: DictConfig, folder: Path) -> float:
 
 def job_overrides(overrides: Sequence[str], sweep: Path) -> list[str]:
     """Return the overrides of a job that are not the same for all jobs of its sweep."""
-    file = sweep / "sweep.json"
-    common = json.loads(file.read_text())["task"] if file.exists() else overrides
+    common = read_sweep(sweep).task if (sweep / "sweep.json").exists() else overrides
     return [override for override in overrides if override not in common]
 
 
