@@ -13,7 +13,7 @@ from run_outputs import ROOT
 pytestmark = pytest.mark.slow
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-PARAMETERS = 'EPOCHS = 1\nDIGITS = FACES = SPRITES = "digits"\nPAIR = 0, 1'
+PARAMETERS = 'EPOCHS = 1\nDIGITS = FACES = "digits"\nSPRITES = ["dataset=digits"]\nPAIR = 0, 1'
 
 
 def pictures(notebook):
