@@ -13,6 +13,7 @@ used. `what` is one of the names below or a list such as [samples,walk]. Without
   fuse               fuse=[a,b]: both images, the midpoint, a strip; fuse=random: a page     n=8, interpolation
   arithmetic         arithmetic=[a,b,c]: a - b + c, of labels (their mean codes) or of images
   training           a GIF of the training: 16 samples, and 8 validation images above their reconstructions
+  sequences          of a run of dataset=fasta: samples, coloured letters, k-mers           n=100, temperature, source
 
 An image (a, b, c) is a name, as in fuse=[pikachu,charizard], the number of a test image, or a file, which is cropped
 and scaled as for dataset=folder. A label is a name, as in arithmetic=[Sandal,Bag,Coat], or a number. In arithmetic=, a
@@ -51,6 +52,7 @@ ACCEPTED_KEYS = {
     "walk": SAMPLING_KEYS,
     "fuse": ("fuse", "interpolation", "n"),
     "arithmetic": ("arithmetic",),
+    "sequences": SAMPLING_KEYS,
     "training": (),
 }
 RENAMED_KEYS = {"way": "interpolation", "from": "source"}  # names of earlier versions
@@ -126,9 +128,12 @@ def generate(given: Arguments) -> list[Path]:
     import torch  # slow to import, so only after the arguments are checked
 
     from vae.generate.pictures import GENERATORS, Files
+    from vae.generate.sequences import sequences
     from vae.generate.session import Session
 
-    run.about_images.check_pictures()
+    generators = GENERATORS | {"sequences": sequences}
+    if requested != ["sequences"]:
+        run.about_images.check_pictures()
     pair = [] if given.fuse in (None, "random") else list(given.fuse or ())
     options = given.model_dump(exclude={"run", "trust", "config_dir", "data_path", "what"}) | {
         "fuse": pair,
@@ -141,7 +146,7 @@ def generate(given: Arguments) -> list[Path]:
             torch.manual_seed(given.seed)  # a file does not depend on what is made before it
             try:
                 with torch.inference_mode():
-                    files |= GENERATORS[name](session)
+                    files |= generators[name](session)
             except UserError as error:
                 if requested:
                     raise
