@@ -51,9 +51,10 @@ def test_other_images_or_another_split_are_refused(tmp_path, monkeypatch):
         with pytest.raises(UserError, match=r"^dataset: expected the [0-9]+ \w+ images of the run in .*") as error:
             run_data.check_run_data(load(**{"binarize": "dynamic"} | changes), tmp_path)
         assert "\n" not in str(error.value)
-    (tmp_path / "data.json").write_text("[]")
-    with pytest.raises(UserError, match=r"data.json: damaged"):
-        run_data.check_run_data(load(binarize="dynamic"), tmp_path)
+    for content in ("[]", '{"shape": [1, -8, 8], "pictures": true, "splits": {}}'):
+        (tmp_path / "data.json").write_text(content)
+        with pytest.raises(UserError, match=r"data.json: damaged"):
+            run_data.check_run_data(load(binarize="dynamic"), tmp_path)
     (tmp_path / "data.json").unlink()  # a run of version 0.1
     run_data.check_run_data(load(binarize="dynamic"), tmp_path)
 

@@ -12,6 +12,7 @@ import torch
 from pydantic import BaseModel, ValidationError
 
 from datamodules.base import ImageDataModule, Images
+from vae.config.schema import PositiveInt
 from vae.errors import UserError
 from vae.runs.atomic_files import atomic_write
 
@@ -25,7 +26,7 @@ class Split(BaseModel, strict=True):
 
 
 class RunData(BaseModel, strict=True):
-    shape: tuple[int, int, int]  # (C, H, W)
+    shape: tuple[PositiveInt, PositiveInt, PositiveInt]  # (C, H, W)
     pictures: bool  # whether images can be shown; vectors cannot
     splits: dict[str, Split]
 
