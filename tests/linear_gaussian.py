@@ -4,6 +4,7 @@ import torch
 from torch import nn
 from torch.distributions import Independent, MultivariateNormal, Normal
 
+from vae.model.likelihoods import Likelihood
 from vae.model.priors import StandardNormal
 from vae.model.vae import VAE
 
@@ -11,10 +12,7 @@ D, PIXELS, NOISE = 2, 4, 0.5
 SHAPE = (1, 2, 2)
 
 
-class Gaussian(nn.Module):
-    def h_channels(self, channels):
-        return channels
-
+class Gaussian(Likelihood):
     def forward(self, h):
         return Independent(Normal(h, NOISE), 3)
 

@@ -192,7 +192,7 @@ def test_pixel_art_equals_its_mixture_computed_by_hand():
         [log_mass_by_hand(likelihood, *pair) for pair in zip(x, h, strict=True)], dtype=torch.float64
     )
     torch.testing.assert_close(found.detach(), expected)
-    bits = summarize(found.detach(), SimpleNamespace(likelihood=likelihood), dimensions=3 * 5 * 4)["bits_per_dim"]
+    bits = summarize(found.detach(), SimpleNamespace(likelihood=likelihood), values=3 * 5 * 4)["bits_per_dim"]
     assert bits == pytest.approx((-expected / math.log(2)).mean().item() / (3 * 5 * 4))
 
 

@@ -72,9 +72,9 @@ def test_chunks_are_smaller_if_h_has_many_channels(monkeypatch):
 def test_summary_has_the_mean_the_standard_error_and_bits_per_dim():
     vae, *_ = linear_gaussian(widen=1.0)
     vae.likelihood.support = torch.distributions.constraints.boolean
-    values = summarize(torch.tensor([-1.0, -2.0, -3.0, -6.0]), vae, dimensions=4)
+    values = summarize(torch.tensor([-1.0, -2.0, -3.0, -6.0]), vae, values=4)
     assert values["log_px"] == -3
     assert values["log_px_se"] == pytest.approx((14 / 3) ** 0.5 / 2)
     assert values["bits_per_dim"] == pytest.approx(3 / 4 / math.log(2))
     vae.likelihood.support = torch.distributions.constraints.real
-    assert "bits_per_dim" not in summarize(torch.ones(3), vae, dimensions=4)
+    assert "bits_per_dim" not in summarize(torch.ones(3), vae, values=4)
