@@ -60,6 +60,11 @@ def number_labels(names: Iterable[str]) -> tuple[Tensor, list[str]]:
     return torch.tensor([numbers[name] for name in given]), classes
 
 
+def one_hot(labels: Tensor, n: int) -> Tensor:
+    """Return labels from 0 to n - 1, (N,), as rows of zeros with a one, (N, n). On a GPU it does not synchronise."""
+    return torch.eye(n, device=labels.device)[labels]
+
+
 def height_and_width(size: int | Sequence[int]) -> tuple[int, int]:
     """Return (height, width) for a size given as one number (a square) or as two."""
     height, width = (size, size) if isinstance(size, int) else size
@@ -87,6 +92,7 @@ class ImageDataModule(LightningDataModule, ABC):
         self.images: dict[str, Images] = {}
         self.train_batches: int | float = 1.0  # number or fraction of the batches that an epoch takes
         self.overfit = False  # whether every epoch has the batches of the first
+        self.conditional = False  # whether batches have labels, and the model is conditional
 
     def prepare_data(self) -> None:
         if not self.images:  # Lightning calls this again in every stage
@@ -184,6 +190,45 @@ class ImageDataModule(LightningDataModule, ABC):
             pixels = BINARIZE[self.binarize][0](pixels, rng)
         return to_float(pixels)
 
+    @property
+    def label_values(self) -> Tensor:
+        """The labels that a conditional model is given, in increasing order, (labels,); none if it is not conditional.
+
+        Raises UserError if the images have none, or if one of them does not occur among the training images.
+        """
+        if not self.conditional:
+            return torch.empty(0, dtype=torch.long)
+        values = self.images["train"].labels
+        if values is None:
+            raise UserError("conditional=true: expected a dataset with labels; these images have none")
+        values = values.unique()
+        for split, images in self.images.items():
+            if images.labels is None:
+                raise UserError(f"conditional=true: expected a dataset with labels; the {split} images have none")
+            unknown = images.labels[~torch.isin(images.labels, values)]
+            if len(unknown):
+                label = images.label_name(int(unknown[0]))
+                raise UserError(
+                    f"conditional=true: expected labels of training images; no training image has the label {label}"
+                    f" of a {split} image"
+                )
+        return values
+
+    @property
+    def label_names(self) -> list[str]:
+        """The names of `label_values`."""
+        return [self.images["train"].label_name(label) for label in self.label_values.tolist()]
+
+    def label_index(self, split: str) -> Tensor | None:
+        """Return the positions in `label_values` of the labels of a split, (N,); None if it is not conditional."""
+        labels = self.images[split].labels
+        return None if labels is None or not self.conditional else torch.searchsorted(self.label_values, labels)
+
+    def y(self, split: str, rows: slice | Tensor = slice(None)) -> tuple[Tensor, ...]:
+        """Return the labels of `x` as a conditional model is given them, one-hot (N, labels); otherwise nothing."""
+        index = self.label_index(split)
+        return () if index is None else (one_hot(index[rows], len(self.label_values)),)
+
     def mean_image(self) -> Tensor:
         """Return the mean training image, (C, H, W), float in [0, 1]."""
         pixels = self.images["train"].pixels
@@ -198,6 +243,12 @@ class ImageDataModule(LightningDataModule, ABC):
         assert self.trainer is not None
         return self.images[split].pixels.to(self.trainer.strategy.root_device)
 
+    def labels_on_device(self, split: str) -> Tensor | None:
+        """Return `label_index` on the training device."""
+        assert self.trainer is not None
+        index = self.label_index(split)
+        return None if index is None else index.to(self.trainer.strategy.root_device)
+
     def train_dataloader(self) -> EpochLoader:
         trainer: Any = self.trainer
         pixels = self.on_device("train")
@@ -209,10 +260,11 @@ class ImageDataModule(LightningDataModule, ABC):
             self.seed,
             lambda: 0 if self.overfit else trainer.current_epoch,
             self.batches_per_epoch * self.batch_size,
+            self.labels_on_device("train"),
         )
 
     def val_dataloader(self) -> Batches:
-        return Batches(self.on_device("val"), EVAL_BATCH)
+        return Batches(self.on_device("val"), EVAL_BATCH, self.labels_on_device("val"))
 
     def test_dataloader(self) -> Batches:
-        return Batches(self.on_device("test"), EVAL_BATCH)
+        return Batches(self.on_device("test"), EVAL_BATCH, self.labels_on_device("test"))

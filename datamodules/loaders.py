@@ -24,24 +24,28 @@ def chunk_batches(batch_pixels: int, on_gpu: bool) -> int:
 
 
 class Batches:
-    """Iterate once over pixels (N, C, H, W), in order, in batches of float images in [0, 1], (B, C, H, W)."""
+    """Iterate once over pixels (N, C, H, W), in order, in batches of float images in [0, 1], (B, C, H, W).
 
-    def __init__(self, pixels: Tensor, batch_size: int) -> None:
-        self.pixels, self.batch_size = pixels, batch_size
+    With labels, (N,), batches are pairs of images and their labels.
+    """
+
+    def __init__(self, pixels: Tensor, batch_size: int, labels: Tensor | None = None) -> None:
+        self.pixels, self.batch_size, self.labels = pixels, batch_size, labels
 
     def __len__(self) -> int:
         return -(-len(self.pixels) // self.batch_size)
 
-    def __iter__(self) -> Iterator[Tensor]:
-        return map(to_float, self.pixels.split(self.batch_size))
+    def __iter__(self) -> Iterator[Any]:
+        images = map(to_float, self.pixels.split(self.batch_size))
+        return images if self.labels is None else zip(images, self.labels.split(self.batch_size), strict=True)
 
 
 class EpochLoader:
     """Training data loader: shuffle and transform the pixels in each epoch, and yield chunks of several batches.
 
     The order and the random numbers of `per_batch_transform` depend on `seed` and `epoch()` only. An epoch has all
-    images, or `images` of them. `state_dict` and `load_state_dict`, which Lightning calls, resume an interrupted epoch
-    at its next chunk.
+    images, or `images` of them, with their `labels`, (N,), if given. `state_dict` and `load_state_dict`, which
+    Lightning calls, resume an interrupted epoch at its next chunk.
     """
 
     def __init__(
@@ -52,8 +56,9 @@ class EpochLoader:
         seed: int,
         epoch: Callable[[], int],
         images: int | None = None,
+        labels: Tensor | None = None,
     ) -> None:
-        self.pixels, self.batch_size = pixels, batch_size
+        self.pixels, self.batch_size, self.labels = pixels, batch_size, labels
         self.images = min(images or len(pixels), len(pixels))
         self.per_batch_transform, self.seed, self.epoch = per_batch_transform, seed, epoch
         on_gpu = pixels.device.type == "cuda"
@@ -66,13 +71,16 @@ class EpochLoader:
     def __iter__(self) -> Iterator[Batches]:
         first, self.chunks_taken = self.chunks_taken % len(self), 0
         rng = generator(self.pixels.device, RNGPurpose.EPOCH, self.seed, self.epoch())
-        yield from self.shuffled_chunks(self.pixels, rng, first)
+        yield from self.shuffled_chunks(self.pixels, self.labels, rng, first)
 
-    def shuffled_chunks(self, pixels: Tensor, rng: torch.Generator, first: int) -> Iterator[Batches]:
+    def shuffled_chunks(
+        self, pixels: Tensor, labels: Tensor | None, rng: torch.Generator, first: int
+    ) -> Iterator[Batches]:
         """Yield pixels in random order, without the first chunks of the epoch, which an interrupted run has used."""
         order = torch.randperm(len(pixels), generator=rng, device=pixels.device)
         for rows in order[: self.images].split(self.chunk_size):
-            batches = Batches(self.per_batch_transform(pixels.index_select(0, rows), rng), self.batch_size)
+            transformed = self.per_batch_transform(pixels.index_select(0, rows), rng)
+            batches = Batches(transformed, self.batch_size, None if labels is None else labels[rows])
             self.chunks_taken += 1
             if self.chunks_taken > first:
                 yield batches
@@ -104,4 +112,5 @@ class StoredEpochLoader(EpochLoader):
                 self.chunks_taken += chunks
                 continue
             rng = generator(self.pixels.device, RNGPurpose.EPOCH, self.seed, self.epoch(), i)
-            yield from self.shuffled_chunks(self.pixels[rows], rng, first)
+            labels = None if self.labels is None else self.labels[rows.to(self.labels.device)]
+            yield from self.shuffled_chunks(self.pixels[rows], labels, rng, first)

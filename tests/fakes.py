@@ -4,9 +4,11 @@ import torch
 from torch import nn
 
 from datamodules.base import ImageDataModule, Images
+from vae.model.likelihoods import Bernoulli
 from vae.model.objectives import ELBO
 from vae.model.posteriors import DiagonalNormal
 from vae.model.priors import DiagonalGaussian, Flow, Mixture, StandardNormal, TwoLayers, VampPrior
+from vae.model.vae import VAE
 
 SHAPE = (1, 1, 4)
 PRIORS = ["standard_normal", "diagonal_gaussian", "mixture", "vampprior", "flow", "two_layers"]
@@ -58,6 +60,43 @@ class Four(ImageDataModule):
         pixels = torch.randint(256, (self.n, *SHAPE), generator=torch.manual_seed(1)).byte()
         training = Images(pixels[self.tests :], torch.arange(self.n - self.tests) % 3)
         return self.split_off(training) | {"test": Images(pixels[: self.tests])}
+
+
+class LabelledFour(Four):
+    """`Four` with labels of all images."""
+
+    tests = 12
+
+    def load(self):
+        images = super().load()
+        return images | {"test": images["test"]._replace(labels=torch.arange(self.tests) % 3)}
+
+
+SHIFTS = torch.tensor([[0.0, 0, 0, 0], [1, 0, 0, 2], [0, -1, 3, 0]])  # of the codes, for each of three labels
+LOGITS = torch.tensor([[0.0, 0, 0, 0], [4, 0, -4, 0], [0, 5, 0, -5]])  # added to those of a picture
+
+
+class LabelledHalves(Halves):
+    """q(z|x, y): that of `Halves`, shifted by the label."""
+
+    def forward(self, x, y):
+        q_z = super().forward(x)
+        return DiagonalNormal(q_z.mean + y @ SHIFTS, q_z.log_var)
+
+
+class LabelledPixels(Pixels):
+    """p(x|z, y): that of `Pixels`, with the logits of the label added."""
+
+    def forward(self, z, y):
+        return super().forward(z) + (y @ LOGITS).unflatten(-1, SHAPE)
+
+
+def conditional_model():
+    """Return a linear conditional model of three labels, and its data."""
+    vae = VAE(LabelledHalves(), nn.Identity(), LabelledPixels(), Bernoulli(), StandardNormal(4, SHAPE, 3))
+    data = load_data(LabelledFour)
+    data.conditional = True
+    return vae, data
 
 
 def load_data(dataset):

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import Normal
 from torchvision.utils import make_grid
 
-from vae.model.sampling import sample_fitted_mixture
+from vae.model.sampling import sample_fitted_mixture, sample_shape
 from vae.model.vae import VAE
 from vae.runs.atomic_files import atomic_path
 
@@ -36,8 +36,19 @@ def reconstructions(vae: VAE, x: Tensor, columns: int = 5) -> Picture:
 
 
 def samples(vae: VAE, n: int = 100, columns: int = 10) -> Picture:
-    """Show the pictures of p(x|z) for n samples z ~ p(z)."""
-    return grid(vae.decode(vae.p_z().sample((n,))), columns)
+    """Show the pictures of p(x|z) for n samples z ~ p(z). A conditional model is given n labels."""
+    p_z = vae.p_z()
+    return grid(vae.decode(p_z.sample(sample_shape(p_z, n))), columns)
+
+
+def styles(vae: VAE, x: Tensor, labels: int) -> Picture:
+    """Show each image, and the pictures of p(x|z, y) at the mean of its q(z|x, y) for each label, up to MAX_CLASSES.
+
+    The style of a row is the same, and the label of a column (Kingma et al. 2014, fig. 1).
+    """
+    y = torch.eye(labels, device=x.device)[:MAX_CLASSES]
+    z = vae.q_z(x).mean[:, None].expand(-1, len(y), -1)
+    return grid(torch.cat([x[:, None], vae.given(y).decode(z)], 1).flatten(0, 1), 1 + len(y))
 
 
 def mixture_samples(vae: VAE, codes: Tensor, n: int = 100, columns: int = 10) -> Picture:
@@ -154,14 +165,16 @@ def fusions(vae: VAE, x: Tensor, names: Sequence[str] | None, steps: int = 5) ->
     """Interpolate between pairs of images (2 N, C, H, W), one row per pair.
 
     A row shows the first image, `steps` decoded points on the straight line between the two codes, and the second
-    image. `names` are 2 N captions.
+    image. The labels that `vae` is given are interpolated too. `names` are 2 N captions.
     """
     from matplotlib.figure import Figure
 
-    first, second = vae.q_z(x).mean.unflatten(0, (-1, 2)).unbind(1)
-    between = vae.decode(torch.lerp(first, second, torch.linspace(0, 1, steps, device=x.device).view(-1, 1, 1)))
-    pairs = x.unflatten(0, (-1, 2)).transpose(0, 1)
-    rows = (torch.cat([pairs[:1], between, pairs[1:]]).transpose(0, 1).clamp(0, 1) * 255).byte().cpu()
+    t = torch.linspace(0, 1, steps, device=x.device).view(-1, 1, 1)
+    pairs = [values.unflatten(0, (-1, 2)).unbind(1) for values in (vae.q_z(x).mean, *vae.y)]
+    codes, *labels = (torch.lerp(first, second, t) for first, second in pairs)
+    between = vae.given(*labels).decode(codes)
+    ends = x.unflatten(0, (-1, 2)).transpose(0, 1)
+    rows = (torch.cat([ends[:1], between, ends[1:]]).transpose(0, 1).clamp(0, 1) * 255).byte().cpu()
     figure = Figure(figsize=(1.3 * (steps + 2), 1.5 * len(rows)), dpi=110, layout="constrained", facecolor="white")
     for n, (row, axes) in enumerate(zip(rows, figure.subplots(len(rows), steps + 2, squeeze=False), strict=True)):
         for image, axis in zip(row, axes, strict=True):

@@ -25,7 +25,8 @@ def run_of(model, data, latent_dim, has_elbo=True):
     """A run with this model, without a folder."""
     config = OmegaConf.create({"latent_dim": latent_dim, "dataset": "four"})
     run = Run(Path("outputs/four"), config, {}, (), {"test/elbo": -1.25}, None)
-    run.__dict__.update(data=data, module=SimpleNamespace(vae=model, has_elbo=has_elbo))
+    module, about = SimpleNamespace(vae=model, has_elbo=has_elbo), SimpleNamespace(labels=[])
+    run.__dict__.update(data=data, module=module, about_images=about)
     return run
 
 

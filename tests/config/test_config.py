@@ -22,6 +22,7 @@ ROOT_KEYS = [
     "activation",
     "batch_size",
     "seed",
+    "conditional",
     "data_dir",
     "log_every_n_steps",
     "gradient_clip_val",

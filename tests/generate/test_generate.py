@@ -176,7 +176,7 @@ def test_user_error_is_one_line_and_writes_nothing(argument, make_run, cli):
 EXAMPLES = {
     **{"n": "n=3", "temperature": "temperature=0.5", "source": "source=mixture"},
     **{"images": "images=[0]", "fuse": "fuse=[0,1]", "arithmetic": "arithmetic=[0,1,2]"},
-    **{"dimensions": "dimensions=[1]", "interpolation": "interpolation=linear"},
+    **{"dimensions": "dimensions=[1]", "interpolation": "interpolation=linear", "label": "label=8"},
 }
 
 

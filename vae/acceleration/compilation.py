@@ -66,22 +66,23 @@ def trainable_parameters(module: nn.Module) -> list[Tensor]:
     return [parameter.detach() for parameter in module.parameters() if parameter.requires_grad]
 
 
-def trace_step(module: nn.Module, x: Tensor) -> GraphModule:
-    """Trace a forward and backward pass: a graph of (x, weight, *trainable parameters) -> [sums, *gradients].
+def trace_step(module: nn.Module, x: Tensor, *y: Tensor) -> GraphModule:
+    """Trace a forward and backward pass: a graph of (x, weight, *y, *trainable parameters) -> [sums, *gradients].
 
-    `module(x, weight)` returns (loss, sums). The graph is valid for inputs of the shape of x: shapes and other values
-    that are not tensors become constants, and so do buffers and frozen parameters. The gradient of a parameter that
-    does not affect the loss is None.
+    `module(x, weight, *y)` returns (loss, sums). The graph is valid for inputs of the shape of x: shapes and other
+    values that are not tensors become constants, and so do buffers and frozen parameters. The gradient of a parameter
+    that does not affect the loss is None.
     """
     names = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
 
-    def step(x: Tensor, weight: Tensor, *parameters: Tensor) -> list[Tensor | None]:
+    def step(x: Tensor, weight: Tensor, *others: Tensor) -> list[Tensor | None]:
+        labels, parameters = others[: len(y)], others[len(y) :]
         leaves = [parameter.detach().requires_grad_() for parameter in parameters]
-        loss, sums = functional_call(module, dict(zip(names, leaves, strict=True)), (x, weight))
+        loss, sums = functional_call(module, dict(zip(names, leaves, strict=True)), (x, weight, *labels))
         return [sums, *torch.autograd.grad(loss, leaves, allow_unused=True)]
 
     with torch.random.fork_rng():
-        return make_fx(step, DECOMPOSITIONS)(x, x.new_ones(()), *trainable_parameters(module))
+        return make_fx(step, DECOMPOSITIONS)(x, x.new_ones(()), *y, *trainable_parameters(module))
 
 
 def compile_graph(graph: GraphModule, inputs: list[Any], **options: bool) -> Callable[..., Any]:
@@ -93,23 +94,23 @@ def compile_graph(graph: GraphModule, inputs: list[Any], **options: bool) -> Cal
 
 
 class CompiledStep:
-    """The compiled forward and backward pass of `module` for images of the shape of x.
+    """The compiled forward and backward pass of `module` for images of the shape of x, with labels y or none.
 
     It draws the same random numbers as `module`; the results are the same up to rounding.
     """
 
-    def __init__(self, module: nn.Module, x: Tensor) -> None:
+    def __init__(self, module: nn.Module, x: Tensor, *y: Tensor) -> None:
         self.shape = x.shape
         self.parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         self.values = trainable_parameters(module)
-        inputs = [x.contiguous(), x.new_ones(()), *self.values]
-        self.run = compile_graph(trace_step(module, inputs[0]), inputs)
+        inputs = [x.contiguous(), x.new_ones(()), *y, *self.values]
+        self.run = compile_graph(trace_step(module, inputs[0], *y), inputs)
 
     @torch.no_grad()
-    def forward_backward(self, x: Tensor, weight: float | Tensor) -> Tensor:
+    def forward_backward(self, x: Tensor, weight: float | Tensor, *y: Tensor) -> Tensor:
         """Set the gradients of the parameters; return the sums."""
         sums, *gradients = self.run(
-            x.contiguous(), torch.as_tensor(weight, dtype=x.dtype, device=x.device), *self.values
+            x.contiguous(), torch.as_tensor(weight, dtype=x.dtype, device=x.device), *y, *self.values
         )
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             # fused optimizers assume that a gradient has the memory layout of its parameter
@@ -149,20 +150,20 @@ def split_graph(graph: GraphModule) -> tuple[GraphModule, GraphModule]:
 
 
 class CompiledDraws:
-    """The compiled function draw(x, k), with k draws per image, for repeated calls with images of the shape of x.
+    """The compiled function draw(x, k, *y), with k draws per image, for repeated calls with images shaped like x.
 
     The part without random numbers is computed once per batch of images. Parameters are constants. It draws the same
     random numbers as `draw`; the results are the same up to rounding.
     """
 
-    def __init__(self, draw: Callable[[Tensor, int], Tensor], x: Tensor, k: int) -> None:
+    def __init__(self, draw: Callable[..., Tensor], x: Tensor, k: int, *y: Tensor) -> None:
         self.shape = (k, *x.shape)
         x = x.contiguous()
         with torch.random.fork_rng(), torch.no_grad():
-            self.first, rest = split_graph(make_fx(lambda x: [draw(x, k)], DECOMPOSITIONS)(x))
-            self.run = compile_graph(rest, self.first(x), freezing=True)
+            self.first, rest = split_graph(make_fx(lambda x, *y: [draw(x, k, *y)], DECOMPOSITIONS)(x, *y))
+            self.run = compile_graph(rest, self.first(x, *y), freezing=True)
 
-    def bind(self, x: Tensor) -> Callable[[], Tensor]:
-        """Return a function that returns a new draw(x, k) at each call."""
-        inputs = self.first(x.contiguous())
+    def bind(self, x: Tensor, *y: Tensor) -> Callable[[], Tensor]:
+        """Return a function that returns a new draw(x, k, *y) at each call."""
+        inputs = self.first(x.contiguous(), *y)
         return lambda: self.run(*inputs)[0]

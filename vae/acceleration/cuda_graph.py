@@ -32,12 +32,14 @@ def capture_graph(function: Callable[[], None]) -> Callable[[], None]:
 class CUDAGraphStepper:
     """Take optimizer steps of `module` on batches of the shape of x, (B, C, H, W), by replaying a CUDA graph.
 
+    A batch is images and, in a conditional model, their labels y.
+
     The result is that of the module's own steps, up to rounding, with the same random numbers. The first call takes its
     steps without a graph, because what they initialise must not be captured. If the module has a compiled step, the
     optimizer is compiled too.
     """
 
-    def __init__(self, module: Any, x: Tensor) -> None:
+    def __init__(self, module: Any, x: Tensor, *y: Tensor) -> None:
         self.module, self.shape = module, x.shape
         optimizer = module.optimizers().optimizer
         self.optimizer_step = optimizer.step
@@ -50,7 +52,7 @@ class CUDAGraphStepper:
             torch._dynamo.reset()  # torch.compile gives up after eight optimizers in one process
             self.optimizer_step = torch.compile(self.optimizer_step)
         self.max_steps = chunk_batches(x.numel(), on_gpu=True)
-        self.images = x.new_zeros(self.max_steps, *x.shape)
+        self.batches = [part.new_zeros(self.max_steps, *part.shape) for part in (x, *y)]
         self.step_inputs = x.new_ones(self.max_steps, 2)  # objective weight and learning rate of each step
         self.sums = x.new_zeros(self.max_steps, len(module.metric_names))
         self.step_index = torch.zeros(1, dtype=torch.long, device=x.device)
@@ -60,19 +62,21 @@ class CUDAGraphStepper:
     def step(self) -> None:
         """Take the step of `step_index`, then increment it. All inputs and outputs are tensors at fixed addresses."""
         weight, lr = self.step_inputs.index_select(0, self.step_index)[0]
-        sums = self.module.compute_gradients(self.images.index_select(0, self.step_index)[0], weight)
+        x, *y = (part.index_select(0, self.step_index)[0] for part in self.batches)
+        sums = self.module.compute_gradients(x, weight, *y)
         self.lr.copy_(lr)
         self.optimizer_step()
         self.sums.index_copy_(0, self.step_index, sums[None])
         self.step_index.add_(1)
 
-    def steps(self, batches: list[Tensor], first: int) -> list[Tensor]:
+    def steps(self, batches: list[tuple[Tensor, ...]], first: int) -> list[Tensor]:
         """Take one step per batch; return each one's sums of metrics, (n,).
 
         There are at most `max_steps` batches. `first` is the number of steps before this call.
         """
         n = len(batches)
-        torch.stack(batches, out=self.images[:n])
+        for parts, stacked in zip(zip(*batches, strict=True), self.batches, strict=True):
+            torch.stack(parts, out=stacked[:n])
         inputs = [
             (self.module.objective_weight(step), self.module.learning_rate(step)) for step in range(first, first + n)
         ]

@@ -22,10 +22,18 @@ SPLITS = ("test", "val", "train")  # the order in which names are searched
 
 
 class SelectedImages(NamedTuple):
-    """Images as the model receives them, (N, C, H, W), and their names."""
+    """Images as the model receives them, (N, C, H, W), their names, and the labels of a conditional model, if known."""
 
     x: Tensor
     names: list[str]
+    y: tuple[Tensor, ...] = ()  # one-hot, (N, labels)
+
+
+def join(found: Sequence[SelectedImages]) -> SelectedImages:
+    """Return several images as one. Their labels are known if those of all are."""
+    labels = [image.y for image in found]
+    y = tuple(map(torch.cat, zip(*labels, strict=True))) if all(labels) else ()
+    return SelectedImages(torch.cat([image.x for image in found]), [image.names[0] for image in found], y)
 
 
 def image_name(images: Images, split: str, row: int) -> str:
@@ -36,7 +44,8 @@ def image_name(images: Images, split: str, row: int) -> str:
 def select(data: ImageDataModule, split: str, rows: Tensor) -> SelectedImages:
     """Return the images in these rows of a split."""
     images = data.images[split]
-    return SelectedImages(data.x(split, rows), [image_name(images, split, row) for row in rows.tolist()])
+    names = [image_name(images, split, row) for row in rows.tolist()]
+    return SelectedImages(data.x(split, rows), names, data.y(split, rows))
 
 
 def random_images(data: ImageDataModule, split: str, n: int, each: int = 1) -> SelectedImages:
@@ -96,8 +105,7 @@ def resolve_image(data: ImageDataModule, key: str, identifier: str | int | np.in
 
 def resolve_images(data: ImageDataModule, key: str, identifiers: Sequence[str | int]) -> SelectedImages:
     """Return several images, in the given order."""
-    found = [resolve_image(data, key, identifier) for identifier in identifiers]
-    return SelectedImages(torch.cat([image.x for image in found]), [image.names[0] for image in found])
+    return join([resolve_image(data, key, identifier) for identifier in identifiers])
 
 
 def read_pil_image(data: ImageDataModule, image: Image.Image) -> Tensor:
@@ -160,4 +168,4 @@ def as_images(data: ImageDataModule, given: Any) -> SelectedImages:
             found.append(SelectedImages(model_input(data, read_pil_image(data, item)), ["image"]))
         else:
             found.append(resolve_image(data, "images", str(item) if isinstance(item, Path) else item))
-    return SelectedImages(torch.cat([image.x for image in found]), [image.names[0] for image in found])
+    return join(found)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from datamodules.base import ImageDataModule
+    from vae.api.images import SelectedImages
     from vae.api.pictures import Pictures
     from vae.api.trained_model import TrainedModel
     from vae.model.vae import VAE
@@ -43,6 +44,9 @@ class Run(RunFolder):
     `images` are an array or tensor, uint8, bool or float in [0, 1], (N, H, W), (N, H, W, C) or (N, C, H, W), or one or
     a list of names, numbers of test images, files or PIL images. D is the number of latent dimensions. Methods that
     need the model raise UserError as `load` does, and if an argument does not suit the run.
+
+    `labels` are for a run with conditional=true: one label for all images, or a list with one for each. Those of the
+    dataset's own images are known.
     """
 
     trust: bool = False
@@ -76,7 +80,7 @@ class Run(RunFolder):
         cfg = self.checked_config
         from vae.training.experiment import load_trained
 
-        return load_trained(cfg, self.about_images.shape, self.folder)
+        return load_trained(cfg, self.about_images.shape, self.folder, len(self.about_images.labels))
 
     @property
     def vae(self) -> "VAE":
@@ -88,7 +92,7 @@ class Run(RunFolder):
         """The model and its images, for torch tensors."""
         from vae.api.trained_model import TrainedModel
 
-        return TrainedModel(self.vae, lambda: self.data)
+        return TrainedModel(self.vae, lambda: self.data, label_names=self.about_images.labels)
 
     def input(self, images: Any) -> "Tensor":
         """Return images as the model receives them, (N, C, H, W), float in [0, 1], on the CPU."""
@@ -109,64 +113,103 @@ class Run(RunFolder):
         labels = self.data.images[split].labels
         return None if labels is None else labels.numpy()
 
-    def encode(self, images: Any) -> "NDArray[np.float32]":
-        """Return the means of q(z|x), (N, D)."""
-        return self.model.encode(self.input(images)).cpu().numpy()
+    @property
+    def label_names(self) -> list[str]:
+        """The labels of a run with conditional=true."""
+        return self.about_images.labels
 
-    def decode(self, z: Any) -> "Pictures":
-        """Return the pictures of p(x|z) for latents z, (N, D), or (D,) for one."""
+    def _with_labels(self, found: "SelectedImages", labels: Any) -> "tuple[Tensor, ...]":
+        """Return images as the model receives them and, for a conditional model, their labels."""
+        y = self.model.find_labels("labels", labels, len(found.x)) if labels is not None else found.y
+        if self.label_names and not y:
+            raise UserError("labels: expected the label of each image, because the run has conditional=true")
+        return found.x, *y
+
+    def encode(self, images: Any, labels: Any = None) -> "NDArray[np.float32]":
+        """Return the means of q(z|x), (N, D)."""
+        from vae.api.images import as_images
+
+        return self.model.encode(*self._with_labels(as_images(self.data, images), labels)).cpu().numpy()
+
+    def decode(self, z: Any, labels: Any = None) -> "Pictures":
+        """Return the pictures of p(x|z) for latents z, (N, D), or (D,) for one.
+
+        With other labels than those of `encode`, the style stays and the label changes.
+        """
         from vae.api.pictures import Pictures
 
-        return Pictures(self.model.decode(self.model.as_codes(z, self.config.latent_dim)))
+        codes = self.model.as_codes(z, self.config.latent_dim)
+        if self.label_names and labels is None:
+            raise UserError("labels: expected the label of each picture, because the run has conditional=true")
+        return Pictures(self.model.decode(codes, *self.model.find_labels("labels", labels, len(codes))))
 
     def sample(
-        self, n: int = 1, temperature: float = 1.0, source: Source = "prior", seed: int | None = None
+        self,
+        n: int = 1,
+        temperature: float = 1.0,
+        source: Source = "prior",
+        seed: int | None = None,
+        label: Any = None,
     ) -> "Pictures":
         """Return the pictures of n latents sampled from the prior, or from a mixture fitted to training latents.
 
-        A temperature below 1 samples closer to the modes. The same `seed` gives the same pictures.
+        A temperature below 1 samples closer to the modes. The same `seed` gives the same pictures. With
+        conditional=true, `label` is one label for all, or a list with one for each; None: all labels in turn.
         """
         check_count("n", n, 1)
         if not temperature >= 0:
             raise UserError(f"temperature={temperature}: expected a number of 0 or more")
         check_choice("source", source, SOURCES)
+        from vae.api.pictures import Pictures
         from vae.model.sampling import seeded
 
         with seeded(seed):
-            return self.decode(self.model.sample_codes(n, temperature, source))
+            y = self.model.find_labels("label", label, n)
+            return Pictures(self.model.decode(self.model.sample_codes(n, temperature, source, *y), *y))
 
-    def reconstruct(self, images: Any) -> "Pictures":
+    def reconstruct(self, images: Any, labels: Any = None) -> "Pictures":
         """Return the pictures of p(x|z) at the means of q(z|x)."""
-        return self.decode(self.encode(images))
+        from vae.api.images import as_images
+        from vae.api.pictures import Pictures
 
-    def log_px(self, images: Any, K: int = 100) -> "NDArray[np.float32]":
-        """Estimate log p(x) of each image, (N,), in nats, from K importance samples. Repeated calls agree."""
+        x, *y = self._with_labels(as_images(self.data, images), labels)
+        return Pictures(self.model.decode(self.model.encode(x, *y), *y))
+
+    def log_px(self, images: Any, K: int = 100, labels: Any = None) -> "NDArray[np.float32]":
+        """Estimate log p(x) of each image, (N,), in nats, from K importance samples. Repeated calls agree.
+
+        With conditional=true, this is log p(x|y).
+        """
         check_count("K", K, 1)
         if not self.module.has_elbo:
             raise UserError("log_px: the objective of this run is not a bound on log p(x)")
-        return self.model.log_px(self.input(images), K).numpy()
+        from vae.api.images import as_images
 
-    def interpolate(self, a: Any, b: Any, steps: int = 11, interpolation: Interpolation = "spherical") -> "Pictures":
-        """Return `steps` pictures from one image to another."""
+        x, *y = self._with_labels(as_images(self.data, images), labels)
+        return self.model.log_px(x, K, *y).numpy()
+
+    def interpolate(
+        self, a: Any, b: Any, steps: int = 11, interpolation: Interpolation = "spherical", labels: Any = None
+    ) -> "Pictures":
+        """Return `steps` pictures from one image to another. With conditional=true, the label changes as well."""
         check_count("steps", steps, 2)
-        return self._between(a, b, [i / (steps - 1) for i in range(steps)], interpolation)
+        return self._between(a, b, [i / (steps - 1) for i in range(steps)], interpolation, labels)
 
-    def fuse(self, a: Any, b: Any, interpolation: Interpolation = "spherical") -> "Pictures":
+    def fuse(self, a: Any, b: Any, interpolation: Interpolation = "spherical", labels: Any = None) -> "Pictures":
         """Return the picture halfway between two images."""
-        return self._between(a, b, [0.5], interpolation)
+        return self._between(a, b, [0.5], interpolation, labels)
 
-    def _between(self, a: Any, b: Any, t: list[float], interpolation: str) -> "Pictures":
-        import numpy as np
-
+    def _between(self, a: Any, b: Any, t: list[float], interpolation: str, labels: Any) -> "Pictures":
+        from vae.api.images import as_images, join
         from vae.api.pictures import Pictures
 
         check_choice("interpolation", interpolation, INTERPOLATIONS)
-        ends = [self.encode(image) for image in (a, b)]
+        ends = [as_images(self.data, image) for image in (a, b)]
         for name, found in zip("ab", ends, strict=True):
-            if len(found) != 1:
-                raise UserError(f"{name}: expected one image; got {len(found)}")
-        codes = self.model.as_codes(np.concatenate(ends), self.config.latent_dim)
-        return Pictures(self.model.interpolate(codes, t, interpolation))
+            if len(found.x) != 1:
+                raise UserError(f"{name}: expected one image; got {len(found.x)}")
+        x, *y = self._with_labels(join(ends), labels)
+        return Pictures(self.model.interpolate(self.model.encode(x, *y), t, interpolation, *y))
 
     @property
     def metrics(self) -> "pd.DataFrame":

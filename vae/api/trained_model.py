@@ -1,6 +1,7 @@
 """A trained model with the images of its dataset.
 
-Shapes: N images or codes, D latent dimensions, (C, H, W) one image, T interpolation steps.
+Shapes: N images or codes, D latent dimensions, (C, H, W) one image, T interpolation steps. `*y` are the labels of a
+conditional model, one-hot (N, labels), and nothing for others.
 """
 
 from collections.abc import Callable, Sequence
@@ -8,15 +9,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
-from datamodules.base import EVAL_BATCH, ImageDataModule
-from vae.errors import UserError
+from datamodules.base import EVAL_BATCH, ImageDataModule, one_hot
+from vae.errors import UserError, did_you_mean
 from vae.model.estimator import anomaly_score
-from vae.model.interpolation import INTERPOLATIONS
-from vae.model.sampling import sample_fitted_mixture, sample_prior
+from vae.model.interpolation import INTERPOLATIONS, linear
+from vae.model.sampling import labels_in_turn, sample_fitted_mixture, sample_prior
 from vae.model.vae import VAE
 
 MAX_TRAIN_CODES = 5000  # training images that are encoded for statistics
@@ -29,6 +31,7 @@ class TrainedModel:
     vae: VAE
     load_data: Callable[[], ImageDataModule]  # called when the images are needed
     seed: int = 0  # of the statistics of training images and of the mixture
+    label_names: Sequence[str] = ()  # of a conditional model
 
     @cached_property
     def data(self) -> ImageDataModule:
@@ -39,15 +42,35 @@ class TrainedModel:
     def device(self) -> torch.device:
         return next(self.vae.parameters()).device
 
-    @torch.inference_mode()
-    def encode(self, x: Tensor) -> Tensor:
-        """Return the means of q(z|x), (N, D)."""
-        return torch.cat([self.vae.q_z(batch.to(self.device)).mean for batch in x.split(EVAL_BATCH)])
+    def find_labels(self, key: str, given: Any, n: int) -> tuple[Tensor, ...]:
+        """Return the labels that are called `given`: one for all of n images, or n of them, one-hot (n, labels).
+
+        None stands for all labels in turn. Raises UserError if there is no such label, or if their number is not n.
+        """
+        names = list(self.label_names)
+        if given is None:
+            return labels_in_turn(len(names), n)
+        if not names:
+            raise UserError(f"{key}={given}: expected only for a run with conditional=true")
+        chosen = [str(label) for label in ([given] if isinstance(given, str | int | np.integer) else given)]
+        if len(chosen) not in (1, n):
+            raise UserError(f"{key}: expected one label, or one for each of {n}; got {len(chosen)}")
+        for label in chosen:
+            if label not in names:
+                few = f"{', '.join(names[:10])}{', ...' if len(names) > 10 else ''}"
+                raise UserError(f"{key}={label}: expected one of the labels {few}{did_you_mean(label, names)}")
+        return (one_hot(torch.tensor([names.index(label) for label in chosen]), len(names)).expand(n, -1),)
 
     @torch.inference_mode()
-    def decode(self, z: Tensor) -> Tensor:
-        """Return the pictures (..., C, H, W) of codes (..., D), on the CPU."""
-        pictures = [self.vae.decode(batch) for batch in z.flatten(0, -2).split(EVAL_BATCH)]
+    def encode(self, x: Tensor, *y: Tensor) -> Tensor:
+        """Return the means of q(z|x), (N, D)."""
+        return torch.cat([vae.q_z(batch).mean for vae, batch in self.vae.batches(EVAL_BATCH, x, *y)])
+
+    @torch.inference_mode()
+    def decode(self, z: Tensor, *y: Tensor) -> Tensor:
+        """Return the pictures (..., C, H, W) of codes (..., D), on the CPU; labels are (..., labels) or (1, labels)."""
+        flat = (values.flatten(0, -2) for values in (z, *y))
+        pictures = [vae.decode(batch) for vae, batch in self.vae.batches(EVAL_BATCH, *flat)]
         return torch.cat(pictures).cpu().unflatten(0, z.shape[:-1])
 
     @cached_property
@@ -55,7 +78,8 @@ class TrainedModel:
         """Codes of training images, (N, D)."""
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)  # the mean of a flow is estimated from samples
-            return self.encode(self.data.x("train", slice(MAX_TRAIN_CODES)))
+            rows = slice(MAX_TRAIN_CODES)
+            return self.encode(self.data.x("train", rows), *self.data.y("train", rows))
 
     @cached_property
     def dimension_information(self) -> tuple[Tensor, str]:
@@ -64,12 +88,14 @@ class TrainedModel:
         This is the mean KL(q(z_d|x) || p(z_d)) over training images, in nats, if posterior and prior factorise over
         dimensions. Otherwise, for example with flows, it is the variance of the means of q(z|x).
         """
-        x = self.data.x("train", slice(MAX_TRAIN_CODES)).to(self.device)
-        q_z, p_z = self.vae.q_z(x[:1]), self.vae.p_z()
-        if not (isinstance(q_z, Independent) and isinstance(p_z, Independent)):
-            return self.train_codes.var(0), "variance"
-        posteriors: list[Any] = [self.vae.q_z(batch) for batch in x.split(EVAL_BATCH)]
-        return torch.cat([kl_divergence(q.base_dist, p_z.base_dist) for q in posteriors]).mean(0), "nats"
+        rows = slice(MAX_TRAIN_CODES)
+        divergences = []
+        for vae, x in self.vae.batches(EVAL_BATCH, self.data.x("train", rows), *self.data.y("train", rows)):
+            q_z, p_z = vae.q_z(x), vae.p_z()
+            if not (isinstance(q_z, Independent) and isinstance(p_z, Independent)):
+                return self.train_codes.var(0), "variance"
+            divergences.append(kl_divergence(q_z.base_dist, p_z.base_dist))
+        return torch.cat(divergences).mean(0), "nats"
 
     @cached_property
     def aggregate_posterior_stats(self) -> tuple[Tensor, Tensor]:
@@ -77,14 +103,17 @@ class TrainedModel:
 
         For dimensions without information these are the moments of the prior.
         """
-        z = self.vae.q_z(self.data.x("train", slice(EVAL_BATCH)).to(self.device)).rsample()
+        rows = slice(EVAL_BATCH)
+        vae, x = next(self.vae.batches(EVAL_BATCH, self.data.x("train", rows), *self.data.y("train", rows)))
+        z = vae.q_z(x).rsample()
         return z.mean(0), z.std(0)
 
     @torch.inference_mode()
-    def sample_codes(self, n: int, temperature: float = 1.0, source: str = "prior") -> Tensor:
+    def sample_codes(self, n: int, temperature: float = 1.0, source: str = "prior", *y: Tensor) -> Tensor:
         """Sample n codes, (n, D), from the prior or, with source="mixture", from a mixture fitted to training codes."""
+        given = self.vae.given(*(label.to(self.device) for label in y))
         sources: dict[str, Callable[[], Tensor]] = {
-            "prior": lambda: sample_prior(self.vae.p_z(), n, temperature),
+            "prior": lambda: sample_prior(given.p_z(), n, temperature),
             "mixture": lambda: sample_fitted_mixture(self.train_codes, n, temperature, self.seed),
         }
         return sources[source]()
@@ -100,11 +129,15 @@ class TrainedModel:
         return codes.reshape(-1, latent_dim)
 
     @torch.inference_mode()
-    def interpolate(self, codes: Tensor, t: Tensor | Sequence[float], interpolation: str = "spherical") -> Tensor:
-        """Decode what lies between two codes (2, D), at t (T,): (T, C, H, W)."""
-        return self.decode(INTERPOLATIONS[interpolation](codes[0], codes[1], torch.as_tensor(t, device=self.device)))
+    def interpolate(
+        self, codes: Tensor, t: Tensor | Sequence[float], interpolation: str = "spherical", *y: Tensor
+    ) -> Tensor:
+        """Decode what lies between two codes (2, D), at t (T,): (T, C, H, W). Labels (2, labels) change linearly."""
+        t = torch.as_tensor(t, device=self.device)
+        labels = (linear(first, second, t) for first, second in (label.to(self.device) for label in y))
+        return self.decode(INTERPOLATIONS[interpolation](codes[0], codes[1], t), *labels)
 
     @torch.inference_mode()
-    def log_px(self, x: Tensor, K: int) -> Tensor:
+    def log_px(self, x: Tensor, K: int, *y: Tensor) -> Tensor:
         """Estimate log p(x) of images (N, C, H, W) from K samples each, always the same: (N,), in nats."""
-        return -anomaly_score(self.vae, x, "log_px", K)
+        return -anomaly_score(self.vae, x, "log_px", K, *y)

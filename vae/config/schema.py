@@ -130,6 +130,7 @@ class Config(BaseModel, strict=True, extra="forbid"):
     data_dir: str = Field(min_length=1, description="a folder")
     log_every_n_steps: PositiveInt
     gradient_clip_val: PositiveFloat | None = Field(description="a number above 0, or null for no clipping")
+    conditional: bool = Field(False, description="true or false")
     patience: PositiveInt | None = Field(description="a whole number, 1 or more, or null")
     compile: Compile = False  # the default of older versions, whose configs do not have this key
     cuda_graph: bool = Field(False, description="true or false")

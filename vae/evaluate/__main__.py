@@ -61,15 +61,15 @@ def _evaluate(run: Run, K: int, images: int | None, compiles: Compile) -> dict[s
     from vae.training.experiment import build_loggers, write_summary
     from vae.training.run_data import fingerprint
 
-    x = run.data.x("test")
+    x, y = run.data.x("test"), run.data.y("test")
     if images is not None and images > len(x):
         raise UserError(f"images={images}: expected 2 to {len(x)}, or null for all")
     if not run.module.has_elbo:
         raise UserError(f"run={folder}: its objective is not a bound on log p(x), so there is nothing to evaluate")
     weights = hashlib.sha256((folder / "checkpoints" / "best.ckpt").read_bytes()).hexdigest()
-    source = f"{weights} {fingerprint(run.data.images['test'])}"
+    source = f"{weights} {fingerprint(run.data.images['test'], run.data.label_index('test'))}"
     n = images or len(x)
-    scores = cached_scores(run.vae, x, n, K, cfg.seed, folder / f"scores_K{K}.npz", source, compiles)
+    scores = cached_scores(run.vae, x, n, K, cfg.seed, folder / f"scores_K{K}.npz", source, compiles, *y)
     means = summarize(scores.log_px, run.vae, x[0].numel())
     means |= {"rate": scores.rate.mean().item(), "distortion": scores.distortion.mean().item(), "images": n}
     results = {f"test/{name}_K{K}": value for name, value in means.items()}

@@ -19,9 +19,9 @@ from vae.runs.atomic_files import atomic_path
 def compiled_draws(vae: VAE, x: Tensor, K: int) -> CompiledDraws:
     """Compile the sampler of `importance_sample` for full chunks of images shaped like x.
 
-    The compiled function keeps the present weights.
+    The compiled function keeps the present weights, but not the labels that `vae` is given.
     """
-    return CompiledDraws(lambda x, k: score_terms(vae.terms(x, k)), x, chunk_size(vae, x, K))
+    return CompiledDraws(lambda x, k, *y: score_terms(vae.given(*y).terms(x, k)), x, chunk_size(vae, x, K), *vae.y)
 
 
 def read_cached_scores(file: Path, source: str) -> Tensor:
@@ -43,8 +43,12 @@ def read_cached_scores(file: Path, source: str) -> Tensor:
 
 
 @torch.inference_mode()
-def cached_scores(vae: VAE, x: Tensor, n: int, K: int, seed: int, file: Path, source: str, compiles: Compile) -> Scores:
+def cached_scores(
+    vae: VAE, x: Tensor, n: int, K: int, seed: int, file: Path, source: str, compiles: Compile, *y: Tensor
+) -> Scores:
     """Return `importance_sample` of the first n of images x, (N, C, H, W): each score is (n,), on the CPU.
+
+    `y` are the labels of a conditional model, (N, labels).
 
     Each batch is written to the npz `file` when it is done, with `source`, which identifies the weights and the images.
     Scores in this file are not computed again. Each batch has its own seed, so the results do not depend on
@@ -52,19 +56,21 @@ def cached_scores(vae: VAE, x: Tensor, n: int, K: int, seed: int, file: Path, so
     this happens on a CPU if at least MIN_DRAWS samples are left.
     """
     device = next(vae.parameters()).device
-    batches = x[: -(-n // BATCH_SIZE) * BATCH_SIZE].split(BATCH_SIZE)  # whole batches, even if n ends within one
+    whole = -(-n // BATCH_SIZE) * BATCH_SIZE  # whole batches, even if n ends within one
+    batches = vae.batches(BATCH_SIZE, x[:whole], *(label[:whole] for label in y))
     scores = read_cached_scores(file, source)
     compiled, remaining = None, n - scores.shape[1]
     if remaining > 0 and (
         compiles is True or (compiles == "auto" and device.type == "cpu" and remaining * K >= MIN_DRAWS)
     ):
-        x = batches[scores.shape[1] // BATCH_SIZE].to(device)
-        compiled = try_compile(lambda: compiled_draws(vae, x, K), compiles)
+        first = scores.shape[1] // BATCH_SIZE * BATCH_SIZE
+        example = next(vae.batches(BATCH_SIZE, x[first:], *(label[first:] for label in y)))
+        compiled = try_compile(lambda: compiled_draws(*example, K), compiles)
     with tqdm(desc=f"K = {K}", total=n, dynamic_ncols=True, disable=None) as bar:
-        for i, batch in enumerate(batches):
+        for i, (given, batch) in enumerate(batches):
             if scores.shape[1] < i * BATCH_SIZE + len(batch):
                 torch.manual_seed(seed + i)
-                new = torch.stack(importance_sample(vae, batch.to(device), K, compiled=compiled)).cpu()
+                new = torch.stack(importance_sample(given, batch, K, compiled=compiled)).cpu()
                 scores = torch.cat([scores[:, : i * BATCH_SIZE], new], 1)
                 with atomic_path(file) as part, part.open("wb") as half_written:
                     np.savez(half_written, source=source, **dict(zip(Scores._fields, scores.numpy(), strict=True)))

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from vae.api.images import SPLITS, SelectedImages, image_name, model_input, read_image_file, select
+from datamodules.base import one_hot
+from vae.api.images import SPLITS, SelectedImages, image_name, join, model_input, read_image_file, select
 from vae.api.trained_model import TrainedModel
 from vae.errors import UserError
 from vae.explore.image_input import MAX_BYTES, background_of, centre_drawing, check_image, has_opposite_background
@@ -85,7 +86,9 @@ class Explorer:
         """What the page needs to start: the map, the dimensions sorted by information, the images and their colours."""
         model, shown = self.model, self.entries[:MAX_POINTS]
         rows = {split: torch.tensor([e.row for e in shown if e.split == split], dtype=torch.long) for split in SPLITS}
-        codes = torch.cat([model.encode(model.data.x(split, r)) for split, r in rows.items() if len(r)]).cpu()
+        codes = torch.cat(
+            [model.encode(model.data.x(split, r), *model.data.y(split, r)) for split, r in rows.items() if len(r)]
+        ).cpu()
         information, unit = model.dimension_information
         with self.rng_lock:
             mean, sd = model.aggregate_posterior_stats
@@ -104,6 +107,7 @@ class Explorer:
             **self.map_of(codes),
             "images": [[f"{e.split}/{e.row}", e.title, e.label] for e in shown],
             "classes": labels if few else [],
+            "label_choices": self.model.label_names,
             "class_names": dict(enumerate(classes)) if (classes := model.data.images["train"].classes) else None,
             "colours": class_colours(max(1, len(labels))) if few else continuous_colours(),
             "mean_code": self.mean_code,
@@ -126,16 +130,23 @@ class Explorer:
             "codes": None,
         }
 
-    @torch.inference_mode()
-    def decode(self, codes: Sequence[Sequence[float]]) -> bytes:
-        """Return the pictures of codes, (N, D), as RGBA bytes."""
-        return rgba(self.model.decode(torch.tensor(codes, device=self.model.device)))
+    def labels(self, label: int | None) -> tuple[Tensor, ...]:
+        """Return a label of a conditional model by its number, one-hot (1, labels). Raises UserError without one."""
+        n = len(self.model.label_names)
+        if n and (label is None or not 0 <= label < n):
+            raise UserError(f"label={label}: expected 0 to {n - 1}, the number of a label")
+        return (one_hot(torch.tensor([label]), n),) if n else ()
 
     @torch.inference_mode()
-    def sample_prior(self) -> list[float]:
+    def decode(self, codes: Sequence[Sequence[float]], label: int | None = None) -> bytes:
+        """Return the pictures of codes, (N, D), as RGBA bytes. A conditional model is given this label."""
+        return rgba(self.model.decode(torch.tensor(codes, device=self.model.device), *self.labels(label)))
+
+    @torch.inference_mode()
+    def sample_prior(self, label: int | None = None) -> list[float]:
         """Sample a code from the prior."""
         with self.rng_lock:
-            return self.model.sample_codes(1)[0].tolist()
+            return self.model.sample_codes(1, 1.0, "prior", *self.labels(label))[0].tolist()
 
     def entry(self, name: str) -> Entry:
         """Look up an image by split and row. Raises UserError if there is none."""
@@ -170,7 +181,8 @@ class Explorer:
     @torch.inference_mode()
     def interpolate(self, first: str, second: str) -> list[list[float]]:
         """Return the codes on the arc between two images."""
-        a, b = self.model.encode(torch.cat([self.image(first).x, self.image(second).x]))
+        pair = join([self.image(first), self.image(second)])
+        a, b = self.model.encode(pair.x, *pair.y)
         return spherical(a, b, torch.linspace(0, 1, N_STEPS, device=a.device)).tolist()
 
     def dataset_image(self, name: str) -> dict[str, Any]:
@@ -178,8 +190,11 @@ class Explorer:
         label = self.entry(name).label
         return self.describe_image(self.image(name)) | {"label": label, "remarks": []}
 
-    def uploaded_image(self, content: bytes, drawn: bool) -> dict[str, Any]:
-        """Describe an image file or a drawing. Raises UserError if it cannot be used."""
+    def uploaded_image(self, content: bytes, drawn: bool, label: int | None = None) -> dict[str, Any]:
+        """Describe an image file or a drawing. A conditional model is given this label.
+
+        Raises UserError if it cannot be used.
+        """
         data, name = self.model.data, "your drawing" if drawn else "your picture"
         with self.upload_lock:
             remarks = check_image(content)
@@ -188,7 +203,7 @@ class Explorer:
         if not drawn and has_opposite_background(pixels[0], self.background):
             pixels = 255 - pixels
             remarks.append(f"inverted, because the images of this dataset have a {self.background} background")
-        image = SelectedImages(model_input(data, pixels), [name])
+        image = SelectedImages(model_input(data, pixels), [name], self.labels(label))
         return self.describe_image(image) | {"label": None, "remarks": remarks}
 
     @torch.inference_mode()
@@ -196,21 +211,22 @@ class Explorer:
         """Return an image as the model receives it, its code and its score."""
         return {
             "title": image.names[0],
-            "z": self.model.encode(image.x)[0].tolist(),
+            "z": self.model.encode(image.x, *image.y)[0].tolist(),
             "pixels": base64.b64encode(rgba(image.x)).decode(),
-            "score": self.scores(image.x).item(),
+            "score": self.scores(image.x, *image.y).item(),
         }
 
     @cached_property
     @torch.inference_mode()
     def reference_scores(self) -> list[float]:
         """The scores of test images, in increasing order."""
-        return self.scores(self.model.data.x("test", slice(N_REFERENCE))).sort().values.tolist()
+        data, rows = self.model.data, slice(N_REFERENCE)
+        return self.scores(data.x("test", rows), *data.y("test", rows)).sort().values.tolist()
 
-    def scores(self, x: Tensor) -> Tensor:
+    def scores(self, x: Tensor, *y: Tensor) -> Tensor:
         """Score images (N, C, H, W), higher is better: (N,).
 
         An image has the same score each time, also if other threads draw random numbers meanwhile.
         """
         with self.rng_lock:
-            return -anomaly_score(self.model.vae, x, self.score, K)
+            return -anomaly_score(self.model.vae, x, self.score, K, *y)

@@ -30,6 +30,7 @@ MAX_CODES = 64  # codes per request
 
 class Codes(BaseModel, extra="forbid"):
     codes: list[list[FiniteFloat]] = Field(min_length=1, max_length=MAX_CODES)
+    label: int | None = None  # the number of the label of a conditional model
     run: str | None = None  # the run of the page, which may differ after a restart at the same address
 
 
@@ -52,6 +53,14 @@ async def read_body(request: Request) -> bytes:
     if size > MAX_BYTES:
         raise UserError(f"{size / 1e6:.1f} MB: expected at most {MAX_BYTES // 1_000_000} MB")
     return bytes(body)
+
+
+def label_of(request: Request) -> int | None:
+    """Return the number of the label in the query, if there is one. Raises UserError for anything but a number."""
+    text = request.query_params.get("label")
+    if text is not None and not (text.isascii() and text.isdecimal() and len(text) < 10):
+        raise UserError(f"label={text}: expected the number of a label")
+    return None if text is None else int(text)
 
 
 def user_error_response(_: Request, error: Exception) -> Response:
@@ -78,10 +87,10 @@ class Endpoints:
         d = len(self.explorer.mean_code)
         if any(len(code) != d for code in given.codes):
             raise UserError(f"codes: expected {d} numbers in each")
-        return Response(self.explorer.decode(given.codes), media_type="application/octet-stream")
+        return Response(self.explorer.decode(given.codes, given.label), media_type="application/octet-stream")
 
-    async def sample(self, _: Request) -> Response:
-        return JSONResponse(await run_in_threadpool(self.explorer.sample_prior))
+    async def sample(self, request: Request) -> Response:
+        return JSONResponse(await run_in_threadpool(self.explorer.sample_prior, label_of(request)))
 
     async def search(self, request: Request) -> Response:
         return JSONResponse(self.explorer.search(request.query_params.get("q", "")))
@@ -101,7 +110,7 @@ class Endpoints:
 
     async def uploaded_image(self, request: Request) -> Response:
         content, drawn = await read_body(request), "drawn" in request.query_params
-        return JSONResponse(await run_in_threadpool(self.explorer.uploaded_image, content, drawn))
+        return JSONResponse(await run_in_threadpool(self.explorer.uploaded_image, content, drawn, label_of(request)))
 
     async def reference_scores(self, _: Request) -> Response:
         return JSONResponse(await run_in_threadpool(lambda: self.explorer.reference_scores))

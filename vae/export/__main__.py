@@ -4,13 +4,15 @@ Without run=, the newest finished run in outputs/ is exported. The files are wri
 run: encoder.onnx (image to code), decoder.onnx (code to picture), weights.safetensors, and export.json, which describes
 them. They can be used with onnxruntime alone, without torch, Lightning or Hydra. For an autoregressive likelihood,
 decoder.onnx returns h instead of a picture, and pixels.onnx maps an image and h to the parameters of each pixel. The
-outputs of the ONNX files are compared with those of torch, and nothing is written if they differ.
+outputs of the ONNX files are compared with those of torch, and nothing is written if they differ. With
+conditional=true, y is an input too: the one-hot label, with a 1 at its place in the list `labels` of export.json.
 """
 
 import json
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,6 +54,7 @@ def write_onnx(net: "nn.Module", inputs: "Sequence[Tensor]", names: Sequence[str
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     onnxruntime.set_default_logger_severity(3)
     batch = ({0: torch.export.Dim("batch")},) * len(inputs)
+    warnings.filterwarnings("ignore", "# The axis name: batch will not be used")  # all inputs share it
     try:
         torch.onnx.export(
             net,
@@ -88,22 +91,24 @@ def describe(run: Run, shape: Sequence[int], log_var: bool) -> dict[str, Any]:
 
     cfg, choices = run.config, run.choices
     groups = ("dataset", "architecture", "likelihood", "posterior", "prior", "objective")
-    code, image = ["batch", cfg.latent_dim], ["batch", *shape]
+    code, image, labels = ["batch", cfg.latent_dim], ["batch", *shape], run.about_images.labels
+    y = {"y": {"shape": ["batch", len(labels)]}} if labels else {}
     return {
         "run": run.folder.resolve().name,
         **{group: choices.get(group) for group in groups},
         "shape": list(shape),
         "latent_dim": cfg.latent_dim,
+        **({"labels": labels} if labels else {}),
         "binarize": cfg.dataset.binarize,
         "weights": "weights.safetensors",
         "encoder": {
             "file": "encoder.onnx",
-            "inputs": {"x": {"shape": image, "range": [0, 1]}},
+            "inputs": {"x": {"shape": image, "range": [0, 1]}, **y},
             "outputs": {name: {"shape": code} for name in ("mean", "log_var")[: 1 + log_var]},
         },
         "decoder": {
             "file": "decoder.onnx",
-            "inputs": {"z": {"shape": code}},
+            "inputs": {"z": {"shape": code}, **y},
             "outputs": {
                 "picture": {"shape": image, "range": [0, 1]},
                 "h": {"shape": ["batch", "h_channels", *shape[1:]]},
@@ -143,16 +148,18 @@ def export(run: Run) -> dict[str, Any]:
 
     from vae.export.onnx_modules import Decoder, Encoder, PixelParameters
     from vae.model.autoregressive import AutoregressiveLikelihood
+    from vae.model.sampling import labels_in_turn
 
     shape, vae = run.about_images.shape, run.vae.cpu()
     encoder, decoder = Encoder(vae, cfg.latent_dim), Decoder(vae)
     rng = torch.Generator().manual_seed(0)
     x, z = torch.rand(TEST_BATCH, *shape, generator=rng), torch.randn(TEST_BATCH, cfg.latent_dim, generator=rng)
+    y = labels_in_turn(len(run.about_images.labels), TEST_BATCH)
     description = describe(run, shape, encoder.has_log_var)
-    modules: dict[str, tuple[nn.Module, list[Tensor]]] = {"encoder": (encoder, [x]), "decoder": (decoder, [z])}
+    modules: dict[str, tuple[nn.Module, list[Tensor]]] = {"encoder": (encoder, [x, *y]), "decoder": (decoder, [z, *y])}
     if isinstance(vae.likelihood, AutoregressiveLikelihood):
         with torch.inference_mode():
-            modules["pixels"] = PixelParameters(vae.likelihood), [x, vae.decoder(z)]
+            modules["pixels"] = PixelParameters(vae.likelihood), [x, vae.decoder(z, *y)]
         del description["decoder"]["outputs"]["picture"]
         description["pixels"] = describe_pixels(vae.likelihood, description)
     with atomic_directory(run.folder / "export") as part:

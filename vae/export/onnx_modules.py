@@ -1,6 +1,6 @@
-"""Encoder and decoder as deterministic modules with one input, for export to ONNX.
+"""Encoder and decoder as deterministic modules, for export to ONNX. Those of a conditional model also take labels y.
 
-Shapes: S samples, B images, D latent dimensions, (C, H, W) one image.
+Shapes: S samples, B images, D latent dimensions, (C, H, W) one image, y (B, labels) one-hot.
 """
 
 from typing import Any, cast
@@ -37,8 +37,8 @@ class Encoder(nn.Module):
         self.has_log_var = isinstance(q_z, DiagonalNormal)
         self.eval()
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        q_z = self.vae.q_z(x)
+    def forward(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, ...]:
+        q_z = self.vae.q(x) if y is None else self.vae.q(x, y)
         if isinstance(q_z, DiagonalNormal):
             return q_z.mean, q_z.log_var
         if not isinstance(q_z, FlowDistribution):
@@ -62,8 +62,8 @@ class Decoder(nn.Module):
         self.autoregressive = isinstance(vae.likelihood, AutoregressiveLikelihood)
         self.eval()
 
-    def forward(self, z: Tensor) -> tuple[Tensor, ...]:
-        h = self.vae.decoder(z)
+    def forward(self, z: Tensor, y: Tensor | None = None) -> tuple[Tensor, ...]:
+        h = self.vae.decoder(z) if y is None else self.vae.decoder(z, y)
         if self.autoregressive:
             return (h,)
         return self.vae.likelihood.display_image(self.vae.likelihood(h)), h

@@ -3,15 +3,16 @@
 The files are written to generated/ in the folder of the run. Without run=, the newest finished run in outputs/ is
 used. `what` is one of the names below or a list such as [samples,walk]. Without it, everything that applies is made.
 
-  samples            decoded samples                                            n=100, temperature, source
-  reconstructions    test images, or images=[...], beside their reconstructions                       n=50
-  interpolation      from one image to another, images=[a,b]: a strip and a GIF              interpolation
-  traversal          one row per latent dimension, or dimensions=[3,7]; starts from images=[a]        n=10
-  manifold           the decoded plane of a run with latent_dim=2
-  nearest            samples beside the nearest training images            n=8, temperature, source
-  walk               a GIF that moves through sampled codes and back       n=12, temperature, source
-  fuse               fuse=[a,b]: both images, the midpoint, a strip; fuse=random: a page     n=8, interpolation
-  arithmetic         arithmetic=[a,b,c]: a - b + c, of labels (their mean codes) or of images
+  samples            decoded samples                                       n=100, temperature, source, label
+  reconstructions    test images, or images=[...], beside their reconstructions                  n=50, label
+  styles             test images, or images=[...], and their codes decoded with each label              n=10
+  interpolation      from one image to another, images=[a,b]: a strip and a GIF         interpolation, label
+  traversal          one row per latent dimension, or dimensions=[3,7]; starts from images=[a]   n=10, label
+  manifold           the decoded plane of a run with latent_dim=2                                      label
+  nearest            samples beside the nearest training images              n=8, temperature, source, label
+  walk               a GIF that moves through sampled codes and back        n=12, temperature, source, label
+  fuse               fuse=[a,b]: both images, the midpoint, a strip; fuse=random: a page  n=8, interpolation, label
+  arithmetic         arithmetic=[a,b,c]: a - b + c, of labels (their mean codes) or of images          label
   training           a GIF of the training: 16 samples, and 8 validation images above their reconstructions
   sequences          of a run of dataset=fasta: samples, coloured letters, k-mers           n=100, temperature, source
 
@@ -21,8 +22,11 @@ number is a label if the images have labels; label:8 is always a label, and test
 samples codes from p(z), source=mixture from a Gaussian mixture fitted to the codes of training images. A temperature
 below 1 samples closer to the modes. interpolation=linear follows a straight line, interpolation=spherical an arc. A
 traversal shows the most informative dimensions first. The number under a nearest image is the root mean squared
-difference of pixels in [0, 1]. The same seed=0 makes the same files. dataset.path= says where the images of the run are
-now. Samples and walks from the prior, and the film of the training, do not need them.
+difference of pixels in [0, 1]. For a run with conditional=true, label=8 is the label of all pictures, and a list has
+one for each. By default, samples have all labels in turn, and other pictures the labels of the images that they are
+made from. styles, and the page of fuse=, keep the style of an image and change its label. The same seed=0 makes the
+same files. dataset.path= says where the images of the run are now. Samples and walks from the prior, and the film of
+the training, do not need them.
 """
 
 import os
@@ -41,18 +45,19 @@ from vae.runs.atomic_files import atomic_directory
 from vae.terminal import show
 
 # The keys that each `what` uses. All of them use run, what and seed.
-SAMPLING_KEYS = ("n", "temperature", "source")
+SAMPLING_KEYS = ("n", "temperature", "source", "label")
 ACCEPTED_KEYS = {
     "samples": SAMPLING_KEYS,
-    "reconstructions": ("images", "n"),
-    "interpolation": ("images", "interpolation"),
-    "traversal": ("n", "images", "dimensions"),
-    "manifold": (),
+    "reconstructions": ("images", "n", "label"),
+    "styles": ("images", "n"),
+    "interpolation": ("images", "interpolation", "label"),
+    "traversal": ("n", "images", "dimensions", "label"),
+    "manifold": ("label",),
     "nearest": SAMPLING_KEYS,
     "walk": SAMPLING_KEYS,
-    "fuse": ("fuse", "interpolation", "n"),
-    "arithmetic": ("arithmetic",),
-    "sequences": SAMPLING_KEYS,
+    "fuse": ("fuse", "interpolation", "n", "label"),
+    "arithmetic": ("arithmetic", "label"),
+    "sequences": ("n", "temperature", "source"),
     "training": (),
 }
 RENAMED_KEYS = {"way": "interpolation", "from": "source"}  # names of earlier versions
@@ -82,11 +87,14 @@ class Arguments(BaseModel, strict=True, extra="forbid"):
     dimensions: list[PositiveInt] = Field(
         [], min_length=1, description="a list of numbers of latent dimensions, 1 or more, such as [3,7]"
     )
+    label: str | int | Annotated[list[str | int], Field(min_length=1)] | None = Field(
+        None, description="the name of a label, or a list of them, such as [8,3]"
+    )
     seed: Seed = 0
 
     @property
     def implied(self) -> list[str]:
-        """What fuse=, arithmetic=, images= and dimensions= imply when `what` is not given."""
+        """What fuse=, arithmetic=, images=, dimensions= and label= imply when `what` is not given."""
         implied = {
             "fuse": self.fuse,
             "arithmetic": self.arithmetic,
@@ -94,7 +102,7 @@ class Arguments(BaseModel, strict=True, extra="forbid"):
             "interpolation": len(self.images) == 2,
             "traversal": self.dimensions,
         }
-        return [name for name, given in implied.items() if given]
+        return [name for name, given in implied.items() if given] or ["samples"] * (self.label is not None)
 
     def requested(self) -> list[str]:
         """Return `what`, or what the other keys imply.
@@ -139,7 +147,7 @@ def generate(given: Arguments) -> list[Path]:
         "fuse": pair,
         "arithmetic": given.arithmetic or (),
     }
-    session = Session(run.vae, lambda: run.data, folder=run.folder, **options)
+    session = Session(run.vae, lambda: run.data, label_names=run.label_names, folder=run.folder, **options)
     files: Files = {}
     with atomic_directory(run.folder / "generated") as part:
         for name in requested or GENERATORS:

@@ -19,6 +19,7 @@ from vae import figures
 from vae.api.images import SelectedImages, random_images, resolve_image, resolve_images
 from vae.api.trained_model import MAX_TRAIN_CODES
 from vae.errors import UserError
+from vae.figures import MAX_CLASSES
 from vae.generate.image_grid import Row, animate, encode_gif, encode_png, render_rows
 from vae.generate.session import Session
 from vae.model.interpolation import loop, smoothstep
@@ -38,19 +39,38 @@ HOLD = 12  # frames for which a film stays on the last picture
 def samples(session: Session) -> Files:
     """Decode sampled codes."""
     n = session.n or 100
-    picture = figures.grid(session.decode(session.sample(n)), min(10, -(-n // round(n**0.5))))
+    y = session.labels(n)
+    picture = figures.grid(session.decode(session.sample(n, *y), *y), min(10, -(-n // round(n**0.5))))
     return {"samples.png" if session.source == "prior" else "mixture_samples.png": encode_png(picture)}
 
 
 def reconstructions(session: Session) -> Files:
     """Show test images, or the selected ones, on the left of their reconstructions."""
+    images = chosen_images(session, 50)
+    pictures = session.decode(session.encode_images(images), *session.new_labels(images))
+    pairs = torch.stack([images.x.cpu(), pictures], 1).flatten(0, 1)
+    return {"reconstructions.png": encode_png(figures.grid(pairs, 2 * min(5, len(images.x))))}
+
+
+def chosen_images(session: Session, n: int) -> SelectedImages:
+    """Return the images of images=, or else n random test images; the key n= replaces this number."""
     if session.images:
-        x = resolve_images(session.data, "images", session.images).x
-    else:
-        n_test = len(session.data.images["test"].pixels)
-        x = random_images(session.data, "test", session.n or min(50, n_test)).x
-    pairs = torch.stack([x.cpu(), session.decode(session.encode(x))], 1).flatten(0, 1)
-    return {"reconstructions.png": encode_png(figures.grid(pairs, 2 * min(5, len(x))))}
+        return resolve_images(session.data, "images", session.images)
+    return random_images(session.data, "test", session.n or min(n, len(session.data.images["test"].pixels)))
+
+
+def styles(session: Session) -> Files:
+    """Show images, and their codes decoded with each label: the style of a row stays, and the label of a column."""
+    if not session.label_names:
+        raise UserError("what=styles: expected a run with conditional=true")
+    images = chosen_images(session, 10)
+    names = session.label_names[:MAX_CLASSES]
+    (y,) = session.find_labels("label", names, len(names))
+    z = session.encode_images(images)[:, None].expand(-1, len(names), -1)
+    rows = torch.cat([images.x.cpu()[:, None], session.decode(z, y.expand(len(z), -1, -1))], 1)
+    captions = [*[()] * (len(rows) - 1), ("image", *names)]
+    page = [Row(row, caption, side=56) for row, caption in zip(rows, captions, strict=True)]
+    return {"styles.png": encode_png(render_rows(page))}
 
 
 def image_pair(session: Session) -> SelectedImages:
@@ -97,14 +117,20 @@ def traversal(session: Session) -> Files:
         start = resolve_images(session.data, "images", session.images)
     else:
         start = random_images(session.data, "train", 1)
-    code = session.encode(start.x)[0]
+    code = session.encode_images(start)[0]
     mean, sd = session.aggregate_posterior_stats
     steps = torch.linspace(-TRAVERSAL_RANGE, TRAVERSAL_RANGE, N_STEPS, device=session.device)
     rows = []
     for d in [d - 1 for d in session.dimensions] or order[: session.n or 10]:
         codes = code.repeat(N_STEPS, 1)
         codes[:, d] = mean[d] + sd[d] * steps
-        rows.append(Row(session.decode(codes), label=f"z{d + 1}   {information[d]:.2f} {information_unit}", side=72))
+        rows.append(
+            Row(
+                session.decode(codes, *session.new_labels(start)),
+                label=f"z{d + 1}   {information[d]:.2f} {information_unit}",
+                side=72,
+            )
+        )
     rows[-1] = rows[-1]._replace(captions=[f"{step:+.1f} sd".replace("-", "\N{MINUS SIGN}") for step in steps.tolist()])
     return {"traversal.png": encode_png(render_rows([Row(start.x, start.names, "start", 72), *rows]))}
 
@@ -114,8 +140,9 @@ def manifold(session: Session) -> Files:
     latent_dim = session.train_codes.shape[1]
     if latent_dim != 2:
         raise UserError(f"what=manifold: expected a run with latent_dim=2; this one has latent_dim={latent_dim}")
-    normal = isinstance(session.vae.p_z(), UnitNormal)
-    picture = figures.manifold(session.vae, codes=None if normal else session.train_codes)
+    vae = session.vae.given(*(label.to(session.device) for label in session.labels(1)))
+    normal = isinstance(vae.p_z(), UnitNormal)
+    picture = figures.manifold(vae, codes=None if normal else session.train_codes)
     return {"manifold.png": encode_png(picture)}
 
 
@@ -127,7 +154,8 @@ def rms_distances(pictures: Tensor, pixels: Tensor | StoredPixels) -> Tensor:
 
 def nearest(session: Session) -> Files:
     """Show samples beside the nearest training images, which reveals memorised images."""
-    sampled = session.decode(session.sample(session.n or 8))
+    y = session.labels(session.n or 8)
+    sampled = session.decode(session.sample(session.n or 8, *y), *y)
     pixels = session.data.images["train"].pixels
     names = session.data.images["train"].names
     distances, indices = rms_distances(sampled, pixels).topk(min(N_NEIGHBOURS, len(pixels)), largest=False)
@@ -146,8 +174,11 @@ def walk(session: Session) -> Files:
     n = session.n or 12
     if n > MAX_TILES:
         raise UserError(f"n={n}: expected {MAX_TILES} or fewer for what=walk")
-    codes = session.sample(N_WAYPOINTS * n).view(N_WAYPOINTS, n, -1)
-    return {"walk.gif": animate(session.decode(loop(codes, 16)), math.ceil(n**0.5))}
+    y = session.labels(n)
+    codes = session.sample(N_WAYPOINTS * n, *(label.repeat(N_WAYPOINTS, 1) for label in y)).view(N_WAYPOINTS, n, -1)
+    path = loop(codes, 16)
+    frames = session.decode(path, *(label.expand(len(path), -1, -1) for label in y))
+    return {"walk.gif": animate(frames, math.ceil(n**0.5))}
 
 
 def fused_name(names: Sequence[str]) -> str:
@@ -167,7 +198,21 @@ def fuse(session: Session) -> Files:
     family = Row(
         torch.cat([ends[:1], child, ends[1:]]), [pair.names[0], fused_name(pair.names), pair.names[1]], side=240
     )
-    return {"fused.png": encode_png(render_rows([family, interpolation_row(session, pair)._replace(side=72)]))}
+    strips = [interpolation_row(session, pair)._replace(side=72), *label_rows(session, pair)]
+    return {"fused.png": encode_png(render_rows([family, *strips]))}
+
+
+def label_rows(session: Session, pair: SelectedImages) -> list[Row]:
+    """Change the label from that of the first image to that of the second, in the style of each.
+
+    Returns nothing if the labels are the same, or if the model has none.
+    """
+    y = session.own_labels(pair)
+    if not y or torch.equal(*y[0]):
+        return []
+    t, codes = torch.linspace(0, 1, N_STEPS), session.encode_images(pair)
+    pictures = (session.interpolate(code.expand(2, -1), t, "linear", *y) for code in codes)
+    return [Row(row, label=f"style of {name}", side=72) for row, name in zip(pictures, pair.names, strict=True)]
 
 
 def fuse_random(session: Session) -> Files:
@@ -176,7 +221,8 @@ def fuse_random(session: Session) -> Files:
     parents = random_images(session.data, "train", n, each=2)
     families = []
     for i in range(n):
-        pair = SelectedImages(parents.x[2 * i : 2 * i + 2], parents.names[2 * i : 2 * i + 2])
+        two = slice(2 * i, 2 * i + 2)
+        pair = SelectedImages(parents.x[two], parents.names[two], tuple(label[two] for label in parents.y))
         child = session.between(pair, torch.tensor([0.5]))
         images = torch.cat([pair.x[:1].cpu(), child, pair.x[1:].cpu()])
         families.append((images, [pair.names[0], fused_name(pair.names), pair.names[1]]))
@@ -188,15 +234,18 @@ def fuse_random(session: Session) -> Files:
     return {"fused_random.png": encode_png(render_rows(rows))}
 
 
-def operand_code(session: Session, identifier: str | int) -> tuple[Tensor, str]:
-    """Return the mean code (D,) of the training images with a label, or else the code of an image, and its caption."""
+def operand_code(session: Session, identifier: str | int) -> tuple[Tensor, tuple[Tensor, ...], str]:
+    """Return the mean code (D,) of the training images with a label, or else the code of an image; and its caption.
+
+    Between them are the labels, (1, labels), that a conditional model is given.
+    """
     train = session.data.images["train"]
     chosen = str(identifier).removeprefix("label:")
     label = train.find_label(chosen)
     is_label = chosen != identifier or label is not None  # of a number, or of label:NAME
     if not is_label or (train.labels is None and isinstance(identifier, int)):
         image = resolve_image(session.data, "arithmetic", identifier)
-        return session.encode(image.x)[0], image.names[0]
+        return session.encode_images(image)[0], session.new_labels(image), image.names[0]
     if train.labels is None:
         raise UserError(f"arithmetic={identifier}: expected an image, because the training images have no labels")
     if label is None:
@@ -206,16 +255,20 @@ def operand_code(session: Session, identifier: str | int) -> tuple[Tensor, str]:
         names = ", ".join(map(train.label_name, sorted(labels[:10])))
         raise UserError(f"arithmetic={identifier}: expected a label of the training images, such as {names}")
     rows = (train.labels == label).nonzero()[:MAX_TRAIN_CODES, 0]
-    return session.encode(session.data.x("train", rows)).mean(0), f"mean of label {chosen}"
+    images = SelectedImages(session.data.x("train", rows), [], session.data.y("train", rows))
+    y = tuple(label[:1] for label in session.new_labels(images))
+    return session.encode_images(images).mean(0), y, f"mean of label {chosen}"
 
 
 def arithmetic(session: Session) -> Files:
-    """Decode a - b + c: the third code plus the difference between the first and the second."""
+    """Decode a - b + c: the third code plus the difference between the first and the second, with the third label."""
     if not session.arithmetic:
         raise UserError("arithmetic: expected three labels or images, such as arithmetic=[8,3,0] for 8 - 3 + 0")
-    (a, b, c), names = zip(*(operand_code(session, identifier) for identifier in session.arithmetic), strict=True)
+    operands = (operand_code(session, identifier) for identifier in session.arithmetic)
+    (a, b, c), labels, names = zip(*operands, strict=True)
     captions = [f"{sign}{name}" for sign, name in zip(("", "\N{MINUS SIGN} ", "+ "), names, strict=True)]
-    pictures = session.decode(torch.stack([a, b, c, a - b + c]))
+    y = map(torch.cat, zip(*labels, labels[2], strict=True))
+    pictures = session.decode(torch.stack([a, b, c, a - b + c]), *y)
     return {"arithmetic.png": encode_png(render_rows([Row(pictures, [*captions, "="], side=180)]))}
 
 
@@ -242,6 +295,7 @@ def training(session: Session) -> Files:
 GENERATORS: dict[str, Callable[[Session], Files]] = {
     "samples": samples,
     "reconstructions": reconstructions,
+    "styles": styles,
     "interpolation": interpolation,
     "traversal": traversal,
     "manifold": manifold,

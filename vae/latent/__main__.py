@@ -65,13 +65,12 @@ class Codes(NamedTuple):
     log_var: "Tensor | None"
 
 
-def encode(vae: "VAE", x: "Tensor") -> Codes:
-    """Encode images x, (N, C, H, W). The codes are on the CPU."""
+def encode(vae: "VAE", x: "Tensor", *y: "Tensor") -> Codes:
+    """Encode images x, (N, C, H, W), with labels y in a conditional model. The codes are on the CPU."""
     import torch
 
     torch.manual_seed(0)  # the mean of a flow is estimated from samples
-    device = next(vae.parameters()).device
-    q_z = [vae.q_z(batch.to(device)) for batch in x.split(BATCH_SIZE)]
+    q_z = [given.q_z(batch) for given, batch in vae.batches(BATCH_SIZE, x, *y)]
     mean = torch.cat([q.mean for q in q_z]).cpu()
     if not hasattr(q_z[0], "log_var"):
         return Codes(mean, None)
@@ -115,7 +114,9 @@ def evaluate_codes(
         raise UserError(f"images={given.images}: expected more, so that the classifiers see at least two labels")
     images = data.x("train", fitted), data.x("test"), data.x(given.split, rows)
     pixels: list[np.ndarray] = [x.flatten(1).numpy() for x in images]
-    means = [encode(vae, x).mean.numpy() for x in images[:2]] + [codes.mean[rows].numpy()]
+    given_labels = data.y("train", fitted), data.y("test")
+    means = [encode(vae, x, *y).mean.numpy() for x, y in zip(images, given_labels, strict=False)]
+    means.append(codes.mean[rows].numpy())
     features = {"codes": means, "pixels": pixels}
     features["principal components"] = probes.principal_components(pixels[0], codes.mean.shape[1], *pixels[1:])
     results: dict[str, Any] = {}
@@ -175,10 +176,10 @@ def analyse(given: Arguments) -> list[str]:
 
     data, module = run.data, run.module
     vae, images = run.vae, data.images[given.split]
-    x, labels = data.x(given.split), class_labels(data, given.split)
+    x, y, labels = data.x(given.split), data.y(given.split), class_labels(data, given.split)
     lines = []
     with torch.inference_mode(), atomic_directory(folder / "latent") as part:
-        codes = encode(vae, x)
+        codes = encode(vae, x, *y)
         if labels is None:
             lines.append(
                 f"  no labels, or fewer than {MIN_IMAGES_PER_CLASS} images per label: clusters and probes are skipped"
@@ -188,14 +189,15 @@ def analyse(given: Arguments) -> list[str]:
             (part / "latent.json").write_text(json.dumps(results, indent=2) + "\n")
             lines.append(format_table(results))
         score = given.score if module.has_elbo else "reconstruction"
-        scores = anomaly_score(vae, x, score, given.K)
+        scores = anomaly_score(vae, x, score, given.K, *y)
         order = scores.argsort(descending=True)
         score_name = f"-log p(x) in nats, K = {given.K}" if score == "log_px" else "squared error of the reconstruction"
         top = [images.names[i] if images.names else str(i) for i in order[:10].tolist()]
         lines.append(f"  highest anomaly scores, by {score_name}: {', '.join(top)}")
-        anomalies = x[order[:N_ANOMALIES]].to(next(vae.parameters()).device)
         if data.has_pictures:
-            figures.save(figures.reconstructions(vae, anomalies), part / "strangest.png")
+            strangest = order[:N_ANOMALIES]
+            anomalies = next(vae.batches(N_ANOMALIES, x[strangest], *(label[strangest] for label in y)))
+            figures.save(figures.reconstructions(*anomalies), part / "strangest.png")
         projection = figures.fit_projection(codes.mean)
         z, axis_names = projection.project(codes.mean), projection.axis_names
         if by_umap:

@@ -41,8 +41,8 @@ class ChunkSampler(Protocol):
 
     shape: tuple[int, ...]  # (samples in a chunk, B, C, H, W)
 
-    def bind(self, x: Tensor) -> Callable[[], Tensor]:
-        """Return a function that samples a chunk for images x and returns its `score_terms`."""
+    def bind(self, x: Tensor, *y: Tensor) -> Callable[[], Tensor]:
+        """Return a function that samples a chunk for images x with labels y and returns its `score_terms`."""
 
 
 def importance_sample(
@@ -56,7 +56,7 @@ def importance_sample(
     """
     chunk = chunk_size(vae, x, K, max_pixels)
     q_z, p_z = vae.q_z(x), vae.p_z()
-    sample_chunk = compiled.bind(x) if compiled and compiled.shape == (chunk, *x.shape) else None
+    sample_chunk = compiled.bind(x, *vae.y) if compiled and compiled.shape == (chunk, *x.shape) else None
     sizes = [min(chunk, K - k) for k in range(0, K, chunk)]
     scores = [
         sample_chunk() if sample_chunk and k == chunk else score_terms(vae.sample_terms(x, q_z, p_z, k)) for k in sizes
@@ -66,21 +66,22 @@ def importance_sample(
     return Scores(log_w.logsumexp(0) - math.log(K), (weights * rate).sum(0), (weights * distortion).sum(0))
 
 
-def anomaly_score(vae: VAE, x: Tensor, score: str, K: int) -> Tensor:
+def anomaly_score(vae: VAE, x: Tensor, score: str, K: int, *y: Tensor) -> Tensor:
     """Return anomaly scores of images x, (N, C, H, W), as (N,) on the CPU. Higher scores are more anomalous.
 
     With score="log_px", it is -log p(x) in nats, estimated from K samples. With score="reconstruction", it is the
-    squared error of E[x|z] with z the mean of q(z|x). The random seed is fixed, so repeated calls give the same scores.
+    squared error of E[x|z] with z the mean of q(z|x). `y` are the labels of a conditional model, (N, labels). The
+    random seed is fixed, so repeated calls give the same scores.
     """
-    device = next(vae.parameters()).device
     scores = {
-        "log_px": lambda x: -importance_sample(vae, x, K).log_px,
-        "reconstruction": lambda x: (vae.p_x(vae.q_z(x).mean).mean - x).square().sum((1, 2, 3)),
+        "log_px": lambda vae, x: -importance_sample(vae, x, K).log_px,
+        "reconstruction": lambda vae, x: (vae.p_x(vae.q_z(x).mean).mean - x).square().sum((1, 2, 3)),
     }
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        batches = tqdm(x.split(BATCH_SIZE), score, leave=False, delay=1, disable=None)
-        return torch.cat([scores[score](batch.to(device)) for batch in batches]).cpu()
+        n = -(-len(x) // BATCH_SIZE)
+        batches = tqdm(vae.batches(BATCH_SIZE, x, *y), score, n, leave=False, delay=1, disable=None)
+        return torch.cat([scores[score](*batch) for batch in batches]).cpu()
 
 
 def active_units(means: Tensor) -> int:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Transform, constraints
 
-from vae.model.networks import layer_sizes, mlp
+from vae.model.networks import layer_sizes, mlp, with_labels
 
 
 class MaskedLinear(nn.Linear):
@@ -101,15 +101,15 @@ class GatedAutoregressive(FlowStep):
 class Coupling(nn.Module):
     """Network of an affine coupling: half of z gives shift and scale of the other half (RealNVP, Dinh et al. 2017).
 
-    It transforms the second half of z, or with `reverse` the first. Scales are between e^-2 and e^2. Before training,
-    the coupling is the identity.
+    They may also depend on labels. It transforms the second half of z, or with `reverse` the first. Scales are between
+    e^-2 and e^2. Before training, the coupling is the identity.
     """
 
-    def __init__(self, latent_dim: int, hidden_size: int | Sequence[int], reverse: bool) -> None:
+    def __init__(self, latent_dim: int, hidden_size: int | Sequence[int], reverse: bool, labels: int = 0) -> None:
         super().__init__()
         self.halves = [latent_dim // 2, latent_dim - latent_dim // 2]
         self.reverse = reverse
-        self.net = mlp([self.halves[0], *layer_sizes(hidden_size), 2 * self.halves[1]], "relu")
+        self.net = mlp([self.halves[0] + labels, *layer_sizes(hidden_size), 2 * self.halves[1]], "relu")
         for parameter in self.net[-1].parameters():
             nn.init.zeros_(parameter)
 
@@ -123,27 +123,28 @@ class Coupling(nn.Module):
         z = torch.cat([fixed, transformed], -1)
         return z.flip(-1) if self.reverse else z
 
-    def forward(self, fixed: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, fixed: Tensor, *y: Tensor) -> tuple[Tensor, Tensor]:
         """Return shift and log-scale for the other half."""
-        shift, raw = self.net(fixed).chunk(2, -1)
+        shift, raw = self.net(with_labels(fixed, *y)).chunk(2, -1)
         return shift, 2 * torch.tanh(raw / 2)
 
 
 class AffineCoupling(FlowStep):
-    """The map and the inverse of a `Coupling`, one pass each."""
+    """The map and the inverse of a `Coupling`, one pass each, given labels y, (B, labels), or none."""
 
-    def __init__(self, coupling: nn.Module) -> None:
+    def __init__(self, coupling: nn.Module, *y: Tensor) -> None:
         super().__init__()
         self.coupling: Any = coupling
+        self.y = y
 
     def forward_and_log_det(self, x: Tensor) -> tuple[Tensor, Tensor]:
         fixed, transformed = self.coupling.split(x)
-        shift, log_scale = self.coupling(fixed)
+        shift, log_scale = self.coupling(fixed, *self.y)
         return self.coupling.join(fixed, transformed * log_scale.exp() + shift), log_scale.sum(-1)
 
     def _inverse(self, y: Tensor) -> Tensor:
         fixed, transformed = self.coupling.split(y)
-        shift, log_scale = self.coupling(fixed)
+        shift, log_scale = self.coupling(fixed, *self.y)
         x = self.coupling.join(fixed, (transformed - shift) * (-log_scale).exp())
         self.cached = x, log_scale.sum(-1)
         return x

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from math import prod
 
+import torch
 from torch import Tensor, nn
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -106,6 +107,37 @@ class GatedMLPDecoder(MLPDecoder):
     """`MLPDecoder` with gated hidden layers."""
 
     hidden_layer = staticmethod(gated_layer)
+
+
+def with_labels(z: Tensor, *y: Tensor) -> Tensor:
+    """Append labels y, (B, labels), to z, (..., B, D). Without labels, return z."""
+    return torch.cat([z, *(label.expand(*z.shape[:-1], -1) for label in y)], -1) if y else z
+
+
+class ConditionalEncoder(nn.Module):
+    """x (B, C, H, W) and labels y (B, labels) -> the output of `encoder`, for images with one more channel.
+
+    This channel is a learned image for each label.
+    """
+
+    def __init__(self, encoder: nn.Module, labels: int, shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.embedding = nn.Linear(labels, prod(shape[1:]), bias=False)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.encoder(torch.cat([x, self.embedding(y).unflatten(1, (1, *x.shape[2:]))], 1))
+
+
+class ConditionalDecoder(nn.Module):
+    """z (..., B, D) and labels y (B, labels) -> the output of `decoder` for z with y appended, (..., B, D + labels)."""
+
+    def __init__(self, decoder: nn.Module) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, z: Tensor, y: Tensor) -> Tensor:
+        return self.decoder(with_labels(z, y))
 
 
 class ResidualBlock(nn.Module):

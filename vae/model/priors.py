@@ -1,7 +1,8 @@
-"""Priors p(z).
+"""Priors p(z), and p(z|y) of conditional models.
 
 A prior is called with q, the function from images to q(z|x), which `VampPrior` needs. It returns a distribution over
-latents.
+latents. In a conditional model, it is also called with labels y, (B, labels), and q takes images and their labels. The
+distribution of a learned prior then has the batch shape (B,).
 """
 
 import math
@@ -16,22 +17,33 @@ from torch.distributions.kl import register_kl
 
 from vae.errors import UserError
 from vae.model.flows import AffineCoupling, Coupling
-from vae.model.networks import layer_sizes, mlp
+from vae.model.networks import layer_sizes, mlp, with_labels
 from vae.model.posteriors import DiagonalNormal
 
-Q = Callable[[Tensor], Distribution]
+Q = Callable[..., Distribution]
 
 
 class Prior(nn.Module):
-    """Base class, with the number of latent dimensions and the shape (C, H, W) of an image."""
+    """Base class, with the number of latent dimensions, the shape (C, H, W) of an image and the number of labels."""
 
     zero: Tensor
 
-    def __init__(self, latent_dim: int, shape: tuple[int, int, int]) -> None:
+    def __init__(self, latent_dim: int, shape: tuple[int, int, int], labels: int = 0) -> None:
         super().__init__()
         self.latent_dim = latent_dim
         self.shape = shape
+        self.labels = labels
         self.register_buffer("zero", torch.zeros(latent_dim), persistent=False)
+
+
+def zeros_per_label(labels: int, n: int) -> nn.Parameter:
+    """Return a parameter of zeros, (labels, n), or (n,) without labels."""
+    return nn.Parameter(torch.zeros(labels, n) if labels else torch.zeros(n))
+
+
+def row_of_label(parameter: Tensor, *y: Tensor) -> Tensor:
+    """Return the rows (B, n) of a parameter (labels, n) for labels y, (B, labels); without labels, the parameter."""
+    return y[0] @ parameter if y else parameter
 
 
 class UnitNormal(Independent):
@@ -48,25 +60,25 @@ def kl_to_unit_normal(q: DiagonalNormal, _p: UnitNormal) -> Tensor:
 
 
 class StandardNormal(Prior):
-    """N(0, I)."""
+    """N(0, I), for every label."""
 
-    def forward(self, _q: Q) -> Distribution:
+    def forward(self, _q: Q, *_y: Tensor) -> Distribution:
         return UnitNormal(self.zero)
 
 
 class DiagonalGaussian(Prior):
-    """N(mean, diag(sigma^2)), with learned mean and sigma."""
+    """N(mean, diag(sigma^2)), with learned mean and sigma. Each label has its own."""
 
-    def __init__(self, latent_dim: int, shape: tuple[int, int, int]) -> None:
-        super().__init__(latent_dim, shape)
-        self.mean, self.log_var = (nn.Parameter(torch.zeros(latent_dim)) for _ in range(2))
+    def __init__(self, latent_dim: int, shape: tuple[int, int, int], labels: int = 0) -> None:
+        super().__init__(latent_dim, shape, labels)
+        self.mean, self.log_var = (zeros_per_label(labels, latent_dim) for _ in range(2))
 
-    def forward(self, _q: Q) -> Distribution:
-        return DiagonalNormal(self.mean, self.log_var)
+    def forward(self, _q: Q, *y: Tensor) -> Distribution:
+        return DiagonalNormal(row_of_label(self.mean, *y), row_of_label(self.log_var, *y))
 
 
 class DiagonalMixture(Distribution):
-    """Mixture of Gaussians sum_k pi_k N(mean_k, diag(scale_k^2)); log_pi is (K,), mean and scale are (K, D).
+    """Mixture of Gaussians sum_k pi_k N(mean_k, diag(scale_k^2)); log_pi is (..., K), mean and scale are (K, D).
 
     `log_prob` expands ((z - mean) / scale)^2 into two matrix products, so that no tensor of shape (..., K, D) is
     needed. In float32, its error is about 0.01 nats for scales above 0.1, and about 1 nat for scales of e^-5.
@@ -77,7 +89,7 @@ class DiagonalMixture(Distribution):
 
     def __init__(self, log_pi: Tensor, mean: Tensor, scale: Tensor) -> None:
         self.log_pi, self.means, self.scales = log_pi, mean, scale
-        super().__init__(torch.Size(), mean.shape[-1:], validate_args=False)
+        super().__init__(log_pi.shape[:-1], mean.shape[-1:], validate_args=False)
 
     def log_prob(self, value: Tensor) -> Tensor:
         precision = self.scales**-2
@@ -91,34 +103,53 @@ class DiagonalMixture(Distribution):
 
 
 class Mixture(Prior):
-    """Mixture of `components` diagonal Gaussians, with learned weights, means and scales."""
+    """Mixture of `components` diagonal Gaussians, with learned weights, means and scales.
 
-    def __init__(self, latent_dim: int, shape: tuple[int, int, int], components: int) -> None:
-        super().__init__(latent_dim, shape)
-        self.logits = nn.Parameter(torch.zeros(components))
+    Each label has its own weights.
+    """
+
+    def __init__(self, latent_dim: int, shape: tuple[int, int, int], components: int, labels: int = 0) -> None:
+        super().__init__(latent_dim, shape, labels)
+        self.logits = zeros_per_label(labels, components)
         self.means = nn.Parameter(torch.randn(components, latent_dim))
         self.log_scales = nn.Parameter(torch.zeros(components, latent_dim))
 
-    def forward(self, _q: Q) -> Distribution:
-        return DiagonalMixture(self.logits.log_softmax(0), self.means, self.log_scales.exp())
+    def forward(self, _q: Q, *y: Tensor) -> Distribution:
+        return DiagonalMixture(row_of_label(self.logits, *y).log_softmax(-1), self.means, self.log_scales.exp())
 
 
 class VampPrior(Prior):
     """1/K sum_k q(z|u_k), with K learned images u_k, the pseudo-inputs (Tomczak & Welling 2018).
 
-    Their pixels are initialised from N(mean, 0.01^2).
+    Their pixels are initialised from N(mean, 0.01^2). In a conditional model, each pseudo-input has a label, and p(z|y)
+    is the mean of q(z|u_k, y) over those with the label y.
     """
 
-    def __init__(self, latent_dim: int, shape: tuple[int, int, int], pseudo_inputs: int, mean: float) -> None:
-        super().__init__(latent_dim, shape)
-        self.u = nn.Parameter(torch.normal(mean, 0.01, (pseudo_inputs, *self.shape)))
+    u_labels: Tensor
 
-    def forward(self, q: Q) -> Distribution:
-        q_u: Any = q(self.u.clamp(0, 1))
+    def __init__(
+        self, latent_dim: int, shape: tuple[int, int, int], pseudo_inputs: int, mean: float, labels: int = 0
+    ) -> None:
+        super().__init__(latent_dim, shape, labels)
+        if pseudo_inputs < labels:
+            raise UserError(f"prior.pseudo_inputs={pseudo_inputs}: expected {labels} or more, one for each label")
+        self.u = nn.Parameter(torch.normal(mean, 0.01, (pseudo_inputs, *self.shape)))
+        rows = torch.arange(pseudo_inputs) % max(1, labels)
+        self.register_buffer("u_labels", torch.eye(labels)[rows] if labels else torch.zeros(0), persistent=False)
+
+    def forward(self, q: Q, *y: Tensor) -> Distribution:
+        q_u: Any = q(self.u.clamp(0, 1), self.u_labels) if y else q(self.u.clamp(0, 1))
         if not isinstance(q_u, Independent):
             raise UserError("prior=vampprior: its components must be Gaussian; expected posterior=diagonal_gaussian")
         log_pi = torch.full(q_u.batch_shape, -math.log(len(self.u)), device=self.u.device)
+        if y:
+            log_pi = (y[0] @ (self.u_labels / self.u_labels.sum(0)).T).log()
         return DiagonalMixture(log_pi, q_u.base_dist.loc, q_u.base_dist.scale)
+
+
+def batch_shape(*y: Tensor) -> torch.Size:
+    """Return (B,) for labels y, (B, labels), and () without labels."""
+    return y[0].shape[:1] if y else torch.Size()
 
 
 class HierarchicalPrior(Distribution):
@@ -134,12 +165,12 @@ class HierarchicalPrior(Distribution):
     arg_constraints: ClassVar[dict[str, Any]] = {}
     support = constraints.real_vector
 
-    def __init__(self, p_z2: Independent, encoder: nn.Module, decoder: nn.Module, latent_dim: int) -> None:
-        self.p_z2, self.encoder, self.decoder = p_z2, encoder, decoder
-        super().__init__(torch.Size(), torch.Size([latent_dim]), validate_args=False)
+    def __init__(self, p_z2: Independent, encoder: nn.Module, decoder: nn.Module, latent_dim: int, *y: Tensor) -> None:
+        self.p_z2, self.encoder, self.decoder, self.y = p_z2, encoder, decoder, y
+        super().__init__(p_z2.batch_shape, torch.Size([latent_dim]), validate_args=False)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        q_z2 = DiagonalNormal(*self.encoder(value).chunk(2, -1))
+        q_z2 = DiagonalNormal(*self.encoder(with_labels(value, *self.y)).chunk(2, -1))
         z2 = q_z2.rsample()
         return self.p_z1(z2).log_prob(value) + self.p_z2.log_prob(z2) - q_z2.log_prob(z2)
 
@@ -149,7 +180,7 @@ class HierarchicalPrior(Distribution):
 
     def p_z1(self, z2: Tensor) -> Distribution:
         """Return p(z1|z2). It is N(0, I) if `decoder` returns 0."""
-        mean, log_var = self.decoder(z2).chunk(2, -1)
+        mean, log_var = self.decoder(with_labels(z2, *self.y)).chunk(2, -1)
         return DiagonalNormal(mean.tanh(), math.log(2) + F.logsigmoid(log_var))
 
 
@@ -163,29 +194,35 @@ class TwoLayers(Prior):
         top_dim: int,
         hidden_size: int | Sequence[int],
         activation: str,
+        labels: int = 0,
     ) -> None:
-        super().__init__(latent_dim, shape)
-        self.encoder = mlp([latent_dim, *layer_sizes(hidden_size), 2 * top_dim], activation)
-        self.decoder = mlp([top_dim, *reversed(layer_sizes(hidden_size)), 2 * latent_dim], activation)
+        super().__init__(latent_dim, shape, labels)
+        self.encoder = mlp([latent_dim + labels, *layer_sizes(hidden_size), 2 * top_dim], activation)
+        self.decoder = mlp([top_dim + labels, *reversed(layer_sizes(hidden_size)), 2 * latent_dim], activation)
         self.top_dim = top_dim
 
-    def forward(self, _q: Q) -> Distribution:
-        return HierarchicalPrior(
-            UnitNormal(self.zero.new_zeros(self.top_dim)), self.encoder, self.decoder, self.latent_dim
-        )
+    def forward(self, _q: Q, *y: Tensor) -> Distribution:
+        p_z2 = UnitNormal(self.zero.new_zeros(*batch_shape(*y), self.top_dim))
+        return HierarchicalPrior(p_z2, self.encoder, self.decoder, self.latent_dim, *y)
 
 
 class Flow(Prior):
     """Normalizing flow: N(0, I) and `steps` affine coupling layers (RealNVP, Dinh et al. 2017)."""
 
     def __init__(
-        self, latent_dim: int, shape: tuple[int, int, int], steps: int, hidden_size: int | Sequence[int]
+        self,
+        latent_dim: int,
+        shape: tuple[int, int, int],
+        steps: int,
+        hidden_size: int | Sequence[int],
+        labels: int = 0,
     ) -> None:
-        super().__init__(latent_dim, shape)
+        super().__init__(latent_dim, shape, labels)
         if latent_dim < 2:
             raise UserError(f"prior=flow latent_dim={latent_dim}: expected a latent_dim of 2 or more")
-        self.steps = nn.ModuleList(Coupling(latent_dim, hidden_size, i % 2 == 1) for i in range(steps))
+        self.steps = nn.ModuleList(Coupling(latent_dim, hidden_size, i % 2 == 1, labels) for i in range(steps))
 
-    def forward(self, _q: Q) -> Distribution:
-        flow: list[Any] = [AffineCoupling(step) for step in self.steps]
-        return TransformedDistribution(UnitNormal(self.zero), flow, validate_args=False)
+    def forward(self, _q: Q, *y: Tensor) -> Distribution:
+        flow: list[Any] = [AffineCoupling(step, *y) for step in self.steps]
+        base = UnitNormal(self.zero.expand(*batch_shape(*y), -1))
+        return TransformedDistribution(base, flow, validate_args=False)

@@ -18,14 +18,20 @@ MAX_FULL = 64  # dimensions
 def sample_prior(p_z: Distribution, n: int, temperature: float) -> Tensor:
     """Sample n latents, (n, D), with the standard deviation around each mode of p(z) multiplied by the temperature.
 
-    At temperature 1, these are samples of p(z). At 0, they are its modes. The default is one mode, the mean.
+    At temperature 1, these are samples of p(z). At 0, they are its modes. The default is one mode, the mean. For p(z|y)
+    with n labels, there is one sample for each.
     """
-    return torch.lerp(p_z.mean, p_z.sample(torch.Size([n])), temperature)
+    return torch.lerp(p_z.mean, p_z.sample(sample_shape(p_z, n)), temperature)
+
+
+def sample_shape(p_z: Distribution, n: int) -> torch.Size:
+    """Return the shape of n samples of p(z), or that of one for each of n labels of p(z|y)."""
+    return torch.Size() if p_z.batch_shape else torch.Size([n])
 
 
 @sample_prior.register
 def _(p_z: DiagonalMixture, n: int, temperature: float) -> Tensor:
-    k = torch.multinomial(p_z.log_pi.exp(), n, replacement=True)
+    k = torch.multinomial(p_z.log_pi.exp(), sample_shape(p_z, n).numel(), replacement=True).flatten()
     return torch.normal(p_z.means[k], temperature * p_z.scales[k])
 
 
@@ -42,6 +48,11 @@ def _(p_z: HierarchicalPrior, n: int, temperature: float) -> Tensor:
     z2 = sample_prior(p_z.p_z2, n, temperature)
     p_z1 = p_z.p_z1(z2)
     return torch.normal(p_z1.mean, temperature * p_z1.stddev)
+
+
+def labels_in_turn(labels: int, n: int) -> tuple[Tensor, ...]:
+    """Return n one-hot labels, (n, labels), each label in turn; nothing for a model without labels."""
+    return (torch.eye(labels)[torch.arange(n) % labels],) if labels else ()
 
 
 def sample_fitted_mixture(

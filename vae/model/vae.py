@@ -1,10 +1,15 @@
 """The variational autoencoder and its evidence lower bound (Kingma & Welling 2013).
 
 Shapes: K samples per image, B images, D latent dimensions, and (C, H, W) for one image. All log-densities are in nats.
+A conditional model has labels y, (B, labels), which are one-hot. `VAE.given` binds them: then p(z|y), p(x|z, y) and
+q(z|x, y) have the names of p(z), p(x|z) and q(z|x), and log p(x) is log p(x|y).
 """
 
+from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property, singledispatch
+from typing import Self
 
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal, kl_divergence
@@ -99,18 +104,39 @@ class VAE(nn.Module):
         self.decoder = decoder
         self.likelihood = likelihood
         self.prior = prior
+        self.y: tuple[Tensor, ...] = ()  # the labels that a conditional model is given
+
+    def given(self, *y: Tensor) -> Self:
+        """Return this model given labels y, (B, labels), with the same parameters; without labels, as it is."""
+        model = copy(self)
+        model.y = y
+        return model
+
+    def batches(self, size: int, x: Tensor, *y: Tensor) -> Iterator[tuple[Self, Tensor]]:
+        """Split images or latents x, (N, ...), and labels y, (N, labels) or (1, labels), into batches of `size`.
+
+        Yields the model given the labels of a batch, and its images, on the device of the model.
+        """
+        device = next(self.parameters()).device
+        for parts in zip(*(part.expand(len(x), *part.shape[1:]).split(size) for part in (x, *y)), strict=True):
+            batch, *labels = (part.to(device) for part in parts)
+            yield self.given(*labels), batch
+
+    def q(self, x: Tensor, *y: Tensor) -> Distribution:
+        """Return q(z|x), or q(z|x, y), for images x, (B, C, H, W)."""
+        return self.posterior(self.encoder(x, *y))
 
     def q_z(self, x: Tensor) -> Distribution:
         """Return q(z|x) for images x, (B, C, H, W)."""
-        return self.posterior(self.encoder(x))
+        return self.q(x, *self.y)
 
     def p_z(self) -> Distribution:
         """Return p(z)."""
-        return self.prior(self.q_z)
+        return self.prior(self.q, *self.y)
 
     def p_x(self, z: Tensor) -> Distribution:
-        """Return p(x|z) for latents z, (..., D)."""
-        return self.likelihood(self.decoder(z))
+        """Return p(x|z) for latents z, (..., D); in a conditional model, (..., B, D) for B labels."""
+        return self.likelihood(self.decoder(z, *self.y))
 
     def decode(self, z: Tensor) -> Tensor:
         """Decode latents z, (..., D), to images for display, (..., C, H, W), in [0, 1]."""

@@ -26,6 +26,7 @@ from vae.config.command_line import run_name
 from vae.config.schema import CONF
 from vae.config.stored_config import read_hydra, read_overrides, read_sweep
 from vae.errors import UserError, one_line
+from vae.model.networks import ConditionalDecoder, ConditionalEncoder
 from vae.model.vae import VAE
 from vae.runs.atomic_files import atomic_write
 from vae.runs.checkpoint_files import BEST, LAST, checkpoint_to_resume, is_intact
@@ -59,14 +60,30 @@ for message in (
 CHECKPOINT_ERRORS = (OSError, RuntimeError, EOFError, KeyError, TypeError, UnpicklingError)
 
 
-def build(cfg: DictConfig, shape: tuple[int, int, int]) -> VAEModule:
-    """Build the model for images of this shape, (C, H, W). The classes it creates never see cfg."""
-    posterior, likelihood = instantiate(cfg.posterior), instantiate(cfg.likelihood)
+def build(cfg: DictConfig, shape: tuple[int, int, int], labels: int = 0) -> VAEModule:
+    """Build the model for images of this shape, (C, H, W), and for this number of labels, if it is conditional.
+
+    The classes it creates never see cfg. In a conditional model, the encoder sees one more channel, and the decoder
+    more latents.
+    """
+    posterior, likelihood = (
+        instantiate(cfg.posterior),
+        instantiate(cfg.likelihood, **latent_dim(cfg.likelihood, labels)),
+    )
     likelihood.build(shape[0])
-    encoder = instantiate(cfg.architecture.encoder, shape=shape, outputs=posterior.outputs)
-    decoder = instantiate(cfg.architecture.decoder, shape=shape, h_channels=likelihood.h_channels(shape[0]))
+    seen = (shape[0] + bool(labels), *shape[1:])
+    encoder = instantiate(cfg.architecture.encoder, shape=seen, outputs=posterior.outputs)
+    decoder = instantiate(
+        cfg.architecture.decoder,
+        shape=shape,
+        h_channels=likelihood.h_channels(shape[0]),
+        **latent_dim(cfg.architecture.decoder, labels),
+    )
     decoder = likelihood.wrap_decoder(decoder)
-    vae = VAE(encoder, posterior, decoder, likelihood, prior=instantiate(cfg.prior, shape=shape))
+    prior = instantiate(cfg.prior, shape=shape, **({"labels": labels} if labels else {}))
+    if labels:
+        encoder, decoder = ConditionalEncoder(encoder, labels, shape), ConditionalDecoder(decoder)
+    vae = VAE(encoder, posterior, decoder, likelihood, prior)
     return VAEModule(
         vae,
         objective=instantiate(cfg.objective),
@@ -77,15 +94,21 @@ def build(cfg: DictConfig, shape: tuple[int, int, int]) -> VAEModule:
         log_every_n_steps=cfg.log_every_n_steps,
         K=cfg.test.K,
         images=cfg.test.images,
+        labels=labels,
     )
 
 
-def load_trained(cfg: DictConfig, shape: tuple[int, int, int], folder: Path) -> VAEModule:
+def latent_dim(part: DictConfig, labels: int) -> dict[str, int]:
+    """Return the latents that a part of a conditional model sees, with the labels, if its config has `latent_dim`."""
+    return {"latent_dim": part.latent_dim + labels} if "latent_dim" in part else {}
+
+
+def load_trained(cfg: DictConfig, shape: tuple[int, int, int], folder: Path, labels: int = 0) -> VAEModule:
     """Load the model of the run in `folder` with the weights of its best epoch.
 
     It is on the GPU if the config asks for one and one is available. Raises UserError if the checkpoint is damaged.
     """
-    module = build(cfg, shape)
+    module = build(cfg, shape, labels)
     gpu = cfg.trainer.accelerator != "cpu" and torch.cuda.is_available()
     device = torch.device("cuda" if gpu else "cpu")
     path = folder / "checkpoints" / BEST
@@ -104,12 +127,14 @@ DATASET_CACHE: dict[str, dict[str, Images]] = {}  # shared by the jobs of a swee
 def load_dataset(cfg: DictConfig, folder: Path) -> ImageDataModule:
     """Load the images of the run in `folder` into memory. Raises UserError if they have changed since it began."""
     data = instantiate(cfg.dataset)
+    data.conditional = cfg.get("conditional", False)  # older runs lack this key
     image_keys = {key: value for key, value in cfg.dataset.items() if key not in ("batch_size", "seed")}
     data.images = DATASET_CACHE.setdefault(f"{os.getcwd()} {image_keys}", data.images)
     while len(DATASET_CACHE) > 4:
         del DATASET_CACHE[next(iter(DATASET_CACHE))]
     data.prepare_data()
     data.setup()
+    _ = data.label_values  # a conditional model needs labels
     check_run_data(data, folder)
     return data
 
@@ -150,7 +175,9 @@ def check_compatibility(module: VAEModule, data: ImageDataModule) -> None:
     """Raise UserError if posterior, prior and objective cannot be combined, or a class does not accept a key."""
     with torch.random.fork_rng():
         for key, call in {
-            "objective": lambda: module.compute_metrics(data.x("val", slice(2)), module.objective.weight(0.0)),
+            "objective": lambda: module.compute_metrics(
+                data.x("val", slice(2)), module.objective.weight(0.0), *data.y("val", slice(2))
+            ),
             "optimizer": lambda: module.optimizer(module.vae.parameters()),
             "optimizer.schedule": lambda: module.schedule(0.0),
         }.items():
@@ -206,7 +233,8 @@ def report_test(test_metrics: dict[str, float], images: int, cfg: DictConfig, fo
     }
     texts = {name: f"{value:.2f}" if isinstance(value, float) else str(value) for name, value in values.items()}
     lines = [f"  {name:<30}{text:>10} {notes.get(name, '')}".rstrip() for name, text in texts.items()]
-    title = f"  test metrics, in nats per image, over {images:,} images"
+    given = ", of p(x|y)" if cfg.get("conditional", False) else ""
+    title = f"  test metrics{given}, in nats per image, over {images:,} images"
     log.info("\n".join(["", title, *lines, "", os.path.relpath(folder)]))
     try:
         evaluated = read_summary(folder)  # vae.evaluate may have added to it
@@ -226,7 +254,7 @@ def train(cfg: DictConfig, folder: Path) -> None:
     seed_everything(cfg.seed, verbose=False)
     data = load_dataset(cfg, folder)
     choose_likelihood(cfg, data, folder)
-    module = build(cfg, data.shape)
+    module = build(cfg, data.shape, len(data.label_values))
     check_support(module, data, cfg)
     check_compatibility(module, data)
     checkpoints, history = folder / "checkpoints", MetricsCSV(folder)

@@ -14,6 +14,7 @@ from pytorch_lightning import LightningModule
 from torch import Tensor
 from torch.optim import Optimizer
 
+from datamodules.base import one_hot
 from datamodules.loaders import Batches
 from datamodules.pixels import RNGPurpose, check_pixels, generator, to_float
 from vae.acceleration.compilation import CompiledStep
@@ -42,7 +43,8 @@ class VAEModule(LightningModule):
 
     `optimizer` is called with the parameters. `schedule` is called with the fraction of the training that is done, in
     [0, 1], and returns the factor of the learning rate. Callbacks set `compiled_step` and `cuda_graph`, which then take
-    the steps on full batches.
+    the steps on full batches. A conditional model has a number of `labels`: it is trained on pairs of images and
+    labels, whole numbers below `labels`.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class VAEModule(LightningModule):
         log_every_n_steps: int,
         K: int,
         images: int | None,
+        labels: int = 0,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False  # one training_step takes several optimizer steps
@@ -68,6 +71,7 @@ class VAEModule(LightningModule):
         self.log_every_n_steps = log_every_n_steps
         self.K = K
         self.images = images
+        self.labels = labels
         self.compiled_step: CompiledStep | None = None
         self.cuda_graph: CUDAGraphStepper | None = None
 
@@ -93,10 +97,22 @@ class VAEModule(LightningModule):
         self.base_lr = optimizer.defaults["lr"]
         return optimizer
 
-    def forward(self, x: Tensor, weight: float | Tensor) -> tuple[Tensor, Tensor]:
-        """Return the loss of a batch of images x and the sums of the metrics over this process's images, (n,)."""
-        shard, share = self.local_shard(x)
-        metrics = self.compute_metrics(shard, weight)
+    def model_input(self, batch: Any) -> tuple[Tensor, ...]:
+        """Return (x,), or (x, y) for a conditional model, of a batch: images, and one-hot labels, (B, labels).
+
+        Raises UserError for other pixels, or if a conditional model gets no labels.
+        """
+        x = images_of(batch)
+        if not self.labels:
+            return (x,)
+        if not isinstance(batch, list | tuple) or len(batch) < 2:
+            raise UserError("conditional=true: expected batches of images and labels, not of images alone")
+        return x, one_hot(batch[1], self.labels)
+
+    def forward(self, x: Tensor, weight: float | Tensor, *y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the loss of images x with labels y, and the sums of the metrics over this process's images, (n,)."""
+        (shard, *labels), share = self.local_shard(x, *y)
+        metrics = self.compute_metrics(shard, weight, *labels)
         # DDP averages the gradients of n processes, so each one scales its part of the batch mean by n
         return -metrics[-1].sum() / len(x) * self.trainer.world_size * share, metrics.detach().sum(1) * share
 
@@ -120,10 +136,13 @@ class VAEModule(LightningModule):
 
         `batches` are those of a data module of this project, or one batch of another data loader.
         """
-        remaining = iter(batches if isinstance(batches, Batches) else [check_pixels(images_of(batches))])
+        if not isinstance(batches, Batches):
+            check_pixels(images_of(batches))
+            batches = [batches]
+        remaining = map(self.model_input, batches)
         max_steps = self.cuda_graph.max_steps if self.cuda_graph else 1
         while chunk := list(islice(remaining, min(self.steps_until_log, max_steps))):
-            self.pending += zip(self.train_on_batches(chunk), map(len, chunk), strict=True)
+            self.pending += zip(self.train_on_batches(chunk), [len(x) for x, *_ in chunk], strict=True)
             if self.global_step % self.log_every_n_steps == 0 or self.global_step == self.total_steps:
                 self.log_training_metrics()
 
@@ -135,10 +154,10 @@ class VAEModule(LightningModule):
         self.val_means, self.val_start_time = RunningMeans(self.metric_names), time.perf_counter()
 
     def validation_step(self, batch: Any, _i: int) -> None:
-        x = images_of(batch)
+        x, *y = self.model_input(batch)
         final_weight = self.objective.weight(1.0)
-        shard, share = self.local_shard(x)
-        self.val_means.update(self.compute_metrics(shard, final_weight).sum(1) * share, len(x))
+        (shard, *labels), share = self.local_shard(x, *y)
+        self.val_means.update(self.compute_metrics(shard, final_weight, *labels).sum(1) * share, len(x))
 
     def on_validation_epoch_end(self) -> None:
         self.val_means.sums = self.all_reduce_sum(torch.as_tensor(self.val_means.sums))
@@ -160,7 +179,7 @@ class VAEModule(LightningModule):
         self.test_metrics = TestMetrics(self.vae, self.curves, mean_image, self.K if self.has_elbo else 0, self.images)
 
     def test_step(self, batch: Any, _i: int) -> None:
-        self.test_metrics.update(images_of(batch))
+        self.test_metrics.update(*self.model_input(batch))
 
     def on_test_epoch_end(self) -> None:
         self.log_metrics(self.test_metrics.compute())
@@ -214,18 +233,18 @@ class VAEModule(LightningModule):
         """Return the objective's weight (beta, for example) in the optimizer step after `step` others."""
         return self.objective.weight(step / self.total_steps)
 
-    def train_on_batches(self, batches: list[Tensor]) -> list[Tensor]:
+    def train_on_batches(self, batches: list[tuple[Tensor, ...]]) -> list[Tensor]:
         """Take one optimizer step per batch; return each one's sums of metrics over this process's images, (n,)."""
         if not self.cuda_graph:
-            return [self.train_on_batch(x) for x in batches]
-        full = [x for x in batches if x.shape == self.cuda_graph.shape]
+            return [self.train_on_batch(*batch) for batch in batches]
+        full = [batch for batch in batches if batch[0].shape == self.cuda_graph.shape]
         sums = self.cuda_graph.steps(full, self.global_step) if full else []
-        return sums + [self.train_on_batch(x) for x in batches[len(full) :]]
+        return sums + [self.train_on_batch(*batch) for batch in batches[len(full) :]]
 
-    def train_on_batch(self, x: Tensor) -> Tensor:
+    def train_on_batch(self, x: Tensor, *y: Tensor) -> Tensor:
         """Take an optimizer step on images x; return the sums of their metrics over this process's images, (n,)."""
         optimizer: Any = self.optimizers()
-        sums = self.compute_gradients(x, self.objective_weight(self.global_step))
+        sums = self.compute_gradients(x, self.objective_weight(self.global_step), *y)
         self.set_learning_rate(self.learning_rate(self.global_step))
         if self.uses_raw_optimizer:
             optimizer.optimizer.step()
@@ -241,26 +260,26 @@ class VAEModule(LightningModule):
             progress.increment_ready()
             progress.increment_completed()
 
-    def compute_gradients(self, x: Tensor, weight: float | Tensor) -> Tensor:
+    def compute_gradients(self, x: Tensor, weight: float | Tensor, *y: Tensor) -> Tensor:
         """Set the gradients for images x, and clip them; return the sums of the metrics, (n,)."""
-        sums = self.forward_backward(x, weight)
+        sums = self.forward_backward(x, weight, *y)
         if self.gradient_clip_val:
             optimizer: Any = self.optimizers()
             self.clip_gradients(optimizer, self.gradient_clip_val, "norm")
         return sums
 
-    def forward_backward(self, x: Tensor, weight: float | Tensor) -> Tensor:
+    def forward_backward(self, x: Tensor, weight: float | Tensor, *y: Tensor) -> Tensor:
         """Set the gradients for images x; return the sums of the metrics, (n,)."""
         if self.compiled_step and x.shape == self.compiled_step.shape:  # the last batch of an epoch may be smaller
-            return self.compiled_step.forward_backward(x, weight)
-        loss, sums = self(x, weight)
+            return self.compiled_step.forward_backward(x, weight, *y)
+        loss, sums = self(x, weight, *y)
         self.zero_grad()
         self.manual_backward(loss)
         return sums
 
-    def compute_metrics(self, x: Tensor, weight: float | Tensor) -> Tensor:
+    def compute_metrics(self, x: Tensor, weight: float | Tensor, *y: Tensor) -> Tensor:
         """Return the metrics of images x, (n, B). Only the last one, the objective, has a gradient."""
-        terms = self.vae.terms(x, self.objective.K)
+        terms = self.vae.given(*y).terms(x, self.objective.K)
         curves = [getattr(terms, term).detach() for term in self.curves.values()]
         return torch.stack([*curves, self.objective(terms, weight)])
 
@@ -308,13 +327,13 @@ class VAEModule(LightningModule):
         for logger in self.trainer.loggers:
             logger.log_metrics(values, step=self.global_step if step is None else step)
 
-    def local_shard(self, x: Tensor) -> tuple[Tensor, float]:
-        """Return this process's images of a batch and their share: with n processes, every n-th image.
+    def local_shard(self, *batch: Tensor) -> tuple[tuple[Tensor, ...], float]:
+        """Return this process's part of a batch and its share: with n processes, every n-th image and its label.
 
         A batch of fewer than n images is computed by every process, with a share of 1/n: none is left without images.
         """
         n = self.trainer.world_size
-        return (x[self.global_rank :: n], 1.0) if len(x) >= n else (x, 1 / n)
+        return (tuple(x[self.global_rank :: n] for x in batch), 1.0) if len(batch[0]) >= n else (batch, 1 / n)
 
     def all_reduce_sum(self, sums: Tensor) -> Tensor:
         """Return the sum over all processes."""

@@ -50,21 +50,24 @@ class TestMetrics:
         self.squared_errors: list[Tensor] = []  # of the reconstruction, and of mean_image, (1 or 2, B)
         self.similarity: list[Tensor] = []  # silhouette_iou and colour_distance, (2, B)
 
-    def update(self, x: Tensor) -> None:
-        """Add a batch of images x, (B, C, H, W)."""
-        terms = self.vae.terms(x)
+    def update(self, x: Tensor, *y: Tensor) -> None:
+        """Add a batch of images x, (B, C, H, W), with their labels y, (B, labels), in a conditional model."""
+        vae = self.vae.given(*y)
+        terms = vae.terms(x)
         self.means.update(torch.stack([getattr(terms, term).sum() for term in self.terms]), len(x))
         z = terms.q_z.mean
         self.latents.append(z)
         baselines = [] if self.mean_image is None else [self.mean_image.expand_as(x)]
-        predictions = torch.stack([self.vae.p_x(z).mean, *baselines])
+        predictions = torch.stack([vae.p_x(z).mean, *baselines])
         self.squared_errors.append((predictions - x).square().sum((-3, -2, -1)))
         self.pixels = x[0].numel()
         if x.shape[1] == 3:
-            picture = self.vae.decode(z)
+            picture = vae.decode(z)
             self.similarity.append(torch.stack([silhouette_iou(x, picture), colour_distance(x, picture)]))
         if self.images_remaining > 0:
-            self.log_px.append(importance_sample(self.vae, x[: self.images_remaining], self.K).log_px)
+            n = self.images_remaining
+            vae = self.vae.given(*(label[:n] for label in y))
+            self.log_px.append(importance_sample(vae, x[:n], self.K).log_px)
             self.images_remaining -= len(x)
 
     def compute(self) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""data.json: the shape of the images of a run, and a fingerprint of each split.
+"""data.json: the shape of the images of a run, the labels of a conditional model, and a fingerprint of each split.
 
 A run is trained and tested on the same images for ever: if a file changes, or the split, it is refused.
 """
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from pydantic import BaseModel, ValidationError
+from torch import Tensor
 
 from datamodules.base import ImageDataModule, Images
 from vae.config.schema import PositiveInt
@@ -28,6 +29,7 @@ class Split(BaseModel, strict=True):
 class RunData(BaseModel, strict=True):
     shape: tuple[PositiveInt, PositiveInt, PositiveInt]  # (C, H, W)
     pictures: bool  # whether images can be shown; vectors cannot
+    labels: list[str] = []  # the names of the labels that a conditional model is given
     splits: dict[str, Split]
 
     def check_pictures(self) -> None:
@@ -36,24 +38,29 @@ class RunData(BaseModel, strict=True):
             raise UserError(f"run: its images have the shape {self.shape}, and cannot be shown as pictures")
 
 
-def fingerprint(images: Images) -> str:
-    """Return a hash of the pixels, in their order; of evenly spaced images if they have more than MAX_BYTES."""
+def fingerprint(images: Images, labels: Tensor | None = None) -> str:
+    """Return a hash of the pixels, in their order; of evenly spaced images if they have more than MAX_BYTES.
+
+    With labels, (N,), they are hashed as well.
+    """
     pixels = images.pixels
     n, image_bytes = len(pixels), prod(pixels.shape[1:]) * pixels.dtype.itemsize
     hashed = min(n, max(1, MAX_BYTES // image_bytes))
     part = pixels[torch.arange(hashed) * n // hashed] if hashed < n else pixels[:]
     digest = hashlib.sha256(f"{tuple(pixels.shape)} {pixels.dtype}".encode())
     digest.update(part.cpu().contiguous().numpy().data)
+    if labels is not None:
+        digest.update(labels.numpy().data)
     return digest.hexdigest()
 
 
 def describe(data: ImageDataModule) -> RunData:
     """Describe the images of a dataset."""
     splits = {
-        split: Split(images=len(images.pixels), fingerprint=fingerprint(images))
+        split: Split(images=len(images.pixels), fingerprint=fingerprint(images, data.label_index(split)))
         for split, images in data.images.items()
     }
-    return RunData(shape=data.shape, pictures=data.has_pictures, splits=splits)
+    return RunData(shape=data.shape, pictures=data.has_pictures, labels=data.label_names, splits=splits)
 
 
 def read_run_data(folder: Path) -> RunData | None:

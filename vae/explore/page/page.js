@@ -38,7 +38,8 @@ async function withErrors(work) {  // runs a task and shows the message that it 
 }
 
 async function decode(codes) {  // returns one ImageData per code
-  const response = await request("/decode", { method: "POST", body: JSON.stringify({ codes, run: about.run }) });
+  const body = JSON.stringify({ codes, label: givenLabel(), run: about.run });
+  const response = await request("/decode", { method: "POST", body });
   const bytes = new Uint8ClampedArray(await response.arrayBuffer()), size = bytes.length / codes.length;
   return codes.map((_, i) => toImageData(bytes.subarray(i * size, (i + 1) * size)));
 }
@@ -53,6 +54,26 @@ function paint(canvas, data) {
   canvas.getContext("2d").putImageData(data, 0, 0);
   return canvas;
 }
+
+// The label that a conditional model is given
+
+const isConditional = () => about.label_choices.length > 0;
+const givenLabel = () => isConditional() ? $("label").selectedIndex : undefined;
+
+function withLabel(path, ...query) {  // adds the label to the query of a request
+  if (isConditional()) query.push(`label=${givenLabel()}`);
+  return [path, ...(query.length ? [query.join("&")] : [])].join("?");
+}
+
+function setLabel(label) {  // to that of an image, so that its picture is its reconstruction
+  if (isConditional() && label !== null) $("label").selectedIndex = about.label_choices.indexOf(labelName(label));
+}
+
+$("label").addEventListener("change", event => withErrors(async () => {  // the same codes, with another label
+  showCode(z, event.timeStamp, view.point);
+  await drawKept();
+  await drawStrip();
+}));
 
 // The current code
 
@@ -251,6 +272,7 @@ let referenceScores = null;  // a promise of the scores of test images, after th
 let compared = null;  // the image that is compared with them
 
 async function showImage(image) {
+  setLabel(image.label);
   showCode(image.z);
   paint($("original"), toImageData(toBytes(image.pixels)));
   $("title").textContent = caption([, image.title, image.label]);
@@ -258,7 +280,7 @@ async function showImage(image) {
   $("selected").hidden = false;
   const likelihood = about.score === "log_px";
   const score = likelihood
-    ? `log p(x) \u2248 ${signed(image.score)} nats, estimated with ${about.K} samples`
+    ? `log p(x${isConditional() ? "|y" : ""}) \u2248 ${signed(image.score)} nats, estimated with ${about.K} samples`
     : `squared reconstruction error: ${signed(-image.score)}`;
   $("score").textContent = `${score}; comparing\u2026`;
   compared = image;
@@ -287,11 +309,11 @@ const selectImage = name => withErrors(async () => {
   if (action === nActions) await showImage(image);
 });
 
-const upload = (content, query = "") => withErrors(async () => {
+const upload = (content, ...query) => withErrors(async () => {
   const size = (content.size / 1e6).toFixed(1), action = ++nActions;
   showMessage("");
   if (content.size > about.max_bytes) throw new Error(`${size} MB: expected at most ${about.max_bytes / 1e6} MB`);
-  const image = await requestJSON(`/encode${query}`, { method: "POST", body: await content.arrayBuffer() });
+  const image = await requestJSON(withLabel("/encode", ...query), { method: "POST", body: await content.arrayBuffer() });
   if (action !== nActions) return;
   showMessage(image.remarks.join("; "));
   await showImage(image);
@@ -331,7 +353,7 @@ const isDrawing = event => $("paper").hasPointerCapture(event.pointerId);
 $("paper").addEventListener("pointermove", event => { if (isDrawing(event)) stroke(event); });
 $("paper").addEventListener("pointerup", event => { if (isDrawing(event)) uploadDrawing(); });
 const uploadDrawing = () =>  // toDataURL is immediate, toBlob would wait until the browser is idle
-  upload(new Blob([toBytes($("paper").toDataURL().split(",")[1])]), "?drawn");
+  upload(new Blob([toBytes($("paper").toDataURL().split(",")[1])]), "drawn");
 $("clear").addEventListener("click", clearPaper);
 
 // The dimensions
@@ -375,7 +397,7 @@ function updateSliders() {
 }
 
 const showSample = () => withErrors(async () => {
-  const action = beginAction(), code = await requestJSON("/sample");
+  const action = beginAction(), code = await requestJSON(withLabel("/sample"));
   if (action === nActions) await showCode(code);
 });
 const reset = () => { beginAction(); showCode(about.mean_code); };
@@ -400,11 +422,11 @@ function buildPicker(root, name, choose) {
     input.ariaExpanded = "false";
     input.removeAttribute("aria-activedescendant");
   }
-  function pick([id, title]) {
+  function pick([id, title, label]) {
     input.value = chosen = title;
     Object.assign(thumbnail, { src: imageURL(id), hidden: false });
     close();
-    return choose(id);
+    return choose(id, label);
   }
   function mark(i) {
     marked = i;
@@ -452,19 +474,25 @@ async function fuse() {
   const { first, second } = parents;
   if (!first || !second) return;
   const action = beginAction(), codes = await requestJSON(`/interpolate?first=${first}&second=${second}`);
-  const last = codes.length - 1;
-  const stops = Array.from({ length: N_THUMBNAILS }, (_, i) => Math.round(i * last / (N_THUMBNAILS - 1)));
-  const thumbnails = await decode(stops.map(stop => codes[stop]));
   if (first !== parents.first || second !== parents.second) return;
   path = codes;
-  Object.assign($("fraction"), { max: last, value: last / 2, disabled: false });
+  Object.assign($("fraction"), { max: codes.length - 1, value: (codes.length - 1) / 2, disabled: false });
+  await drawStrip();
+  if (action === nActions) await showFraction();
+}
+
+async function drawStrip() {
+  if (!path.length) return;
+  const codes = path, last = codes.length - 1;
+  const stops = Array.from({ length: N_THUMBNAILS }, (_, i) => Math.round(i * last / (N_THUMBNAILS - 1)));
+  const thumbnails = await decode(stops.map(stop => codes[stop]));
+  if (codes !== path) return;
   $("strip").replaceChildren(...thumbnails.map((data, i) => {
     const percent = Math.round(100 * stops[i] / last);
     const button = make("button", { ariaLabel: `${percent} % of the second image` }, paint(make("canvas"), data));
     button.addEventListener("click", event => { $("fraction").value = stops[i]; showFraction(event.timeStamp); });
     return button;
   }));
-  if (action === nActions) await showFraction();
 }
 
 function showFraction(since) {
@@ -476,7 +504,11 @@ function showFraction(since) {
 $("fraction").addEventListener("input", event => showFraction(event.timeStamp));
 
 const pickers = ["first", "second"].map(name =>
-  buildPicker($(name), name, id => { parents[name] = id; return fuse(); }));
+  buildPicker($(name), name, (id, label) => {
+    parents[name] = id;
+    if (name === "first") setLabel(label);
+    return fuse();
+  }));
 
 async function chooseRandomPair() {
   const n = about.images.length, one = Math.floor(Math.random() * n), other = one + 1 + Math.floor(Math.random() * (n - 1));
@@ -593,6 +625,8 @@ async function start() {
     swatch.style.background = colour(label);
     return make("span", {}, swatch, labelName(label));
   }));
+  $("label").replaceChildren(...about.label_choices.map(name => make("option", { textContent: name })));
+  $("given").hidden = !isConditional();
   $("drawing").hidden = !about.background;
   clearPaper();
   z = about.mean_code;

@@ -16,17 +16,17 @@ from vae.training.callbacks.graceful_shutdown import GracefulShutdown
 log = logging.getLogger(__name__)
 
 
-def example_batch(trainer: Any) -> torch.Tensor:
-    """Return a full batch of training images on the training device."""
-    data = trainer.datamodule
-    return data.x("train", slice(data.batch_size)).to(trainer.strategy.root_device)
+def example_batch(trainer: Any) -> list[torch.Tensor]:
+    """Return a full batch on the training device: training images and, for a conditional model, their labels."""
+    data, rows = trainer.datamodule, slice(trainer.datamodule.batch_size)
+    return [part.to(trainer.strategy.root_device) for part in (data.x("train", rows), *data.y("train", rows))]
 
 
 class CompileAtStart(Callback):
     """Compile the training step before training starts. Raises UserError if that fails."""
 
     def on_fit_start(self, trainer: Trainer, module: Any) -> None:
-        module.compiled_step = try_compile(lambda: CompiledStep(module, example_batch(trainer)), True)
+        module.compiled_step = try_compile(lambda: CompiledStep(module, *example_batch(trainer)), True)
 
 
 class DelayedCompile(Callback):
@@ -45,7 +45,7 @@ class DelayedCompile(Callback):
         if module.total_steps - trainer.datamodule.batches_per_epoch >= MIN_STEPS:
             self.pending, start_time = False, time.perf_counter()
             with self.shutdown.stop_immediately():
-                module.compiled_step = try_compile(lambda: CompiledStep(module, example_batch(trainer)), "auto")
+                module.compiled_step = try_compile(lambda: CompiledStep(module, *example_batch(trainer)), "auto")
             module.interval_start += time.perf_counter() - start_time
 
 
@@ -57,7 +57,7 @@ class CUDAGraphSteps(Callback):
         if "capturable" not in optimizer.defaults:
             log.info(f"cuda_graph: {type(optimizer).__name__} does not support CUDA graphs; training without one")
             return
-        module.cuda_graph = CUDAGraphStepper(module, example_batch(trainer))
+        module.cuda_graph = CUDAGraphStepper(module, *example_batch(trainer))
 
     def on_train_end(self, _trainer: Trainer, module: Any) -> None:
         module.cuda_graph = None

@@ -8,6 +8,8 @@ from pytorch_lightning import Callback
 from pytorch_lightning.utilities import rank_zero_only
 
 from vae import figures
+from vae.model.sampling import labels_in_turn, sample_shape
+from vae.training.callbacks.pictures import given
 
 FRAMES = 30  # about as many as are kept, in addition to those of epochs 1, 2, 4, 8, ...
 COLUMNS = 8
@@ -30,9 +32,11 @@ class Film(Callback):
         regular = trainer.max_epochs > 0 and epoch % -(-trainer.max_epochs // FRAMES) == 0
         if not trainer.datamodule.has_pictures or not (regular or epoch & (epoch - 1) == 0):
             return
-        x = trainer.datamodule.x("val", slice(COLUMNS)).to(module.device)
+        vae, x = given(trainer.datamodule, module, "val", slice(COLUMNS))
+        sampler = module.vae.given(*(y.to(module.device) for y in labels_in_turn(module.labels, 2 * COLUMNS)))
+        p_z = sampler.p_z()
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            samples = module.vae.decode(module.vae.p_z().sample((2 * COLUMNS,)))
-        pictures = torch.cat([samples, x, module.vae.decode(module.vae.q_z(x).mean)])
+            samples = sampler.decode(p_z.sample(sample_shape(p_z, 2 * COLUMNS)))
+        pictures = torch.cat([samples, x, vae.decode(vae.q_z(x).mean)])
         figures.save(figures.grid(pictures, COLUMNS, width=0), self.folder / f"{epoch:06}.png")
