@@ -207,6 +207,8 @@ USER_ERRORS = {
     "+trainer=null": ["+trainer=null", "the name of a choice"],
     "hydra/launcher=null": ["hydra/launcher=null", "the name of a choice"],
     "objective/schedule=linear": ["the chosen objective has no schedule", "beta, capacity"],
+    "=x": ["=x", "expected a key"],
+    "+=x": ["+=x", "expected a key"],
     "+foo=1": ["foo: no such key"],
     "trainer.accelerator=tpuu": ["trainer", "tpuu"],
     "latent_dim": ["latent_dim"],

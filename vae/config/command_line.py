@@ -185,6 +185,8 @@ def check_choice(group: str, name: str, folders: Sequence[Path]) -> None:
 
 def check_override(override: Override) -> None:
     """Raise UserError if this override alone is wrong: its value is not of the kind that its key needs."""
+    if not override.key_or_group:
+        raise UserError(f"{override.input_line}: expected a key before the equals sign")
     if override.key_or_group == "resume":
         raise UserError(f"{override.input_line}: expected resume=FOLDER and no other argument")
     if override.key_or_group in PLACE_KEYS and override.is_sweep_override():
