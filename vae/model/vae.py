@@ -107,7 +107,9 @@ class VAE(nn.Module):
         self.y: tuple[Tensor, ...] = ()  # the labels that a conditional model is given
 
     def given(self, *y: Tensor) -> Self:
-        """Return this model given labels y, (B, labels), with the same parameters; without labels, as it is."""
+        """Return this model given labels y, (B, labels), with the same parameters; without labels, itself."""
+        if not y:
+            return self
         model = copy(self)
         model.y = y
         return model
