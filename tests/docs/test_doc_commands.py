@@ -202,7 +202,7 @@ def contexts(key):
     yield []
     yield from ([f"{group}={choice}"] for choice in choices(group))
     yield from (["objective=beta", f"objective/schedule={choice}"] for choice in choices("objective/schedule"))
-    yield ["dataset=folder", "dataset.path=pictures"]
+    yield from ([f"dataset={choice}", "dataset.path=files"] for choice in ("folder", "fasta"))
 
 
 def succeeds(check, *given):
