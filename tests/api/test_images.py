@@ -22,7 +22,7 @@ def test_images_are_found_by_name_number_and_file(tmp_path):
     torch.testing.assert_close(resolve_image(data, "fuse", 3).x[0], data.images["test"].pixels[3] / 255)
     picture = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
     Image.fromarray(picture).save(tmp_path / "mine.png")
-    (x,), (name,) = resolve_image(data, "images", str(tmp_path / "mine.png"))
+    (x,), (name,), _ = resolve_image(data, "images", str(tmp_path / "mine.png"))
     expected = decode_image(tmp_path / "mine.png", (6, 5), "RGB").transpose(2, 0, 1)
     np.testing.assert_allclose(x, expected / 255, atol=1e-6)
     assert name == "mine"

@@ -76,7 +76,7 @@ def test_names_numbers_files_and_pil_images(tmp_path):
     data = load_data(Named)
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (6, 5, 3), np.uint8))
     picture.save(tmp_path / "mine.png")
-    x, names = as_images(data, ["Mew", 2, np.int64(3), tmp_path / "mine.png", picture])
+    x, names, _ = as_images(data, ["Mew", 2, np.int64(3), tmp_path / "mine.png", picture])
     assert names == ["Mew", "Mew", "mewtwo", "mine", "image"]
     torch.testing.assert_close(x[:3], data.x("test", torch.tensor([2, 2, 3])))
     for row in (3, 4):

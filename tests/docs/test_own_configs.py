@@ -56,7 +56,7 @@ def test_a_run_with_own_configs_trains_and_is_read_by_the_other_commands(folder)
 
 
 def test_choices_of_own_configs_are_listed_and_proposed(folder):
-    assert re.search(r"prior: flow, .*, student_t, ", train(folder, "--config-dir=my_configs", "--help"))
+    assert re.search(r"prior: diagonal_gaussian, .*, student_t, ", train(folder, "--config-dir=my_configs", "--help"))
     searchpath = "hydra.searchpath=[file://my_configs]"
     assert train(folder, searchpath, "prior=student", code=2).endswith("vampprior; did you mean student_t?\n")
     assert train(folder, searchpath, "prior=student_t", "prior.fd=1", code=2).startswith(

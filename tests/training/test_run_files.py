@@ -37,6 +37,7 @@ def test_a_run_writes_the_expected_files(cli, runs):
                 "val_reconstructions",
             )
         ),
+        *(f"film/{epoch:06}.png" for epoch in (1, 2, 3, 4)),
         *(".lock", "data.json", "metrics.csv", "summary.json", "train.log"),
     }
     assert "epoch   4" in (folder / "train.log").read_text()
