@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -20,7 +21,7 @@ from vae.config.resumed_run import change_config
 from vae.config.schema import CONF, validate
 from vae.config.stored_arguments import resume_arguments, sweep_arguments
 from vae.config.stored_config import read_config
-from vae.errors import USER_ERRORS, one_line
+from vae.errors import USER_ERRORS, UserError, one_line
 from vae.process import prepare_process
 from vae.runs.checkpoint_files import clear_training, has_checkpoint
 from vae.runs.run_lock import LOCK
@@ -73,10 +74,24 @@ def discard(folder: Path) -> None:
             empty.rmdir()
 
 
+def check_flags(arguments: list[str]) -> None:
+    """Raise UserError for flags that exclude each other; Hydra would end with a traceback."""
+    given, _ = get_args_parser().parse_known_args(arguments)
+    if given.help or given.hydra_help:
+        return
+    if given.resolve and not given.cfg:
+        raise UserError("--resolve: expected only with --cfg")
+    exclusive = {"--run": given.run, "-m": given.multirun, "--cfg": given.cfg, "--info": given.info}
+    exclusive["--shell-completion"] = given.shell_completion
+    if len(chosen := [flag for flag, value in exclusive.items() if value]) > 1:
+        raise UserError(f"{chosen[0]}: expected without {', '.join(chosen[1:])}")
+
+
 def hydra_arguments(arguments: list[str]) -> list[str]:
     """Return the arguments for Hydra, with sweep= and resume= replaced. Raises UserError for a wrong key or choice."""
     typed = sweep_arguments(read_arguments(to_search_path(arguments)))
     replaced = resume_arguments(typed)
+    check_flags(replaced)
     if replaced == typed and not {"-sc", "--shell-completion"} & set(typed):
         overrides = [arg for arg in typed if "=" in arg and not arg.startswith("-")]
         check_overrides(overrides, multirun="-m" in typed)
