@@ -16,7 +16,7 @@ from wandb_server import WandbServer
 
 from vae.config.schema import CONF, validate
 from vae.tracking.loggers import BEST, MetricsCSV, finish_wandb
-from vae.training.experiment import build_loggers
+from vae.tracking.run_loggers import build_loggers
 
 ROOT = CONF.parent
 

@@ -88,3 +88,11 @@ def test_a_run_without_frames_or_with_a_damaged_one_is_a_one_line_error(run, mod
     code, _, err = module_cli(generate)(f"run={run}", "what=training")
     assert (code, err.count("\n")) == (2, 1)
     assert "has no pictures of its training" in err
+
+
+def test_a_tall_frame_of_a_strange_run_is_not_enlarged(run, module_cli):
+    for path in (run / "film").iterdir():
+        Image.new("L", (1, 20_000)).save(path)
+    code, _, err = module_cli(generate)(f"run={run}", "what=training")
+    assert (code, err) == (0, "")
+    assert Image.open(run / "generated" / "training.gif").size == (1, 20_000)

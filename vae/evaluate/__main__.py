@@ -58,7 +58,8 @@ def _evaluate(run: Run, K: int, images: int | None, compiles: Compile) -> dict[s
     from vae.evaluate.scores import cached_scores  # only now is torch imported
     from vae.model.estimator import summarize
     from vae.tracking.loggers import finish_wandb
-    from vae.training.experiment import build_loggers, write_summary
+    from vae.tracking.run_loggers import build_loggers
+    from vae.training.experiment import write_summary
     from vae.training.run_data import fingerprint
 
     x, y = run.data.x("test"), run.data.y("test")

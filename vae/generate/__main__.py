@@ -135,11 +135,12 @@ def generate(given: Arguments) -> list[Path]:
     run = load(given.run, given.trust, given.config_dir, given.data_path)
     import torch  # slow to import, so only after the arguments are checked
 
+    from vae.generate.film import training
     from vae.generate.pictures import GENERATORS, Files
     from vae.generate.sequences import sequences
     from vae.generate.session import Session
 
-    generators = GENERATORS | {"sequences": sequences}
+    generators = GENERATORS | {"training": training, "sequences": sequences}
     if requested != ["sequences"]:
         run.about_images.check_pictures()
     pair = [] if given.fuse in (None, "random") else list(given.fuse or ())

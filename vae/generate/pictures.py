@@ -6,13 +6,10 @@ Shapes: N images or codes, D latent dimensions, (C, H, W) one image, T interpola
 import math
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import torch
-from PIL.Image import Resampling
 from torch import Tensor
 
 from datamodules.base import EVAL_BATCH
-from datamodules.image_files import open_image
 from datamodules.pixels import to_float
 from datamodules.stored import StoredPixels
 from vae import figures
@@ -20,7 +17,7 @@ from vae.api.images import SelectedImages, random_images, resolve_image, resolve
 from vae.api.trained_model import MAX_TRAIN_CODES
 from vae.errors import UserError
 from vae.figures import MAX_CLASSES
-from vae.generate.image_grid import Row, animate, encode_gif, encode_png, render_rows
+from vae.generate.image_grid import Row, animate, encode_png, render_rows
 from vae.generate.session import Session
 from vae.model.interpolation import loop, smoothstep
 from vae.model.priors import UnitNormal
@@ -32,8 +29,6 @@ N_WAYPOINTS = 5  # codes that a walk passes through
 MAX_TILES = 36  # pictures in one GIF
 TRAVERSAL_RANGE = 2.5  # standard deviations on each side of the mean
 N_NEIGHBOURS = 6
-MAX_FRAMES, MAX_FRAME_PIXELS = 1000, 2_000_000  # of a film
-HOLD = 12  # frames for which a film stays on the last picture
 
 
 def samples(session: Session) -> Files:
@@ -272,26 +267,6 @@ def arithmetic(session: Session) -> Files:
     return {"arithmetic.png": encode_png(render_rows([Row(pictures, [*captions, "="], side=180)]))}
 
 
-def training(session: Session) -> Files:
-    """Make a GIF of the pictures that were kept during the training. It stays on the last one for a while."""
-    frames, width = [], 560
-    for path in sorted((session.folder / "film").glob("*.png"))[:MAX_FRAMES]:
-        try:
-            with open_image(path, MAX_FRAME_PIXELS) as image:
-                zoom = max(1, round(width / image.width))
-                frames.append(
-                    image.convert("RGB").resize((zoom * image.width, zoom * image.height), Resampling.NEAREST)
-                )
-        except (OSError, SyntaxError, ValueError):
-            raise UserError(f"what=training: {path} is damaged") from None
-    if not frames:
-        raise UserError(f"what=training: this run has no pictures of its training in {session.folder / 'film'}")
-    if len({frame.size for frame in frames}) > 1:
-        raise UserError(f"what=training: the pictures in {session.folder / 'film'} have different sizes")
-    arrays = list(map(np.asarray, frames))
-    return {"training.gif": encode_gif(arrays + HOLD * arrays[-1:], 150)}
-
-
 GENERATORS: dict[str, Callable[[Session], Files]] = {
     "samples": samples,
     "reconstructions": reconstructions,
@@ -303,5 +278,4 @@ GENERATORS: dict[str, Callable[[Session], Files]] = {
     "walk": walk,
     "fuse": fuse,
     "arithmetic": arithmetic,
-    "training": training,
 }

@@ -222,7 +222,7 @@ def log_to_wandb(folder: Path, cfg: Any, mean: "Tensor", images: "Images") -> No
     import wandb
 
     from vae.tracking.loggers import finish_wandb
-    from vae.training.experiment import build_loggers
+    from vae.tracking.run_loggers import build_loggers
 
     labels = None if images.labels is None else images.labels.tolist()
     if labels and images.classes:

@@ -6,7 +6,6 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterable
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -22,9 +21,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from datamodules.base import ImageDataModule, Images
 from vae.acceleration.torch_settings import configure_torch
-from vae.config.command_line import run_name
 from vae.config.schema import CONF
-from vae.config.stored_config import read_hydra, read_overrides, read_sweep
 from vae.errors import UserError, one_line
 from vae.model.networks import ConditionalDecoder, ConditionalEncoder
 from vae.model.vae import VAE
@@ -33,6 +30,7 @@ from vae.runs.checkpoint_files import BEST, LAST, checkpoint_to_resume, is_intac
 from vae.runs.run_folder import read_summary, store_changes
 from vae.runs.run_lock import check_is_new
 from vae.tracking.loggers import MetricsCSV, finish_wandb
+from vae.tracking.run_loggers import build_loggers
 from vae.training.callbacks.acceleration import acceleration_callbacks
 from vae.training.callbacks.checkpoints import AtomicCheckpointIO, NamedCheckpoint, ResumableEarlyStopping
 from vae.training.callbacks.film import Film
@@ -185,30 +183,6 @@ def check_compatibility(module: VAEModule, data: ImageDataModule) -> None:
                 call()
             except TypeError as error:  # the experiment set a key that the class chosen instead does not have
                 raise UserError(f"{key}: {error}; ~{key}.KEY removes a key") from None
-
-
-def build_loggers(cfg: DictConfig, folder: Path, names: Iterable[str] = ()) -> list[Any]:
-    """Start the loggers of the config, or those of these names, and log the config. Runs of a sweep form a group."""
-    parts = {name: part for name, part in cfg.logger.items() if not names or name in names}
-    if not parts:
-        return []
-    overrides, hydra = read_overrides(folder), read_hydra(folder)
-    about: dict[str, Any] = {"job_type": "train", "name": run_name(overrides)}
-    if hydra.mode == "MULTIRUN":
-        in_sweep = (folder.parent / "sweep.json").exists()
-        sweep_overrides = read_sweep(folder.parent).task if in_sweep else overrides
-        job_overrides = " ".join(override for override in overrides if override not in sweep_overrides)
-        group = os.environ.get("WANDB_RUN_GROUP") or Path(hydra.runtime.output_dir).parent.name
-        about = {"job_type": "sweep", "name": job_overrides or about["name"], "group": group}
-    loggers = [instantiate(part, run_dir=folder, **(about | given_group(part))) for part in parts.values()]
-    for logger in loggers:
-        logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
-    return loggers
-
-
-def given_group(logger: DictConfig) -> dict[str, str]:
-    """Return the group of a logger's config, if it has one: it replaces that of the sweep."""
-    return {"group": logger.group} if logger.get("group") else {}
 
 
 def checkpoint_step(module: VAEModule, checkpoint: Path) -> int:
