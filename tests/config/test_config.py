@@ -118,7 +118,6 @@ REQUIRED_OVERRIDES = {
     "dataset=array": ["dataset.path=x.npy", "likelihood=bernoulli"],
     "dataset=fasta": ["dataset.path=genome.fa"],
     "dataset=folder": ["dataset.path=pictures"],
-    "dataset=pokemon": ["objective.free_bits=0"],  # a prior has a gradient only above the free bits
     "objective/schedule": ["objective=beta"],
     "posterior=point": ["objective=autoencoder"],
 }
@@ -217,6 +216,9 @@ USER_ERRORS = {
     "trainer.accelerator=tpuu": ["trainer", "tpuu"],
     "latent_dim": ["latent_dim"],
     "latent_dim=[": ["latent_dim"],
+    "~trainer=true": ["~trainer=true", "expected the name of a choice"],
+    "~trainer=[ddp]": ["~trainer=[ddp]", "expected the name of a choice"],
+    "~hydra/launcher=1": ["~hydra/launcher=1", "expected the name of a choice"],
     "dataset.binarize=none": ["likelihood", "Bernoulli", "dataset.binarize=none"],
     "likelihood=gaussian likelihood.sigma=0": ["likelihood.sigma=0", "0.003 or more"],
     "likelihood=categorical likelihood.levels=1": ["likelihood.levels=1", "2 to 256"],
@@ -226,8 +228,6 @@ USER_ERRORS = {
     "objective=beta objective.beta=-1": ["objective.beta=-1", "0 or more"],
     "objective=beta objective/schedule=linear objective.schedule.warmup=2": ["warmup=2", "between 0 and 1"],
     "objective=dreg posterior=iaf": ["objective=dreg", "posterior=diagonal_gaussian"],
-    "objective=free_bits prior=mixture": ["objective=free_bits", "prior=standard_normal", "objective=elbo"],
-    "objective=free_bits_4 posterior=iaf": ["posterior=diagonal_gaussian", "objective=elbo"],
     "likelihood=pixelcnn likelihood.context_swap=1": ["likelihood.context_swap=1", "below 1"],
     "likelihood=pixelcnn likelihood.dilations=[0]": ["likelihood.dilations", "1 or more", "[1,2]"],
     "likelihood=pixel_art likelihood.latent_dim=5": ["likelihood.latent_dim=5", "which is 3"],

@@ -6,6 +6,7 @@ from linear_gaussian import PIXELS, SHAPE, D, Gaussian, Linear, linear_gaussian
 from torch import nn
 
 from vae.errors import UserError
+from vae.model import priors
 from vae.model.objectives import ELBO, IWAE, Autoencoder, Beta, Capacity, DReG, FreeBits
 from vae.model.posteriors import IAF, DiagonalGaussian, Point
 from vae.model.priors import StandardNormal, VampPrior
@@ -126,10 +127,25 @@ def test_free_bits_clamp_the_kl_of_each_unit(nats):
         assert FreeBits(1, nats)(terms, 0.0).mean().item() == pytest.approx(terms.elbo.mean().item(), abs=1e-5)
 
 
-def test_free_bits_need_a_closed_form_kl_per_unit():
+@pytest.mark.parametrize("nats", [0.0, 0.3, 50.0])
+def test_free_bits_clamp_the_whole_kl_if_that_of_a_unit_has_no_closed_form(nats):
     vae, x = small_vae(prior=lambda d, shape: VampPrior(d, shape, 3, 0.5))
-    with pytest.raises(UserError, match=r"objective=free_bits.*prior=standard_normal"):
-        FreeBits(1, 0.1)(vae.terms(x), 0.0)
+    terms = vae.terms(x)
+    kl = max(terms.z.shape[-1] * nats, terms.kl.mean().item())
+    torch.testing.assert_close(FreeBits(1, nats)(terms, 0.0), terms.log_px_z[0] - kl)
+
+
+@pytest.mark.parametrize("prior", [priors.DiagonalGaussian, lambda d, shape: priors.Mixture(d, shape, 2)])
+@pytest.mark.parametrize("nats", [0.0, 50.0])
+def test_free_bits_always_fit_the_prior_and_leave_q_free_below_them(prior, nats):
+    vae, x = small_vae(prior=prior)
+    terms = vae.terms(x)
+    fitted = torch.autograd.grad(FreeBits(1, nats)(terms, 0.0).mean(), list(vae.prior.parameters()), retain_graph=True)
+    kl = torch.autograd.grad(-terms.kl.mean(), list(vae.prior.parameters()), retain_graph=True)
+    torch.testing.assert_close(fitted, kl)
+    of_encoder = torch.autograd.grad(FreeBits(1, nats)(terms, 0.0).mean(), vae.encoder[1].weight, retain_graph=True)
+    bound = terms.log_px_z[0].mean() if nats else terms.elbo.mean()
+    torch.testing.assert_close(of_encoder, torch.autograd.grad(bound, vae.encoder[1].weight))
 
 
 def test_autoencoder_is_the_negative_squared_error():

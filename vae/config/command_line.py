@@ -194,8 +194,12 @@ def check_override(override: Override) -> None:
     if override.key_or_group in FOLDER_KEYS and override.value() in ("", None):
         raise UserError(f"{override.input_line}: expected a folder")
     group, value = override.key_or_group, override.value()
-    names_choice = override.is_delete() or override.is_sweep_override() or isinstance(value, str | list)
-    if not names_choice and ("/" in group or (override.is_add() and group in Config.model_fields and choices(group))):
+    if override.is_delete():
+        names_choice = value is None or isinstance(value, str)
+    else:
+        names_choice = override.is_sweep_override() or isinstance(value, str | list)
+    adds_or_deletes = override.is_add() or override.is_delete()
+    if not names_choice and ("/" in group or (adds_or_deletes and choices(group))):
         raise UserError(f"{override.input_line}: expected the name of a choice")
 
 

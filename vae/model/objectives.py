@@ -85,17 +85,25 @@ def batch_mean(values: Tensor) -> Tensor:
 
 @dataclass
 class FreeBits(Objective):
-    """ELBO with the batch mean of each latent unit's KL clamped to at least `free_bits` nats (Kingma et al. 2016)."""
+    """ELBO in which the batch mean of each latent unit's KL counts at least `free_bits` nats (Kingma et al. 2016).
+
+    If the KL per unit has no closed form, the KL of all D units together counts at least D `free_bits` nats. Below the
+    free bits, the KL has no gradient for q(z|x); a learned prior p(z) is still fitted to q(z|x).
+    """
 
     free_bits: float
 
     def __call__(self, terms: Terms, _weight: float | Tensor) -> Tensor:
-        q, p = terms.q_z, terms.p_z
-        if not (isinstance(q, Independent) and isinstance(p, Independent)):
-            needed = "posterior=diagonal_gaussian and prior=standard_normal or diagonal_gaussian, or objective=elbo"
-            raise UserError(f"objective=free_bits: the KL per unit has no closed form; expected {needed}")
-        units = kl_divergence(q.base_dist, p.base_dist)  # (B, D)
-        return terms.log_likelihood - batch_mean(units).clamp(min=self.free_bits).sum()
+        q, p, z = terms.q_z, terms.p_z, terms.z
+        if isinstance(q, Independent) and isinstance(p, Independent):
+            kl = batch_mean(kl_divergence(q.base_dist, p.base_dist))  # (D,)
+            fit = batch_mean(kl_divergence(detached(q).base_dist, p.base_dist))
+            free_bits = self.free_bits
+        else:
+            kl = batch_mean(terms.kl.unsqueeze(-1))  # (1,)
+            fit = -batch_mean(p.log_prob(z.detach()).mean(0).unsqueeze(-1))
+            free_bits = z.shape[-1] * self.free_bits
+        return terms.log_likelihood - torch.where(kl > free_bits, kl, free_bits + fit - fit.detach()).sum()
 
 
 class IWAE(Objective):
