@@ -68,7 +68,8 @@ def test_resolvers_are_refused_and_shown_as_text(text, monkeypatch):
     cfg = OmegaConf.merge(compose_config(), {"logger": {"wandb": {"notes": [text]}}})
     with pytest.raises(UserError, match="expected a plain value"):
         check_config(cfg, "run=x")
-    assert OmegaConf.to_container(escape_resolvers(cfg), resolve=True)["logger"]["wandb"]["notes"] == [text]
+    escaped = OmegaConf.create(escape_resolvers(OmegaConf.to_container(cfg)))
+    assert list(escaped.logger.wandb.notes) == [text]
 
 
 def test_the_resolver_of_conf_itself_is_allowed(monkeypatch):

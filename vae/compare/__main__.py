@@ -6,6 +6,7 @@ the first of the folders or to `out`. It only reads the run folders: it does not
 """
 
 import csv
+import gc
 import io
 import os
 import sys
@@ -59,7 +60,11 @@ def main(argv: Sequence[str]) -> None:
 
 
 def cli() -> int:
-    return run_command(main, __doc__, "stopped")
+    gc.disable()  # with thousands of runs, garbage collection takes a sixth of the time and frees next to nothing
+    try:
+        return run_command(main, __doc__, "stopped")
+    finally:
+        gc.enable()
 
 
 if __name__ == "__main__":

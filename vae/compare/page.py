@@ -39,11 +39,12 @@ def number_or_text(value: Any) -> int | float | str:
 
 def read_curves(run: RunFolder, split: str, points: int = MAX_POINTS) -> dict[str, list[float | None]]:
     """Return the metrics of a split and their x-axes, by name, with at most `points` values each."""
-    rows = [row for row in run.history if any(name.startswith(f"{split}/") for name in row)]
+    in_split = {name for name in set().union(*run.history) if name.startswith(f"{split}/")}
+    rows = [row for row in run.history if not in_split.isdisjoint(row)]
     kept = rows[:: math.ceil(len(rows) / (points - 1)) or 1]
     if kept and kept[-1] is not rows[-1]:
         kept.append(rows[-1])
-    names = dict.fromkeys(name for row in kept for name in row if name in AXES or name.startswith(f"{split}/"))
+    names = dict.fromkeys(name for row in kept for name in row if name in AXES or name in in_split)
     columns = {name.removeprefix(f"{split}/"): [rounded(row.get(name)) for row in kept] for name in names}
     return {name: column for name, column in columns.items() if name not in IGNORED_METRICS}
 

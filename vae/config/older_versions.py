@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf, open_dict
-
 MODULES = {  # old and present modules of the classes in configs; the old ones are those of version 0.1
     "vae.likelihoods": "vae.model.likelihoods",
     "vae.posteriors": "vae.model.posteriors",
@@ -38,27 +36,27 @@ def current_target(target: str) -> str:
     return f"{MODULES[module]}.{CLASSES.get(name, name)}" if module in MODULES else target
 
 
-def current_config(cfg: DictConfig) -> DictConfig:
+def current_config(config: dict[str, Any]) -> dict[str, Any]:
     """Rename classes and keys of a run's config to their present names, in place; return the config."""
-    with open_dict(cfg):
-        for old, new in KEYS.items():
-            group, _, key = old.partition(".")
-            if isinstance(cfg.get(group), DictConfig) and key in cfg[group]:
-                OmegaConf.update(cfg, new, cfg[group].pop(key))
-        if "LightningEnvironment" in str(OmegaConf.select(cfg, "trainer.plugins._target_")):
-            cfg.trainer.pop("plugins")
-        if "logger" in cfg and "_target_" in cfg.logger:
-            cfg.logger = {"wandb": cfg.logger}
-        _rename_targets(cfg)
-    return cfg
+    for old, new in KEYS.items():
+        group, _, key = old.partition(".")
+        part = config.get(group)
+        if isinstance(part, dict) and key in part:
+            part[new.partition(".")[2]] = part.pop(key)
+    trainer, logger = config.get("trainer"), config.get("logger")
+    if isinstance(trainer, dict) and "LightningEnvironment" in str(trainer.get("plugins")):
+        trainer.pop("plugins")
+    if isinstance(logger, dict) and "_target_" in logger:
+        config["logger"] = {"wandb": logger}
+    _rename_targets(config)
+    return config
 
 
-def _rename_targets(node: DictConfig) -> None:
-    for key, value in node.items_ex(resolve=False):
+def _rename_targets(node: dict[str, Any]) -> None:
+    for key, value in node.items():
         if key == "_target_" and isinstance(value, str):
-            if current_target(value) != value:  # setting a value takes long
-                node[key] = current_target(value)
-        elif isinstance(value, DictConfig):
+            node[key] = current_target(value)
+        elif isinstance(value, dict):
             _rename_targets(value)
 
 

@@ -69,10 +69,10 @@ def installed(folder: Path = CONF) -> tuple[frozenset[tuple[str, str]], frozense
     return frozenset(targets), frozenset(resolvers)
 
 
-def read_config(folder: Path) -> DictConfig:
+def read_config(folder: Path, escaped: bool = False) -> DictConfig:
     """Return the config of a run as it is stored, with the present names of classes and keys.
 
-    Raises UserError if the file is damaged.
+    If `escaped`, resolvers that conf/ does not have are plain text. Raises UserError if the file is damaged.
     """
     path = folder / ".hydra" / "config.yaml"
     content = read_yaml(path, parse_config)
@@ -80,8 +80,9 @@ def read_config(folder: Path) -> DictConfig:
         raise UserError(f"{path}: damaged; expected keys and values")
     if resolved_size(content) > MAX_SIZE:
         raise UserError(f"{path}: the values of its interpolations are too large, or refer to themselves")
+    content = current_config(content)
     try:
-        return current_config(OmegaConf.create(content))
+        return OmegaConf.create(escape_resolvers(content) if escaped else content)
     except OmegaConfBaseException as error:
         raise UserError(f"{path}: {one_line(error)}") from None
 
@@ -210,22 +211,14 @@ def use_own_places(cfg: DictConfig) -> list[str]:
     return lines
 
 
-def escape_resolvers(cfg: DictConfig) -> DictConfig:
-    """Return a config in which resolvers that conf/ does not have are plain text: reading a value calls nothing."""
-    _, resolvers = installed()
-    content = OmegaConf.to_container(cfg, resolve=False)
-    if all((path, text) in resolvers for path, text in strings(content) if calls_resolver(text)):
-        return cfg
-
-    def escape(node: Any, path: tuple[str, ...] = ()) -> Any:
-        if isinstance(node, dict):
-            return {key: escape(value, (*path, str(key))) for key, value in node.items()}
-        if isinstance(node, list):
-            return [escape(value, path) for value in node]
-        foreign = isinstance(node, str) and calls_resolver(node) and (path, node) not in resolvers
-        return node.replace("${", r"\${") if foreign else node
-
-    return OmegaConf.create(escape(content))
+def escape_resolvers(node: Any, path: tuple[str, ...] = ()) -> Any:
+    """Return a nested config in which resolvers that conf/ does not have are plain text: reading it calls nothing."""
+    if isinstance(node, dict):
+        return {key: escape_resolvers(value, (*path, str(key))) for key, value in node.items()}
+    if isinstance(node, list):
+        return [escape_resolvers(value, path) for value in node]
+    foreign = isinstance(node, str) and calls_resolver(node) and (path, node) not in installed()[1]
+    return node.replace("${", r"\${") if foreign else node
 
 
 def split_params(override: str) -> list[str]:

@@ -19,7 +19,6 @@ from vae.config.schema import CONF, validate
 from vae.config.stored_config import (
     check_config,
     check_links,
-    escape_resolvers,
     read_config,
     read_hydra,
     read_overrides,
@@ -69,30 +68,31 @@ class RunFolder:
             log.warning(f"skipped {one_line(error)}")
             return []
 
-    @property
+    @cached_property
     def seconds(self) -> float:
         """The run time until the last logged row, summed over resumed parts."""
         return max((row.get("seconds", 0.0) for row in self.history), default=0.0)
 
 
-def read_cells(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """Return the columns of a metrics.csv and its rows, as text; no columns and rows if there is no file.
+def read_rows(path: Path) -> tuple[list[str], list[tuple[list[str], dict[str, float]]]]:
+    """Return the columns of a metrics.csv and, for each row, its cells and the values of those that are not empty.
 
-    Damaged rows, which a crash of the machine can leave at the end, are skipped with a warning.
+    No columns and rows if there is no file. Damaged rows, which a crash of the machine can leave at the end, are
+    skipped with a warning.
     """
     if not path.exists():
         return [], []
-    header, *lines = path.read_bytes().decode(errors="replace").split("\n")
+    header, *lines = path.read_bytes().decode(errors="replace").replace("\r\n", "\n").split("\n")
     columns = next(csv.reader([header]), [])
     if "step" not in columns:
         log.warning(f"{path}: damaged; expected a header with the column step")
         return [], []
     rows, damaged = [], int(lines[-1:] != [""])  # the last line ends with a line break
-    for cells in (next(csv.reader([line]), []) for line in lines[:-1]):
+    for line in lines[:-1]:
         try:
-            row = dict(zip(columns, cells, strict=True))
-            _ = [float(cell) for cell in cells if cell]  # raises ValueError
-            rows.append(row)
+            cells = line.split(",")  # numbers are not quoted
+            row = {name: float(cell) for name, cell in zip(columns, cells, strict=True) if cell}
+            rows.append((cells, row))
         except ValueError:
             damaged += 1
     if damaged:
@@ -100,9 +100,15 @@ def read_cells(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     return columns, rows
 
 
+def read_cells(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Return the columns of a metrics.csv and its rows, as text. See `read_rows`."""
+    columns, rows = read_rows(path)
+    return columns, [dict(zip(columns, cells, strict=True)) for cells, _ in rows]
+
+
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """Return the rows of a metrics.csv without their empty cells, as `read_cells` does."""
-    return [{name: float(cell) for name, cell in row.items() if cell} for row in read_cells(path)[1]]
+    """Return the rows of a metrics.csv without their empty cells. See `read_rows`."""
+    return [row for _, row in read_rows(path)[1]]
 
 
 def read_summary(folder: Path) -> dict[str, float]:
@@ -120,7 +126,7 @@ def read_run(folder: Path) -> RunFolder:
     try:
         return RunFolder(
             folder,
-            config=escape_resolvers(read_config(folder)),
+            config=read_config(folder, escaped=True),
             choices=current_choices(
                 {
                     group: str(choice)
