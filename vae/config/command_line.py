@@ -29,7 +29,7 @@ from vae.config.overrides import (
     override_values,
     parse_override,
 )
-from vae.config.schema import CONF, Config, Model, fields_by_key, validate_model
+from vae.config.schema import CONF, Model, fields_by_key, validate_model
 from vae.config.yaml_files import read_yaml
 from vae.errors import USER_ERRORS, UserError, did_you_mean, one_line
 from vae.process import prepare_process
