@@ -145,20 +145,23 @@ def test_processes_split_the_images_and_have_independent_noise(cli, uninterrupte
     assert_rows_close(read_metrics(one), read_metrics(uninterrupted), rel=0.1, abs=0.3)
 
 
-def test_batch_mean_is_the_mean_over_all_processes(monkeypatch):
-    """Free bits need this. Here the processes have 7 and 3 images; all_reduce adds the sums of the other process."""
+def test_the_whole_batch_has_the_images_of_all_processes_and_their_gradient(monkeypatch):
+    """Here the processes have 7 and 3 images; all_reduce adds the numbers of the other process."""
     x = torch.arange(20.0).view(10, 2).requires_grad_()
-    (x.mean(0).square() / 2).sum().backward()
+    x.T.cov().square().sum().backward()
     expected, x.grad = x.grad, None
-    parts = x[:7], x[7:]
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    for part, other in (parts, parts[::-1]):
-        monkeypatch.setattr(
-            torch.distributed, "all_reduce", lambda sums, o=other: sums.add_(torch.tensor([*o.sum(0).tolist(), len(o)]))
-        )
-        mean = objectives.batch_mean(part)
-        torch.testing.assert_close(mean, x.mean(0))
-        (len(part) / 10 * mean.square() / 2).sum().backward()
+    distributed = torch.distributed
+    monkeypatch.setattr(distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(distributed, "get_world_size", lambda: 2)
+    for rank, rows in enumerate((slice(0, 7), slice(7, 10))):
+        others = x.detach().clone()
+        others[rows] = 0
+        sent = iter([torch.tensor([[0.0, 3.0], [7.0, 0.0]][rank]), others])
+        monkeypatch.setattr(distributed, "get_rank", lambda rank=rank: rank)
+        monkeypatch.setattr(distributed, "all_reduce", lambda sums, sent=sent: sums.add_(next(sent)))
+        batch = objectives.whole_batch(x[rows])
+        torch.testing.assert_close(batch, x)
+        (len(x[rows]) / 10 * batch.T.cov().square().sum()).backward()
     torch.testing.assert_close(x.grad, expected)
 
 

@@ -80,7 +80,8 @@ class Run(RunFolder):
         cfg = self.checked_config
         from vae.training.experiment import load_trained
 
-        return load_trained(cfg, self.about_images.shape, self.folder, len(self.about_images.labels))
+        about = self.about_images
+        return load_trained(cfg, about.shape, self.folder, len(about.labels), about.splits["train"].images)
 
     @property
     def vae(self) -> "VAE":

@@ -1,7 +1,7 @@
 """Training objectives, to be maximised.
 
 An objective is a function of `Terms` and of a weight, which may change during training. It returns one value per image,
-(B,). It also defines K, the number of samples per image, and `curves`, the names of the terms to log.
+(B,). It also defines K, the number of samples per image, and the names of the terms to log.
 """
 
 import math
@@ -15,19 +15,27 @@ from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
 from vae.errors import UserError
-from vae.model.vae import Terms, detached
+from vae.model.vae import VAE, Terms, detached
 
 
 @dataclass
 class Objective(ABC):
-    """Base class."""
+    """Base class. `curves` are the terms that are logged and shown, `details` those that are logged only."""
 
     K: int
     curves: ClassVar[tuple[str, ...]] = ("elbo", "kl", "log_likelihood")
+    details: ClassVar[tuple[str, ...]] = ()
 
     def weight(self, _progress: float) -> float:
         """Return the weight at `progress`, the completed fraction of training, in [0, 1]. By default, it is 1."""
         return 1.0
+
+    def terms(self, vae: VAE, x: Tensor, _N: int) -> Terms:
+        """Return the terms of images x, (B, C, H, W), drawn from N training images.
+
+        A subclass may return a subclass of `Terms` with terms of its own, (B,) or (), which it can log.
+        """
+        return vae.terms(x, self.K)
 
     @abstractmethod
     def __call__(self, terms: Terms, weight: float | Tensor) -> Tensor:
@@ -70,17 +78,24 @@ class Capacity(Objective):
         return terms.log_likelihood - self.gamma * (terms.kl - weight).abs()
 
 
-def batch_mean(values: Tensor) -> Tensor:
-    """Return the mean over the images of a batch, (B, D) -> (D,).
+def whole_batch(values: Tensor) -> Tensor:
+    """Return the rows of the whole batch, given those of this process, (b, D) -> (B, D). In one process, b is B.
 
-    In distributed training, it is the mean over the batches of all processes, with the gradient of the local mean.
+    In distributed training, only the rows of this process have a gradient. It is multiplied by B/b, so that the mean of
+    the gradients over the processes, each with its weight b/B, is the gradient for the whole batch.
     """
-    mean = values.mean(0)
     if not torch.distributed.is_initialized():
-        return mean
-    sums = torch.cat([values.detach().sum(0), values.new_tensor([len(values)])])
-    torch.distributed.all_reduce(sums)
-    return mean + (sums[:-1] / sums[-1] - mean).detach()
+        return values
+    sizes = values.new_zeros(torch.distributed.get_world_size())
+    sizes[torch.distributed.get_rank()] = len(values)
+    torch.distributed.all_reduce(sizes)
+    ends = sizes.long().cumsum(0).tolist()
+    rows = slice(ends[torch.distributed.get_rank()] - len(values), ends[torch.distributed.get_rank()])
+    batch = values.new_zeros(ends[-1], values.shape[1])
+    batch[rows] = values.detach()
+    torch.distributed.all_reduce(batch)
+    batch[rows] += (values - values.detach()) * (ends[-1] / len(values))
+    return batch
 
 
 @dataclass
@@ -96,12 +111,12 @@ class FreeBits(Objective):
     def __call__(self, terms: Terms, _weight: float | Tensor) -> Tensor:
         q, p, z = terms.q_z, terms.p_z, terms.z
         if isinstance(q, Independent) and isinstance(p, Independent):
-            kl = batch_mean(kl_divergence(q.base_dist, p.base_dist))  # (D,)
-            fit = batch_mean(kl_divergence(detached(q).base_dist, p.base_dist))
+            kl = whole_batch(kl_divergence(q.base_dist, p.base_dist)).mean(0)  # (D,)
+            fit = whole_batch(kl_divergence(detached(q).base_dist, p.base_dist)).mean(0)
             free_bits = self.free_bits
         else:
-            kl = batch_mean(terms.kl.unsqueeze(-1))  # (1,)
-            fit = -batch_mean(p.log_prob(z.detach()).mean(0).unsqueeze(-1))
+            kl = whole_batch(terms.kl.unsqueeze(-1)).mean(0)  # (1,)
+            fit = -whole_batch(p.log_prob(z.detach()).mean(0).unsqueeze(-1)).mean(0)
             free_bits = z.shape[-1] * self.free_bits
         return terms.log_likelihood - torch.where(kl > free_bits, kl, free_bits + fit - fit.detach()).sum()
 

@@ -58,8 +58,8 @@ for message in (
 CHECKPOINT_ERRORS = (OSError, RuntimeError, EOFError, KeyError, TypeError, UnpicklingError)
 
 
-def build(cfg: DictConfig, shape: tuple[int, int, int], labels: int = 0) -> VAEModule:
-    """Build the model for images of this shape, (C, H, W), and for this number of labels, if it is conditional.
+def build(cfg: DictConfig, shape: tuple[int, int, int], labels: int = 0, N: int = 1) -> VAEModule:
+    """Build the model for N training images of this shape, (C, H, W), and this number of labels, if it is conditional.
 
     The classes it creates never see cfg. In a conditional model, the encoder sees one more channel, and the decoder
     more latents.
@@ -93,6 +93,7 @@ def build(cfg: DictConfig, shape: tuple[int, int, int], labels: int = 0) -> VAEM
         K=cfg.test.K,
         images=cfg.test.images,
         labels=labels,
+        N=N,
     )
 
 
@@ -101,12 +102,12 @@ def latent_dim(part: DictConfig, labels: int) -> dict[str, int]:
     return {"latent_dim": part.latent_dim + labels} if "latent_dim" in part else {}
 
 
-def load_trained(cfg: DictConfig, shape: tuple[int, int, int], folder: Path, labels: int = 0) -> VAEModule:
+def load_trained(cfg: DictConfig, shape: tuple[int, int, int], folder: Path, labels: int = 0, N: int = 1) -> VAEModule:
     """Load the model of the run in `folder` with the weights of its best epoch.
 
     It is on the GPU if the config asks for one and one is available. Raises UserError if the checkpoint is damaged.
     """
-    module = build(cfg, shape, labels)
+    module = build(cfg, shape, labels, N)
     gpu = cfg.trainer.accelerator != "cpu" and torch.cuda.is_available()
     device = torch.device("cuda" if gpu else "cpu")
     path = folder / "checkpoints" / BEST
@@ -228,7 +229,7 @@ def train(cfg: DictConfig, folder: Path) -> None:
     seed_everything(cfg.seed, verbose=False)
     data = load_dataset(cfg, folder)
     choose_likelihood(cfg, data, folder)
-    module = build(cfg, data.shape, len(data.label_values))
+    module = build(cfg, data.shape, len(data.label_values), len(data.images["train"].pixels))
     check_support(module, data, cfg)
     check_compatibility(module, data)
     checkpoints, history = folder / "checkpoints", MetricsCSV(folder)

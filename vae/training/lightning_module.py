@@ -44,7 +44,7 @@ class VAEModule(LightningModule):
     `optimizer` is called with the parameters. `schedule` is called with the fraction of the training that is done, in
     [0, 1], and returns the factor of the learning rate. Callbacks set `compiled_step` and `cuda_graph`, which then take
     the steps on full batches. A conditional model has a number of `labels`: it is trained on pairs of images and
-    labels, whole numbers below `labels`.
+    labels, whole numbers below `labels`. `N` is the number of training images, for objectives that need it.
     """
 
     def __init__(
@@ -59,6 +59,7 @@ class VAEModule(LightningModule):
         K: int,
         images: int | None,
         labels: int = 0,
+        N: int = 1,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False  # one training_step takes several optimizer steps
@@ -72,13 +73,15 @@ class VAEModule(LightningModule):
         self.K = K
         self.images = images
         self.labels = labels
+        self.N = N
         self.compiled_step: CompiledStep | None = None
         self.cuda_graph: CUDAGraphStepper | None = None
 
         renamed = {} if vae.likelihood.normalized else UNNORMALIZED
         self.curves = {renamed.get(term, term): term for term in objective.curves}  # metric name: attribute of Terms
+        self.logged = self.curves | {term: term for term in objective.details}
         self.has_elbo = "elbo" in self.curves
-        self.metric_names = [*self.curves, "objective"]
+        self.metric_names = [*self.logged, "objective"]
         self.latest_metrics: dict[str, float] = {}
         self.train_means = RunningMeans(self.metric_names)
         self.pending: list[tuple[Tensor, int]] = []  # sums (n,) and number of images of steps not yet in train_means
@@ -163,7 +166,7 @@ class VAEModule(LightningModule):
         self.val_means.sums = self.all_reduce_sum(torch.as_tensor(self.val_means.sums))
         values = self.val_means.compute("val")
         if not math.isfinite(values["val/objective"]):
-            means = {name: values[f"val/{name}"] for name in self.curves}
+            means = {name: values[f"val/{name}"] for name in self.logged}
             raise UserError(self.divergence_message(f"in epoch {self.current_epoch + 1}", means))
         self.log_dict(values, logger=False, sync_dist=True)  # for ModelCheckpoint and EarlyStopping
         if not self.trainer.sanity_checking:
@@ -279,9 +282,9 @@ class VAEModule(LightningModule):
 
     def compute_metrics(self, x: Tensor, weight: float | Tensor, *y: Tensor) -> Tensor:
         """Return the metrics of images x, (n, B). Only the last one, the objective, has a gradient."""
-        terms = self.vae.given(*y).terms(x, self.objective.K)
-        curves = [getattr(terms, term).detach() for term in self.curves.values()]
-        return torch.stack([*curves, self.objective(terms, weight)])
+        terms = self.objective.terms(self.vae.given(*y), x, self.N)
+        logged = [getattr(terms, term).detach().expand(len(x)) for term in self.logged.values()]
+        return torch.stack([*logged, self.objective(terms, weight)])
 
     def flush_metrics(self) -> None:
         """Add the pending steps to `train_means`. Raises UserError if the objective of a step is not finite."""
@@ -291,13 +294,13 @@ class VAEModule(LightningModule):
         sums = self.all_reduce_sum(torch.stack([sums for sums, _ in steps])).cpu()
         images = [images for _, images in steps]
         means = (sums / sums.new_tensor(images)[:, None]).tolist()
-        for i, (*curves, objective) in enumerate(means):
+        for i, (*logged, objective) in enumerate(means):
             if not math.isfinite(objective):
                 step = self.global_step - len(steps) + i + 1
                 if self.train_means.images:
                     self.log_metrics(self.train_means.compute("train"), step - 1)
-                curve_means = dict(zip(self.curves, curves, strict=True))
-                raise UserError(self.divergence_message(f"at step {step}", curve_means))
+                logged_means = dict(zip(self.logged, logged, strict=True))
+                raise UserError(self.divergence_message(f"at step {step}", logged_means))
             self.train_means.update(sums[i], images[i])
             self.images_seen += images[i]
 
