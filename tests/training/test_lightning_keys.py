@@ -167,6 +167,19 @@ def make_trainer(**options):
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_validation_and_test_keep_32_bits(module):
+    x = torch.randint(2, (50, 1, 4, 4), generator=torch.Generator().manual_seed(0)).float()
+    results = []
+    for precision in ("32-true", "bf16-mixed"):
+        trainer = make_trainer(precision=precision)
+        trainer.test(module, DataLoader(x, 10), verbose=False)
+        torch.manual_seed(0)
+        trainer.validate(module, DataLoader(x, 10), verbose=False)
+        results.append(module.test_metrics.compute() | module.val_means.compute("val"))
+    assert results[0] == results[1]
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_a_module_trains_with_another_data_loader(module):
     x = torch.randint(2, (50, 1, 4, 4), generator=torch.Generator().manual_seed(0))
     pairs = DataLoader(TensorDataset(x.float(), torch.zeros(50)), 10)

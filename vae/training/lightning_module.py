@@ -160,7 +160,9 @@ class VAEModule(LightningModule):
         x, *y = self.model_input(batch)
         final_weight = self.objective.weight(1.0)
         (shard, *labels), share = self.local_shard(x, *y)
-        self.val_means.update(self.compute_metrics(shard, final_weight, *labels).sum(1) * share, len(x))
+        with torch.autocast(self.device.type, enabled=False):  # trainer.precision is for the training
+            metrics = self.compute_metrics(shard, final_weight, *labels)
+        self.val_means.update(metrics.sum(1) * share, len(x))
 
     def on_validation_epoch_end(self) -> None:
         self.val_means.sums = self.all_reduce_sum(torch.as_tensor(self.val_means.sums))
@@ -182,7 +184,8 @@ class VAEModule(LightningModule):
         self.test_metrics = TestMetrics(self.vae, self.curves, mean_image, self.K if self.has_elbo else 0, self.images)
 
     def test_step(self, batch: Any, _i: int) -> None:
-        self.test_metrics.update(*self.model_input(batch))
+        with torch.autocast(self.device.type, enabled=False):
+            self.test_metrics.update(*self.model_input(batch))
 
     def on_test_epoch_end(self) -> None:
         self.log_metrics(self.test_metrics.compute())
