@@ -61,8 +61,22 @@ def number_labels(names: Iterable[str]) -> tuple[Tensor, list[str]]:
 
 
 def one_hot(labels: Tensor, n: int) -> Tensor:
-    """Return labels from 0 to n - 1, (N,), as rows of zeros with a one, (N, n). On a GPU it does not synchronise."""
-    return torch.eye(n, device=labels.device)[labels]
+    """Return labels from 0 to n - 1, (N,), as rows of zeros with a one, (N, n); -1 becomes a row of zeros.
+
+    On a GPU it does not synchronise.
+    """
+    return torch.eye(n + 1, n, device=labels.device)[labels]
+
+
+def balanced_rows(labels: Tensor, n: int, rng: torch.Generator) -> Tensor:
+    """Return n random rows of labels, (N,), with equally many of each label, as far as they reach."""
+    order = torch.randperm(len(labels), generator=rng)
+    _, label = labels[order].unique(return_inverse=True)
+    by_label = label.argsort(stable=True)
+    counts = label.bincount()
+    rank = torch.empty_like(label)  # of each row among those with its label
+    rank[by_label] = torch.arange(len(label)) - (counts.cumsum(0) - counts).repeat_interleave(counts)
+    return order[rank.argsort(stable=True)[:n]]
 
 
 def height_and_width(size: int | Sequence[int]) -> tuple[int, int]:
@@ -93,6 +107,7 @@ class ImageDataModule(LightningDataModule, ABC):
         self.train_batches: int | float = 1.0  # number or fraction of the batches that an epoch takes
         self.overfit = False  # whether every epoch has the batches of the first
         self.conditional = False  # whether batches have labels, and the model is conditional
+        self.labelled: int | None = None  # number of training images whose labels are used; None: all
 
     def prepare_data(self) -> None:
         if not self.images:  # Lightning calls this again in every stage
@@ -215,6 +230,24 @@ class ImageDataModule(LightningDataModule, ABC):
         return values
 
     @property
+    def labelled_rows(self) -> Tensor | None:
+        """The `labelled` training images whose labels are used, balanced over the labels, by `seed`; None: all.
+
+        Raises UserError if there are fewer images, or more labels.
+        """
+        if self.labelled is None:
+            return None
+        pixels, labels, n = self.images["train"].pixels, self.label_index("train"), len(self.label_values)
+        if labels is None:
+            raise UserError(f"objective.labelled={self.labelled}: expected conditional=true")
+        if not isinstance(pixels, Tensor):
+            raise UserError(f"objective.labelled={self.labelled}: expected images that fit in dataset.max_memory")
+        if not n <= self.labelled <= len(pixels):
+            limits = f"{n}, one for each label, to {len(pixels)}, the number of training images"
+            raise UserError(f"objective.labelled={self.labelled}: expected {limits}")
+        return balanced_rows(labels, self.labelled, generator(torch.device("cpu"), RNGPurpose.LABELLED, self.seed))
+
+    @property
     def label_names(self) -> list[str]:
         """The names of `label_values`."""
         return [self.images["train"].label_name(label) for label in self.label_values.tolist()]
@@ -244,9 +277,11 @@ class ImageDataModule(LightningDataModule, ABC):
         return self.images[split].pixels.to(self.trainer.strategy.root_device)
 
     def labels_on_device(self, split: str) -> Tensor | None:
-        """Return `label_index` on the training device."""
+        """Return `label_index` on the training device. It is -1 for training images whose labels are not used."""
         assert self.trainer is not None
-        index = self.label_index(split)
+        index, rows = self.label_index(split), self.labelled_rows if split == "train" else None
+        if index is not None and rows is not None:
+            index = torch.full_like(index, -1).index_copy(0, rows, index[rows])
         return None if index is None else index.to(self.trainer.strategy.root_device)
 
     def train_dataloader(self) -> EpochLoader:

@@ -12,6 +12,7 @@ from datamodules.pixels import Binarize, RNGPurpose, generator, to_float
 BATCHES_PER_CHUNK = 10  # batches that are binarised together and passed to one training_step
 BATCHES_PER_CHUNK_ON_GPU = 100  # a GPU takes a step in a hundredth of the time of Lightning's overhead per call
 MAX_CHUNK_PIXELS_ON_GPU = 2**25  # limits the memory of a chunk
+LABELLED_EVERY = 10  # if only some images have labels, one in so many is drawn from these
 BLOCK_BYTES = 2**20  # consecutive images of a file that stay together when its order is shuffled
 BUFFER_BYTES = 2**27  # images of a file that are shuffled together
 
@@ -44,8 +45,9 @@ class EpochLoader:
     """Training data loader: shuffle and transform the pixels in each epoch, and yield chunks of several batches.
 
     The order and the random numbers of `per_batch_transform` depend on `seed` and `epoch()` only. An epoch has all
-    images, or `images` of them, with their `labels`, (N,), if given. `state_dict` and `load_state_dict`, which
-    Lightning calls, resume an interrupted epoch at its next chunk.
+    images, or `images` of them, with their `labels`, (N,), if given. Missing labels are -1. If there are any, every
+    tenth image is replaced by one with a label: these take turns. `state_dict` and `load_state_dict`, which Lightning
+    calls, resume an interrupted epoch at its next chunk.
     """
 
     def __init__(
@@ -78,6 +80,10 @@ class EpochLoader:
     ) -> Iterator[Batches]:
         """Yield pixels in random order, without the first chunks of the epoch, which an interrupted run has used."""
         order = torch.randperm(len(pixels), generator=rng, device=pixels.device)
+        if labels is not None and (labels < 0).any():
+            n, labelled = len(order[::LABELLED_EVERY]), (labels >= 0).nonzero().squeeze(1)
+            turns = torch.rand(-(-n // len(labelled)), len(labelled), generator=rng, device=pixels.device).argsort(1)
+            order[::LABELLED_EVERY] = labelled[turns.flatten()[:n]]
         for rows in order[: self.images].split(self.chunk_size):
             transformed = self.per_batch_transform(pixels.index_select(0, rows), rng)
             batches = Batches(transformed, self.batch_size, None if labels is None else labels[rows])

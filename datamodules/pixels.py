@@ -81,6 +81,7 @@ class RNGPurpose(IntEnum):
     FIXED_BINARIZATION = 2
     EPOCH = 3
     RANK = 4
+    LABELLED = 5
 
 
 def generator(device: torch.device, purpose: RNGPurpose, *seed: int) -> torch.Generator:

@@ -11,6 +11,7 @@ import yaml
 from conftest import compose_config
 from omegaconf import OmegaConf
 
+from datamodules.base import one_hot
 from vae.config.command_line import choices, folder_name, run_name
 from vae.config.schema import CONF, Config, validate
 from vae.training.experiment import build
@@ -89,7 +90,7 @@ GROUPS = {
     ],
     "callbacks": ["model_summary", "none"],
     "logger": ["csv", "mlflow", "none", "tensorboard", "wandb"],
-    "objective": ["autoencoder", "beta", "capacity", "dreg", "elbo", "free_bits", "free_bits_4", "iwae"],
+    "objective": ["autoencoder", "beta", "capacity", "dreg", "elbo", "free_bits", "free_bits_4", "iwae", "m2"],
     "objective/schedule": ["constant", "cyclical", "linear"],
     "optimizer": ["adadelta", "adagrad", "adam", "adamw", "rmsprop", "sgd"],
     "optimizer/schedule": ["burda2015", "constant", "one_cycle"],
@@ -131,13 +132,15 @@ def test_every_choice_is_valid_and_trains_a_step(group, choice):
         "hidden_size=8",
     )
     validate(cfg)
-    module = build(cfg, (3, 6, 4))
+    labels = 2 if cfg.conditional else 0
+    module = build(cfg, (3, 6, 4), labels)
     x = torch.tensor([0.0, 1.0])[torch.randint(2, (5, 3, 6, 4))]
+    y = [one_hot(torch.tensor([0, 1, 0, 1, 1]), labels)] if labels else []
     before = [p.clone() for p in module.parameters()]
     optimizer = module.optimizer(module.parameters())
     for _ in range(2):  # the first layer of a residual block has a gradient only after the last has changed
         optimizer.zero_grad()
-        loss = -module.compute_metrics(x, module.objective.weight(0.5))[-1].mean()
+        loss = -module.compute_metrics(x, module.objective.weight(0.5), *y)[-1].mean()
         loss.backward()
         optimizer.step()
     assert torch.isfinite(loss)

@@ -4,9 +4,8 @@ import pytest
 import torch
 from conftest import compose_config
 from fakes import PRIORS
-from linear_gaussian import NOISE, PIXELS, SHAPE, D, Gaussian
-from torch import nn
-from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal, Normal
+from linear_gaussian import LABELS, NOISE, SHAPE, D, linear_gaussian_of_labels
+from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 from torch.testing import assert_close
 
 from datamodules.base import one_hot
@@ -14,50 +13,10 @@ from vae.acceleration.compilation import CompiledStep
 from vae.errors import UserError
 from vae.evaluate.scores import cached_scores
 from vae.model.estimator import anomaly_score, importance_sample
-from vae.model.networks import ConditionalDecoder, ConditionalEncoder
 from vae.model.posteriors import DiagonalNormal
-from vae.model.priors import Mixture, StandardNormal, VampPrior
+from vae.model.priors import Mixture, VampPrior
 from vae.model.sampling import sample_prior
-from vae.model.vae import VAE
 from vae.training.experiment import build
-
-LABELS = 3
-
-
-class ExactPosterior(nn.Module):
-    """Encoder of (image, channel of the label): the exact p(z|x, y) of x = Wz + b_y + noise, if the channel is b_y."""
-
-    def __init__(self, W):
-        super().__init__()
-        self.covariance = torch.linalg.inv(torch.eye(D) + W.T @ W / NOISE**2)
-        self.to_mean = self.covariance @ W.T / NOISE**2
-
-    def forward(self, x):
-        pixels, channel = x.flatten(2).unbind(1)
-        return MultivariateNormal((pixels - channel) @ self.to_mean.T, self.covariance)
-
-
-class LinearPixels(nn.Linear):
-    def forward(self, z):
-        return super().forward(z).unflatten(-1, SHAPE)
-
-
-def linear_gaussian_of_labels(n):
-    """Return a conditional VAE with x = Wz + b_y + noise, n images, their labels y, and their exact log p(x|y)."""
-    torch.manual_seed(0)
-    W, b = torch.randn(PIXELS, D), 3 * torch.randn(PIXELS, LABELS)
-    y = one_hot(torch.arange(n) % LABELS, LABELS)
-    marginal = MultivariateNormal(y @ b.T, W @ W.T + NOISE**2 * torch.eye(PIXELS))
-    x = marginal.sample()
-    encoder, decoder = (
-        ConditionalEncoder(ExactPosterior(W), LABELS, SHAPE),
-        LinearPixels(D + LABELS, PIXELS, bias=False),
-    )
-    with torch.no_grad():
-        encoder.embedding.weight.copy_(b)
-        decoder.weight.copy_(torch.cat([W, b], 1))
-    vae = VAE(encoder, nn.Identity(), ConditionalDecoder(decoder), Gaussian(), StandardNormal(D, SHAPE, LABELS))
-    return vae, x.unflatten(-1, SHAPE), y, marginal.log_prob(x)
 
 
 def test_every_importance_weight_is_the_exact_log_px_of_the_label(tmp_path):
@@ -261,7 +220,7 @@ def test_a_vampprior_with_fewer_pseudo_inputs_than_labels_is_refused():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("line", ["", "architecture=conv prior=flow", "prior=vampprior objective=dreg"])
+@pytest.mark.parametrize("line", ["", "architecture=conv prior=flow", "prior=vampprior objective=dreg", "objective=m2"])
 def test_a_compiled_step_takes_the_labels_of_each_batch(line):
     from pytorch_lightning import Trainer
 
@@ -269,7 +228,8 @@ def test_a_compiled_step_takes_the_labels_of_each_batch(line):
     module = build(compose_config(*line.split(), "hidden_size=9", "latent_dim=4"), (1, 8, 8), LABELS)
     module.trainer = Trainer(logger=False, barebones=True)
     x = torch.rand(6, 1, 8, 8).round()
-    first, second = (one_hot(torch.tensor(labels), LABELS) for labels in ([0, 1, 2, 0, 1, 2], [2, 2, 1, 1, 0, 0]))
+    other = [2, -1, 1, 1, -1, 0] if "m2" in line else [2, 2, 1, 1, 0, 0]
+    first, second = (one_hot(torch.tensor(labels), LABELS) for labels in ([0, 1, 2, 0, 1, 2], other))
     step = CompiledStep(module, x, first)
     for y in (first, second):
         torch.manual_seed(5)

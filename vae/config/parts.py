@@ -168,6 +168,11 @@ class FreeBits(Objective, target="vae.model.objectives.FreeBits"):
     free_bits: NonNegativeFloat
 
 
+class M2(Objective, target="vae.model.semi_supervised.M2"):
+    alpha: NonNegativeFloat
+    labelled: PositiveInt
+
+
 class Posterior(Section):
     latent_dim: PositiveInt
 

@@ -93,10 +93,19 @@ class Terms:
 
 
 class VAE(nn.Module):
-    """The prior p(z), the decoder and likelihood p(x|z), and the encoder and posterior q(z|x)."""
+    """The prior p(z), the decoder and likelihood p(x|z), and the encoder and posterior q(z|x).
+
+    A semi-supervised model also has a classifier, q(y|x).
+    """
 
     def __init__(
-        self, encoder: nn.Module, posterior: nn.Module, decoder: nn.Module, likelihood: Likelihood, prior: nn.Module
+        self,
+        encoder: nn.Module,
+        posterior: nn.Module,
+        decoder: nn.Module,
+        likelihood: Likelihood,
+        prior: nn.Module,
+        classifier: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -104,6 +113,7 @@ class VAE(nn.Module):
         self.decoder = decoder
         self.likelihood = likelihood
         self.prior = prior
+        self.classifier = classifier
         self.y: tuple[Tensor, ...] = ()  # the labels that a conditional model is given
 
     def given(self, *y: Tensor) -> Self:
@@ -127,6 +137,11 @@ class VAE(nn.Module):
     def q(self, x: Tensor, *y: Tensor) -> Distribution:
         """Return q(z|x), or q(z|x, y), for images x, (B, C, H, W)."""
         return self.posterior(self.encoder(x, *y))
+
+    def log_qy_x(self, x: Tensor) -> Tensor:
+        """Return log q(y|x) of images x, (B, C, H, W), for each label, (B, labels), in a semi-supervised model."""
+        assert self.classifier
+        return self.classifier(x).log_softmax(-1)
 
     def q_z(self, x: Tensor) -> Distribution:
         """Return q(z|x) for images x, (B, C, H, W)."""

@@ -62,7 +62,7 @@ def build(cfg: DictConfig, shape: tuple[int, int, int], labels: int = 0, N: int 
     """Build the model for N training images of this shape, (C, H, W), and this number of labels, if it is conditional.
 
     The classes it creates never see cfg. In a conditional model, the encoder sees one more channel, and the decoder
-    more latents.
+    more latents. The classifier of a semi-supervised model is another encoder.
     """
     posterior, likelihood = (
         instantiate(cfg.posterior),
@@ -81,7 +81,10 @@ def build(cfg: DictConfig, shape: tuple[int, int, int], labels: int = 0, N: int 
     prior = instantiate(cfg.prior, shape=shape, **({"labels": labels} if labels else {}))
     if labels:
         encoder, decoder = ConditionalEncoder(encoder, labels, shape), ConditionalDecoder(decoder)
-    vae = VAE(encoder, posterior, decoder, likelihood, prior)
+    classifier = None
+    if "labelled" in cfg.objective:
+        classifier = instantiate(cfg.architecture.encoder, shape=shape, outputs=labels)
+    vae = VAE(encoder, posterior, decoder, likelihood, prior, classifier)
     return VAEModule(
         vae,
         objective=instantiate(cfg.objective),
@@ -127,13 +130,14 @@ def load_dataset(cfg: DictConfig, folder: Path) -> ImageDataModule:
     """Load the images of the run in `folder` into memory. Raises UserError if they have changed since it began."""
     data = instantiate(cfg.dataset)
     data.conditional = cfg.get("conditional", False)  # older runs lack this key
+    data.labelled = cfg.objective.get("labelled")
     image_keys = {key: value for key, value in cfg.dataset.items() if key not in ("batch_size", "seed")}
     data.images = DATASET_CACHE.setdefault(f"{os.getcwd()} {image_keys}", data.images)
     while len(DATASET_CACHE) > 4:
         del DATASET_CACHE[next(iter(DATASET_CACHE))]
     data.prepare_data()
     data.setup()
-    _ = data.label_values  # a conditional model needs labels
+    _ = data.label_values, data.labelled_rows  # a conditional model needs labels
     check_run_data(data, folder)
     return data
 

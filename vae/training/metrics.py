@@ -34,7 +34,8 @@ class RunningMeans:
 
 
 class TestMetrics:
-    """Test metrics: the means of the curves, squared error, active units, and log p(x); for colour images, similarity.
+    """Test metrics: the means of the curves, squared error, active units, and log p(x); for colour images, similarity;
+    of a classifier, the error.
 
     `curves` maps metric names to attributes of Terms. `mean_image`, (C, H, W), is the mean of the training images.
     Without it, one metric is left out. log p(x) is computed with K importance samples for the first `images` images
@@ -49,6 +50,7 @@ class TestMetrics:
         self.latents: list[Tensor] = []  # the means of q(z|x), (B, D)
         self.squared_errors: list[Tensor] = []  # of the reconstruction, and of mean_image, (1 or 2, B)
         self.similarity: list[Tensor] = []  # silhouette_iou and colour_distance, (2, B)
+        self.errors: list[Tensor] = []  # whether a classifier is wrong, (B,)
 
     def update(self, x: Tensor, *y: Tensor) -> None:
         """Add a batch of images x, (B, C, H, W), with their labels y, (B, labels), in a conditional model."""
@@ -64,6 +66,8 @@ class TestMetrics:
         if x.shape[1] == 3:
             picture = vae.decode(z)
             self.similarity.append(torch.stack([silhouette_iou(x, picture), colour_distance(x, picture)]))
+        if vae.classifier:
+            self.errors.append((vae.log_qy_x(x).argmax(1) != y[0].argmax(1)).float())
         if self.images_remaining > 0:
             n = self.images_remaining
             vae = self.vae.given(*(label[:n] for label in y))
@@ -78,6 +82,8 @@ class TestMetrics:
         if self.similarity:
             iou, distance = torch.cat(self.similarity, 1).mean(1).tolist()
             values |= {"test/silhouette_iou": iou, "test/colour_distance": distance}
+        if self.errors:
+            values["test/error"] = torch.cat(self.errors).mean().item()
         if self.log_px:
             scores = summarize(torch.cat(self.log_px), self.vae, self.pixels)
             values |= {f"test/{name}": value for name, value in scores.items()}
