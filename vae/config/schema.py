@@ -149,6 +149,15 @@ class Config(BaseModel, strict=True, extra="forbid"):
     dataset: Dataset
 
     @model_validator(mode="after")
+    def _clips_unscaled_gradients(self) -> Self:
+        if self.gradient_clip_val and self.trainer.precision == "16-mixed":
+            raise UserError(
+                f"gradient_clip_val={self.gradient_clip_val}: expected null with trainer.precision=16-mixed, "
+                "or trainer.precision=bf16-mixed"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _latent_dims_agree(self) -> Self:
         for name, part in {
             "posterior": self.posterior,

@@ -126,7 +126,7 @@ class VAEModule(LightningModule):
 
     def on_train_start(self) -> None:
         # Lightning's optimizer wrapper is slow, and needed only to scale gradients or to synchronise processes
-        self.uses_raw_optimizer = self.trainer.world_size == 1 and self.trainer.precision == "32-true"
+        self.uses_raw_optimizer = self.trainer.world_size == 1 and self.trainer.precision != "16-mixed"
         if self.global_rank:  # each process has its own noise; rank 0 has that of a run in one process
             rank = generator(torch.device("cpu"), RNGPurpose.RANK, self.seed, self.global_rank)
             torch.manual_seed(rank.initial_seed())
@@ -270,8 +270,7 @@ class VAEModule(LightningModule):
         """Set the gradients for images x, and clip them; return the sums of the metrics, (n,)."""
         sums = self.forward_backward(x, weight, *y)
         if self.gradient_clip_val:
-            optimizer: Any = self.optimizers()
-            self.clip_gradients(optimizer, self.gradient_clip_val, "norm")
+            torch.nn.utils.clip_grad_norm_(self.vae.parameters(), self.gradient_clip_val)
         return sums
 
     def forward_backward(self, x: Tensor, weight: float | Tensor, *y: Tensor) -> Tensor:
