@@ -206,6 +206,18 @@ class TwoLayers(Prior, target="vae.model.priors.TwoLayers"):
     hidden_size: HiddenSize
 
 
+class Noise(Section):
+    pass
+
+
+class GaussianNoise(Noise, target="vae.model.noise.Gaussian"):
+    sigma: NonNegativeFloat
+
+
+class Masking(Noise, target="vae.model.noise.Masking"):
+    p: Annotated[float, Field(ge=0, lt=1, description="a number of 0 or more, below 1")]
+
+
 class Likelihood(Section):
     pass
 

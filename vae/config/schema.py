@@ -12,6 +12,7 @@ from vae.config.parts import (
     Dataset,
     HiddenSize,
     Likelihood,
+    Noise,
     Objective,
     Optimizer,
     PositiveFloat,
@@ -141,6 +142,7 @@ class Config(BaseModel, strict=True, extra="forbid"):
     likelihood: Likelihood
     posterior: Posterior
     prior: Prior
+    noise: Noise = Noise()
     objective: Objective
     optimizer: Optimizer
     trainer: Trainer

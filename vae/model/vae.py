@@ -95,7 +95,7 @@ class Terms:
 class VAE(nn.Module):
     """The prior p(z), the decoder and likelihood p(x|z), and the encoder and posterior q(z|x).
 
-    A semi-supervised model also has a classifier, q(y|x).
+    A semi-supervised model also has a classifier, q(y|x). In training, `noise` changes the images that are encoded.
     """
 
     def __init__(
@@ -106,6 +106,7 @@ class VAE(nn.Module):
         likelihood: Likelihood,
         prior: nn.Module,
         classifier: nn.Module | None = None,
+        noise: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -114,6 +115,7 @@ class VAE(nn.Module):
         self.likelihood = likelihood
         self.prior = prior
         self.classifier = classifier
+        self.noise = noise or nn.Identity()
         self.y: tuple[Tensor, ...] = ()  # the labels that a conditional model is given
 
     def given(self, *y: Tensor) -> Self:
@@ -141,11 +143,11 @@ class VAE(nn.Module):
     def log_qy_x(self, x: Tensor) -> Tensor:
         """Return log q(y|x) of images x, (B, C, H, W), for each label, (B, labels), in a semi-supervised model."""
         assert self.classifier
-        return self.classifier(x).log_softmax(-1)
+        return self.classifier(self.noise(x)).log_softmax(-1)
 
     def q_z(self, x: Tensor) -> Distribution:
         """Return q(z|x) for images x, (B, C, H, W)."""
-        return self.q(x, *self.y)
+        return self.q(self.noise(x), *self.y)
 
     def p_z(self) -> Distribution:
         """Return p(z)."""

@@ -84,7 +84,8 @@ def build(cfg: DictConfig, shape: tuple[int, int, int], labels: int = 0, N: int 
     classifier = None
     if "labelled" in cfg.objective:
         classifier = instantiate(cfg.architecture.encoder, shape=shape, outputs=labels)
-    vae = VAE(encoder, posterior, decoder, likelihood, prior, classifier)
+    noise = instantiate(cfg.noise) if "noise" in cfg else None  # older runs lack this key
+    vae = VAE(encoder, posterior, decoder, likelihood, prior, classifier, noise)
     return VAEModule(
         vae,
         objective=instantiate(cfg.objective),
