@@ -2,7 +2,7 @@
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -21,13 +21,15 @@ EVAL_BATCH = 500  # batch size of validation and test
 class Images(NamedTuple):
     """pixels: (N, C, H, W), uint8, bool, or float in [0, 1]; labels: (N,) or None; names: N strings or None.
 
-    `classes` are the names of the labels: label i is called classes[i]. Without it, labels are numbers.
+    `classes` are the names of the labels: label i is called classes[i]. Without it, labels are numbers. `factors` are
+    what the images were made from, if that is known: the name of each and its values, (N,), whole numbers.
     """
 
     pixels: Tensor | StoredPixels
     labels: Tensor | None = None
     names: Sequence[str] | None = None
     classes: Sequence[str] | None = None
+    factors: Mapping[str, Tensor] | None = None
 
     def label_name(self, label: int) -> str:
         """Return the name of a label, or its number."""
@@ -44,7 +46,8 @@ class Images(NamedTuple):
         """Return the images with these indices."""
         labels = None if self.labels is None else self.labels[rows]
         names = self.names and [self.names[i] for i in rows.tolist()]
-        return self._replace(pixels=self.pixels[rows], labels=labels, names=names)
+        factors = self.factors and {name: values[rows] for name, values in self.factors.items()}
+        return self._replace(pixels=self.pixels[rows], labels=labels, names=names, factors=factors)
 
 
 def number_labels(names: Iterable[str]) -> tuple[Tensor, list[str]]:

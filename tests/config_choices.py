@@ -6,7 +6,10 @@ from vae.config.schema import CONF
 
 CHOICES = [
     "",
-    *(f"objective={name}" for name in ("beta", "capacity", "free_bits", "free_bits_4", "iwae", "dreg")),
+    *(
+        f"objective={name}"
+        for name in ("beta", "capacity", "free_bits", "free_bits_4", "iwae", "dreg", "beta_tc", "info", "dip")
+    ),
     "objective=beta objective/schedule=cyclical",
     "objective=autoencoder posterior=point",
     *(f"prior={name}" for name in PRIORS),

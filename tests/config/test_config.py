@@ -53,6 +53,7 @@ GROUPS = {
         "mnist",
         "omniglot",
         "pokemon",
+        "shapes",
         "svhn",
     ],
     "experiment": [
@@ -91,7 +92,10 @@ GROUPS = {
     "callbacks": ["model_summary", "none"],
     "logger": ["csv", "mlflow", "none", "tensorboard", "wandb"],
     "noise": ["gaussian", "masking", "none"],
-    "objective": ["autoencoder", "beta", "capacity", "dreg", "elbo", "free_bits", "free_bits_4", "iwae", "m2"],
+    "objective": [
+        *("autoencoder", "beta", "beta_tc", "capacity", "dip", "dreg", "elbo", "free_bits", "free_bits_4", "info"),
+        *("iwae", "m2"),
+    ],
     "objective/schedule": ["constant", "cyclical", "linear"],
     "optimizer": ["adadelta", "adagrad", "adam", "adamw", "rmsprop", "sgd"],
     "optimizer/schedule": ["burda2015", "constant", "one_cycle"],

@@ -17,6 +17,7 @@ from vae import figures
 from vae.config.schema import CONF
 from vae.latent import __main__ as latent
 from vae.latent import probes
+from vae.latent.disentanglement import disentanglement
 from vae.runs.run_folder import read_finished_run
 from vae.training.experiment import load_dataset, load_trained
 
@@ -159,6 +160,40 @@ def test_classifiers_need_two_labels(cli, runs, run_latent):
     assert (found["split"], found["images"]) == ("val", {"clustered": 60, "fitted": 240, "tested": 120})
 
 
+class Factored(Bars):
+    """Bars, of which the row is known as a quantity and as the half of the image."""
+
+    def load(self):
+        return {
+            split: images._replace(factors={"row": images.labels.float(), "half": images.labels // 4})
+            for split, images in super().load().items()
+        }
+
+
+def test_known_factors_are_kept_and_compared_with_the_codes(cli, runs, run_latent):
+    cli("dataset._target_=test_latent.Factored", "trainer.max_epochs=2")
+    (folder,) = runs()
+    code, out, err = run_latent("split=val", "K=2", "images=200")
+    assert (code, err) == (0, "")
+    data, vae = load_run(folder)
+    found = json.loads((folder / "latent/latent.json").read_text())["factors"]
+    assert (found["split"], found["names"]) == ("val", ["row", "half"])
+    assert found["images"] == {"fitted": 200, "tested": 60}
+    images, train = data.images["val"], data.images["train"].select(latent.random_rows(240, 200))
+    with np.load(folder / "latent/codes.npz") as saved, torch.inference_mode():
+        np.testing.assert_array_equal(saved["factor_row"], images.labels)
+        np.testing.assert_array_equal(saved["factor_half"], images.labels // 4)
+        codes, fitted_to = saved["mean"], vae.q_z(data.x("train", latent.random_rows(240, 200))).mean.numpy()
+    factors, train_factors = (
+        {"row": p.labels.float().numpy(), "half": (p.labels // 4).numpy()} for p in (images, train)
+    )
+    expected = disentanglement(codes, factors, fitted_to, train_factors)
+    ours = found["found"]["codes"]
+    assert ours == pytest.approx({"features": codes.shape[1], **expected}, abs=0.02)
+    assert f"{ours['mig']:.3f}" in out
+    assert found["found"]["principal components"]["informativeness"] > 0.5
+
+
 class Unlabelled(Bars):
     """Bars with names and without labels."""
 
@@ -175,6 +210,7 @@ def test_run_without_labels_and_log_px(cli, runs, run_latent):
     code, out, err = run_latent("split=val")
     assert (code, err) == (0, "")
     assert "no labels, or fewer than 5 images per label" in out
+    assert "no known factors: MIG, SAP, the FactorVAE score and DCI are skipped" in out
     assert "highest anomaly scores, by squared error of the reconstruction: val-" in out
     assert sorted(path.name for path in (folder / "latent").iterdir()) == ["codes.npz", "map.png", "strangest.png"]
     data, vae = load_run(folder)

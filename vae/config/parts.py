@@ -173,6 +173,20 @@ class M2(Objective, target="vae.model.semi_supervised.M2"):
     labelled: PositiveInt
 
 
+class BetaTC(Objective, target="vae.model.aggregate_posterior.BetaTC"):
+    beta: NonNegativeFloat
+
+
+class Info(Objective, target="vae.model.aggregate_posterior.Info"):
+    alpha: UnitInterval
+    lambda_: Annotated[float, Field(ge=1, allow_inf_nan=False, description="a number of 1 or more")]
+
+
+class DIP(Objective, target="vae.model.aggregate_posterior.DIP"):
+    lambda_od: NonNegativeFloat
+    lambda_d: NonNegativeFloat
+
+
 class Posterior(Section):
     latent_dim: PositiveInt
 

@@ -2,22 +2,27 @@
 
 Without run=, the newest finished run in outputs/ is used. The results are written to latent/ in the folder of the run:
 
-  codes.npz        the means of q(z|x), the log-variances of a diagonal Gaussian, labels and their names, classes
+  codes.npz        the means of q(z|x), the log-variances of a diagonal Gaussian, labels and their names, classes,
+                   known factors
   map.png          the codes in two dimensions, by map=pca or map=umap
   strangest.png    the images with the highest anomaly score, beside their reconstructions. score=log_px estimates
                    -log p(x) with K=50 samples, score=reconstruction is the squared error
-  latent.json      how well clusters and simple classifiers of the codes agree with the labels
+  latent.json      how well clusters and simple classifiers of the codes agree with the labels, and how well single
+                   dimensions stand for known factors
 
-latent.json needs labels with several images each. The codes are divided into k clusters by clusters=kmeans or
-clusters=mixture (a Gaussian mixture); by default k is the number of labels. Classifiers are fitted to the codes of
-images=10000 training images and scored on test images. The same is computed for raw pixels and for as many principal
-components. wandb=true logs the codes to the W&B run as a table. dataset.path= says where the images of the run are now.
+The first part of latent.json needs labels with several images each. The codes are divided into k clusters by
+clusters=kmeans or clusters=mixture (a Gaussian mixture); by default k is the number of labels. Classifiers are fitted
+to the codes of images=10000 training images and scored on test images. The same is computed for raw pixels and for as
+many principal components. The second part needs a dataset of known factors, as dataset=shapes: MIG, SAP and the
+FactorVAE score of the codes of the split, and DCI with random forests fitted to the training images; the same for
+principal components. wandb=true logs the codes to the W&B run as a table. dataset.path= says where the images of the
+run are now.
 """
 
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -133,8 +138,44 @@ def evaluate_codes(
     return {**how, "labels": names, "images": counts, "found": results}
 
 
-def format_table(results: dict[str, Any]) -> str:
-    """Format the contents of latent.json as a table with one line per kind of features."""
+def evaluate_dimensions(
+    vae: "VAE", data: "ImageDataModule", codes: Codes, factors: "Mapping[str, Tensor]", given: Arguments
+) -> dict[str, Any]:
+    """Measure how well dimensions of the codes of a split, and of their PCA, stand for the known factors of the images.
+
+    Returns the contents of latent.json under `factors`.
+    """
+    from vae.latent import probes
+    from vae.latent.disentanglement import disentanglement
+
+    train = data.images["train"]
+    fitted = random_rows(len(train.pixels), given.images)
+    known = {name: values.numpy() for name, values in factors.items()}
+    known_train = {name: values.numpy() for name, values in (train.select(fitted).factors or {}).items()}
+    x_train, x = data.x("train", fitted), data.x(given.split)
+    train_codes = encode(vae, x_train, *data.y("train", fitted)).mean.numpy()
+    pixels = x_train.flatten(1).numpy(), x.flatten(1).numpy()
+    features = {"codes": [train_codes, codes.mean.numpy()]}
+    features["principal components"] = probes.principal_components(pixels[0], codes.mean.shape[1], pixels[1])
+    found = {
+        name: {"features": ours.shape[1], **disentanglement(ours, known, fitted_to, known_train)}
+        for name, (fitted_to, ours) in features.items()
+    }
+    counts = {"fitted": len(fitted), "tested": len(x)}
+    return {"split": given.split, "names": list(known), "images": counts, "found": found}
+
+
+def format_table(title: str, found: dict[str, dict[str, Any]], names: dict[str, str]) -> str:
+    """Format scores as a table with one line per kind of features. `names` maps the scores to titles of columns."""
+    lines = [title, " " * 26 + "".join(f"{name:>16}" for name in names.values())]
+    for features, row in found.items():
+        features_title = f"{features} ({row['features']})"
+        lines.append(f"{features_title:<26}" + "".join(f"{row[name]:>16.3f}" for name in names))
+    return "\n".join(f"  {line}".rstrip() for line in lines)
+
+
+def labels_table(results: dict[str, Any]) -> str:
+    """Format how well clusters and classifiers of the codes agree with the labels."""
     names = {
         "adjusted_rand": "ARI",
         "nmi": "NMI",
@@ -143,15 +184,29 @@ def format_table(results: dict[str, Any]) -> str:
         "nearest_neighbours": "neighbours",
     }
     n = results["images"]
-    lines = [
+    title = (
         f"{results['clusters']} with k = {results['k']} on {n['clustered']:,} {results['split']} images;"
-        f" probes fitted to {n['fitted']:,} training images, tested on {n['tested']:,} test images",
-        " " * 26 + "".join(f"{name:>14}" for name in names.values()),
-    ]
-    for features, row in results["found"].items():
-        title = f"{features} ({row['features']})"
-        lines.append(f"{title:<26}" + "".join(f"{row[name]:>14.3f}" for name in names))
-    return "\n".join(f"  {line}".rstrip() for line in lines)
+        f" probes fitted to {n['fitted']:,} training images, tested on {n['tested']:,} test images"
+    )
+    return format_table(title, results["found"], names)
+
+
+def factors_table(results: dict[str, Any]) -> str:
+    """Format how well dimensions of the codes stand for the factors."""
+    names = {
+        "mig": "MIG",
+        "sap": "SAP",
+        "factor_vae": "FactorVAE",
+        "disentanglement": "disentanglement",
+        "completeness": "completeness",
+        "informativeness": "informativeness",
+    }
+    n = results["images"]
+    title = (
+        f"known factors, {', '.join(results['names'])}: {n['tested']:,} {results['split']} images;"
+        f" forests fitted to {n['fitted']:,} training images"
+    )
+    return format_table(title, results["found"], names)
 
 
 def analyse(given: Arguments) -> list[str]:
@@ -177,7 +232,8 @@ def analyse(given: Arguments) -> list[str]:
     data, module = run.data, run.module
     vae, images = run.vae, data.images[given.split]
     x, y, labels = data.x(given.split), data.y(given.split), class_labels(data, given.split)
-    lines = []
+    lines: list[str] = []
+    results: dict[str, Any] = {}
     with torch.inference_mode(), atomic_directory(folder / "latent") as part:
         codes = encode(vae, x, *y)
         if labels is None:
@@ -185,9 +241,15 @@ def analyse(given: Arguments) -> list[str]:
                 f"  no labels, or fewer than {MIN_IMAGES_PER_CLASS} images per label: clusters and probes are skipped"
             )
         else:
-            results = evaluate_codes(vae, data, codes, labels, given)
+            results |= evaluate_codes(vae, data, codes, labels, given)
+            lines.append(labels_table(results))
+        if images.factors is None:
+            lines.append("  no known factors: MIG, SAP, the FactorVAE score and DCI are skipped")
+        else:
+            results["factors"] = evaluate_dimensions(vae, data, codes, images.factors, given)
+            lines.append(factors_table(results["factors"]))
+        if results:
             (part / "latent.json").write_text(json.dumps(results, indent=2) + "\n")
-            lines.append(format_table(results))
         score = given.score if module.has_elbo else "reconstruction"
         scores = anomaly_score(vae, x, score, given.K, *y)
         order = scores.argsort(descending=True)
@@ -205,6 +267,8 @@ def analyse(given: Arguments) -> list[str]:
         title = f"means of q(z|x), {given.split} images"
         figures.save(figures.scatter_plot(z, axis_names, images.labels, images.classes, title), part / "map.png")
         arrays = {"mean": codes.mean, "log_var": codes.log_var, "labels": images.labels}
+        if images.factors is not None:
+            arrays |= {f"factor_{name}": values for name, values in images.factors.items()}
         texts = {"names": images.names, "classes": images.classes}
         contents: dict[str, Any] = {
             name: np.asarray(array) for name, array in (arrays | texts).items() if array is not None

@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 from vae.model.vae import VAE, Terms
 
 BATCH_SIZE = 100  # images per batch
+ACTIVE_VARIANCE = 0.01  # over images, of the mean of an active latent unit
 MAX_PIXELS_CPU = 2**21  # decoded pixels per chunk: these fit in a CPU's cache
 MAX_PIXELS_GPU = 2**27  # enough to keep a GPU busy; 2 GB with all intermediate tensors
 MAX_H_VALUES = 2**28  # decoder outputs per chunk: 1 GB
@@ -85,11 +86,11 @@ def anomaly_score(vae: VAE, x: Tensor, score: str, K: int, *y: Tensor) -> Tensor
 
 
 def active_units(means: Tensor) -> int:
-    """Return the number of latent units u with Cov_x(E_q[u|x]) > 0.01 (Burda et al. 2016).
+    """Return the number of latent units u with Cov_x(E_q[u|x]) > ACTIVE_VARIANCE (Burda et al. 2016).
 
     `means` are the means of q(z|x) of N images, (N, D).
     """
-    return int((means.var(0) > 0.01).sum())
+    return int((means.var(0) > ACTIVE_VARIANCE).sum())
 
 
 def summarize(log_px: Tensor, vae: VAE, values: int) -> dict[str, float]:
