@@ -27,6 +27,7 @@ ROOT_KEYS = [
     "data_dir",
     "log_every_n_steps",
     "gradient_clip_val",
+    "ema",
     "patience",
     "compile",
     "cuda_graph",
@@ -253,6 +254,8 @@ USER_ERRORS = {
     "prior=two_layers prior.hidden_size=[3,0]": ["prior.hidden_size", "1 or more"],
     "experiment=tomczak2017_vae objective/schedule=constant": ["objective", "warmup"],
     "experiment=altosaar optimizer=adam": ["optimizer", "centered", "~optimizer"],
+    "ema=1": ["ema=1", "between 0 and 1, or null"],
+    "ema=0": ["ema=0", "between 0 and 1, or null"],
     "patience=0": ["patience=0", "1 or more"],
     "likelihood=categorical_17 dataset.binarize=none": ["likelihood", "Categorical", "dataset.binarize=none"],
 }

@@ -33,6 +33,9 @@ def stopped_run(other):
     [
         (EPOCHS, 12, "signal", 130),
         (EPOCHS, 29, "signal", 130),
+        ([*EPOCHS, "ema=0.9"], 29, "signal", 130),
+        pytest.param([*EPOCHS, "ema=0.9"], 12, "signal", 130, marks=pytest.mark.slow),
+        pytest.param([*EPOCHS, "ema=0.9"], 29, "crash", 1, marks=pytest.mark.slow),
         pytest.param(EPOCHS, 29, "crash", 1, marks=pytest.mark.slow),
         pytest.param([*EPOCHS, "compile=true"], 29, "signal", 130, marks=pytest.mark.slow),
         pytest.param(DELAYED_COMPILE, 9, "signal", 130, marks=pytest.mark.slow),

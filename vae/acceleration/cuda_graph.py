@@ -66,6 +66,8 @@ class CUDAGraphStepper:
         sums = self.module.compute_gradients(x, weight, *y)
         self.lr.copy_(lr)
         self.optimizer_step()
+        if self.module.average:
+            self.module.average.update()
         self.sums.index_copy_(0, self.step_index, sums[None])
         self.step_index.add_(1)
 

@@ -10,6 +10,7 @@ from vae.config.parts import (
     Architecture,
     Compile,
     Dataset,
+    Fraction,
     HiddenSize,
     Likelihood,
     Noise,
@@ -132,6 +133,7 @@ class Config(BaseModel, strict=True, extra="forbid"):
     log_every_n_steps: PositiveInt
     gradient_clip_val: PositiveFloat | None = Field(description="a number above 0, or null for no clipping")
     conditional: bool = Field(False, description="true or false")
+    ema: Fraction | None = Field(None, description="a number between 0 and 1, or null for no average")
     patience: PositiveInt | None = Field(description="a whole number, 1 or more, or null")
     compile: Compile = False  # the default of older versions, whose configs do not have this key
     cuda_graph: bool = Field(False, description="true or false")

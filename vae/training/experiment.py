@@ -37,6 +37,7 @@ from vae.training.callbacks.film import Film
 from vae.training.callbacks.graceful_shutdown import GracefulShutdown
 from vae.training.callbacks.pictures import Pictures
 from vae.training.callbacks.progress import Progress
+from vae.training.callbacks.weight_average import WeightAverage
 from vae.training.lightning_module import VAEModule
 from vae.training.run_data import RunData, check_run_data, describe, read_run_data, write_run_data
 
@@ -267,6 +268,7 @@ def train(cfg: DictConfig, folder: Path) -> None:
         logger=history,
         callbacks=[
             *acceleration,
+            *([WeightAverage(cfg.ema)] if cfg.get("ema") else []),
             Progress(),
             LambdaCallback(on_test_end=report),
             Pictures(folder / "figures", history),

@@ -23,6 +23,7 @@ from vae.config.older_versions import rename_callbacks
 from vae.errors import UserError
 from vae.model.objectives import Objective
 from vae.model.vae import VAE
+from vae.training.callbacks.weight_average import WeightAverage
 from vae.training.metrics import RunningMeans, TestMetrics
 
 # Metric names for likelihoods that are not normalised: their "elbo" is not a bound on log p(x).
@@ -43,8 +44,9 @@ class VAEModule(LightningModule):
 
     `optimizer` is called with the parameters. `schedule` is called with the fraction of the training that is done, in
     [0, 1], and returns the factor of the learning rate. Callbacks set `compiled_step` and `cuda_graph`, which then take
-    the steps on full batches. A conditional model has a number of `labels`: it is trained on pairs of images and
-    labels, whole numbers below `labels`. `N` is the number of training images, for objectives that need it.
+    the steps on full batches, and `average`, which is updated after each step. A conditional model has a number of
+    `labels`: it is trained on pairs of images and labels, whole numbers below `labels`. `N` is the number of training
+    images, for objectives that need it.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class VAEModule(LightningModule):
         self.N = N
         self.compiled_step: CompiledStep | None = None
         self.cuda_graph: CUDAGraphStepper | None = None
+        self.average: WeightAverage | None = None
 
         renamed = {} if vae.likelihood.normalized else UNNORMALIZED
         self.curves = {renamed.get(term, term): term for term in objective.curves}  # metric name: attribute of Terms
@@ -257,6 +260,8 @@ class VAEModule(LightningModule):
             self.advance_step_counter(1)
         else:
             optimizer.step()
+        if self.average:
+            self.average.update()
         return sums
 
     def advance_step_counter(self, n: int) -> None:
