@@ -10,6 +10,7 @@ import torch
 from run_outputs import ROOT, load_checkpoint, read_metrics
 from toy_dataset import WORSE_AT_THE_END
 
+import vae
 from vae.training import metrics
 from vae.training.schedules import OneCycle
 
@@ -31,6 +32,26 @@ def test_logged_metrics_are_complete_and_consistent(cli, runs):
     elbos = [row["train/elbo"] for row in rows if "lr" in row]
     assert elbos[-1] > elbos[0] + 3
     assert elbos[0] == pytest.approx(-64 * math.log(2), rel=0.1)  # an untrained model predicts 1/2 for every pixel
+
+
+def test_an_objective_logs_terms_of_its_own_in_training_and_validation(cli, runs):
+    code, out, _ = cli("objective=beta_tc", "trainer.max_epochs=2", "batch_size=60")
+    assert code == 0
+    assert "total_correlation" not in out
+    (folder,) = runs()
+    rows = read_metrics(folder)
+    names = ("mutual_information", "total_correlation", "dimension_wise_kl")
+    logged = [(split, row) for row in rows for split in ("train", "val") if f"{split}/kl" in row]
+    assert {split for split, _ in logged} == {"train", "val"}
+    for split, row in logged:
+        parts = [row[f"{split}/{name}"] for name in names]
+        assert sum(parts) == pytest.approx(row[f"{split}/kl"], rel=0.15, abs=0.3)  # of samples, in closed form
+        cost = (6 - 1) * row[f"{split}/total_correlation"]
+        assert row[f"{split}/objective"] == pytest.approx(row[f"{split}/elbo"] - cost, abs=1e-3)
+    assert not [
+        name for row in rows for name in row if name.startswith("test/") and name.removeprefix("test/") in names
+    ]
+    assert vae.load(folder).module.N == 240
 
 
 def test_the_last_steps_are_logged_too(cli, runs):

@@ -16,7 +16,7 @@ Array = NDArray[Any]
 Factors = Mapping[str, Array]
 
 BINS = 20  # of a dimension, for mutual information (Locatello et al. 2019)
-TREES = 50  # of a random forest
+TREES = 20  # of a random forest
 LEAF = 5  # images of a leaf of its trees, or more
 VOTES = 1000  # of the FactorVAE score, for the classifier and again for its accuracy
 IMAGES_PER_VOTE = 64
