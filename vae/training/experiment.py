@@ -172,7 +172,7 @@ def check_support(module: VAEModule, data: ImageDataModule, cfg: DictConfig) -> 
     if not likelihood.support.check(data.x("val")).all():
         raise UserError(
             f"likelihood: {type(likelihood).__name__} is not defined for pixels with dataset.binarize="
-            f"{cfg.dataset.binarize}; expected a likelihood whose support contains them"
+            f"{cfg.dataset.binarize}; expected a likelihood for them, or likelihood=auto, which chooses one"
         )
 
 
