@@ -10,8 +10,8 @@
   vae sync         upload offline runs to Weights & Biases              vae sync outputs
   vae dashboard    a workspace for the runs in Weights & Biases         vae dashboard project=vae
 
-Runs are written to outputs/. Where no run= is given, the newest one is used. vae COMMAND --help describes a command and
-its keys. From Python: import vae; run = vae.load().
+Runs are written to outputs/. Without run=, the newest run is used; evaluate needs run=. vae COMMAND --help describes a
+command and its keys. From Python: import vae; run = vae.load().
 """
 
 import runpy

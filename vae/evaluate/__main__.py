@@ -1,10 +1,11 @@
 """Evaluate a run with more samples: python -m vae.evaluate run=outputs/... [K=5000] [images=10000] [compile=auto].
 
-Estimates log p(x) with K importance samples per image, rate and distortion, on all test images or the first `images`.
-Writes the means to the run's summary.json and to its W&B run, and the values of each image to scores_K<K>.npz in the
-run's folder. After an interruption, or with more images, the same command continues from that file. With compile=true
-the sampler is compiled: this takes some seconds, and then each image takes less time. compile=auto does this on a CPU
-if at least ten million samples remain to be drawn. dataset.path= says where the images of the run are now.
+Estimates log p(x), rate (the KL) and distortion (-E_q[log p(x|z)]) with K importance samples per image, on all test
+images or the first `images`. Writes the means to the run's summary.json and to its W&B run, and the values of each
+image to scores_K<K>.npz in the run's folder. After an interruption, or with more images, the same command continues
+from that file. With compile=true the sampler is compiled: this takes some seconds, and then each image takes less time.
+compile=auto does this on a CPU if at least ten million samples remain to be drawn. dataset.path= says where the images
+of the run are now.
 """
 
 import hashlib

@@ -1,15 +1,15 @@
 """Explore a finished run in the browser: python -m vae.explore [run=outputs/...] [map=umap].
 
-Without run=, the newest finished run in outputs/ is used. The page shows a map of the latent codes. Drag a point over
-the map to decode its code, move single latent dimensions, fuse two images, or encode an uploaded picture or a drawn
+Without run=, the newest finished run in outputs/ is used. The page shows a map of the latents. Drag a point over the
+map to decode its latent, move single latent dimensions, fuse two images, or encode an uploaded picture or a drawn
 digit. Ctrl-C stops the server.
 
+  map=pca          the first two principal components: the point moves the latent along these two directions
+  map=umap         a map that keeps neighbours close: the latent of the point is a weighted mean of the nearest dots
   host=127.0.0.1   the address to listen at; only this machine can open the page by default
   port=8765        the port; port=0 finds a free one
   browser=true     false only prints the address
-  map=pca          the first two principal components: the point moves the code along these two directions
   dataset.path=    where the images of the run are now, if they have moved
-  map=umap         a map that keeps neighbours close: the code of the point is a weighted mean of the nearest dots
 """
 
 import os

@@ -1,10 +1,10 @@
 """Export a finished run to ONNX and safetensors: python -m vae.export [run=outputs/...].
 
 Without run=, the newest finished run in outputs/ is exported. The files are written to export/ in the folder of the
-run: encoder.onnx (image to code), decoder.onnx (code to picture), weights.safetensors, and export.json, which describes
-them. They can be used with onnxruntime alone, without torch, Lightning or Hydra. For an autoregressive likelihood,
-decoder.onnx returns h instead of a picture, and pixels.onnx maps an image and h to the parameters of each pixel. The
-outputs of the ONNX files are compared with those of torch, and nothing is written if they differ. With
+run: encoder.onnx (image to latent), decoder.onnx (latent to picture), weights.safetensors, and export.json, which
+describes them. They can be used with onnxruntime alone, without torch, Lightning or Hydra. For an autoregressive
+likelihood, decoder.onnx returns h instead of a picture, and pixels.onnx maps an image and h to the parameters of each
+pixel. The outputs of the ONNX files are compared with those of torch, and nothing is written if they differ. With
 conditional=true, y is an input too: the one-hot label, with a 1 at its place in the list `labels` of export.json.
 """
 

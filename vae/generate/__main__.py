@@ -2,31 +2,35 @@
 
 The files are written to generated/ in the folder of the run. Without run=, the newest finished run in outputs/ is
 used. `what` is one of the names below or a list such as [samples,walk]. Without it, everything that applies is made.
+The keys that a name uses are on the right, with their defaults.
 
   samples            decoded samples                                       n=100, temperature, source, label
   reconstructions    test images, or images=[...], beside their reconstructions                  n=50, label
-  styles             test images, or images=[...], and their codes decoded with each label              n=10
+  styles             test images, or images=[...], and their latents decoded with each label            n=10
   interpolation      from one image to another, images=[a,b]: a strip and a GIF         interpolation, label
   traversal          one row per latent dimension, or dimensions=[3,7]; starts from images=[a]   n=10, label
   manifold           the decoded plane of a run with latent_dim=2                                      label
   nearest            samples beside the nearest training images              n=8, temperature, source, label
-  walk               a GIF that moves through sampled codes and back        n=12, temperature, source, label
+  walk               a GIF that moves through sampled latents and back      n=12, temperature, source, label
   fuse               fuse=[a,b]: both images, the midpoint, a strip; fuse=random: a page  n=8, interpolation, label
-  arithmetic         arithmetic=[a,b,c]: a - b + c, of labels (their mean codes) or of images          label
+  arithmetic         arithmetic=[a,b,c]: a - b + c, of labels (their mean latents) or of images        label
   training           a GIF of the training: 16 samples, and 8 validation images above their reconstructions
   sequences          of a run of dataset=fasta: samples, coloured letters, k-mers           n=100, temperature, source
 
 An image (a, b, c) is a name, as in fuse=[pikachu,charizard], the number of a test image, or a file, which is cropped
 and scaled as for dataset=folder. A label is a name, as in arithmetic=[Sandal,Bag,Coat], or a number. In arithmetic=, a
-number is a label if the images have labels; label:8 is always a label, and test:8 or train:8 an image. source=prior
-samples codes from p(z), source=mixture from a Gaussian mixture fitted to the codes of training images. A temperature
-below 1 samples closer to the modes. interpolation=linear follows a straight line, interpolation=spherical an arc. A
-traversal shows the most informative dimensions first. The number under a nearest image is the root mean squared
-difference of pixels in [0, 1]. For a run with conditional=true, label=8 is the label of all pictures, and a list has
-one for each. By default, samples have all labels in turn, and other pictures the labels of the images that they are
-made from. styles, and the page of fuse=, keep the style of an image and change its label. The same seed=0 makes the
-same files. dataset.path= says where the images of the run are now. Samples and walks from the prior, and the film of
-the training, do not need them.
+number is a label if the images have labels; label:8 is always a label, and test:8 or train:8 an image. A traversal
+shows the most informative dimensions first. The number under a nearest image is the root mean squared difference of
+pixels in [0, 1]. styles, and the page of fuse=, keep the style of an image and change its label.
+
+  source=prior             sample latents from p(z); source=mixture: from a Gaussian mixture fitted to training latents
+  temperature=1.0          below 1, samples are closer to the modes
+  interpolation=spherical  follow an arc; interpolation=linear: a straight line
+  label=                   for a run with conditional=true: the label of all pictures, or a list with one for each; by
+                           default, samples have all labels in turn, and other pictures those of their images
+  seed=0                   the same seed makes the same files
+  dataset.path=            where the images of the run are now; what=training, and samples and walks from the prior,
+                           do not need them
 """
 
 import os
