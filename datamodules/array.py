@@ -81,7 +81,7 @@ def open_file(path: Path) -> Iterator[Any]:
 
 
 def select_array(content: Any, key: str, source: str) -> Any:
-    """Return an array of a file, or the only one it has. Raises UserError if there is no array of this name."""
+    """Return an array of a file, or the only one it has. Raises UserError if no array has this name."""
     if not isinstance(content, Mapping):
         return content
     try:

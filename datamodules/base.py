@@ -134,8 +134,7 @@ class ImageDataModule(LightningDataModule, ABC):
 
         Returns the rows of each split. They are drawn at random or, if `in_order`, taken from the end. With `groups`,
         (n,), the sizes count groups, and no group is in two splits. A fraction is at least 1 image for validation and
-        2 for the test. Raises UserError if a size is impossible or leaves
-        no training images.
+        2 for the test. Raises UserError if a size is impossible or leaves no training images.
         """
         unique, group = (None, None) if groups is None else groups.unique(return_inverse=True)
         items = n if unique is None else len(unique)

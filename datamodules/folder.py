@@ -32,7 +32,7 @@ SUFFIXES = {
 def find_images(folder: Path) -> list[Path]:
     """Return the sorted paths of all image files in a folder and its subfolders, by suffix; links are followed.
 
-    Hidden files and folders, and the __MACOSX of zip archives, are no images.
+    Hidden files and folders, and the __MACOSX folders of zip archives, are ignored.
     """
     found, visited = [], set()
     for directory, subfolders, files in os.walk(folder, followlinks=True):

@@ -1,4 +1,4 @@
-"""The film of a training, made of the small pictures that the run kept."""
+"""A GIF of the training, made of the small pictures that the run kept."""
 
 import numpy as np
 from PIL.Image import Resampling
@@ -9,9 +9,9 @@ from vae.generate.image_grid import encode_gif
 from vae.generate.pictures import Files
 from vae.generate.session import Session
 
-MAX_FRAMES, MAX_PIXELS = 200, 2_000_000  # of a film, and of one of its pictures
-SIDE = 560  # of a picture in the film: smaller ones are enlarged by a whole factor
-HOLD = 12  # frames for which a film stays on the last picture
+MAX_FRAMES, MAX_PIXELS = 200, 2_000_000  # of a GIF, and of one of its pictures
+SIDE = 560  # pixels of a picture in the GIF: smaller ones are enlarged by a whole factor
+HOLD = 12  # frames for which the GIF stays on the last picture
 
 
 def training(session: Session) -> Files:

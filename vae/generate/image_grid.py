@@ -1,4 +1,4 @@
-"""Grids of images with captions, as uint8 to_arrays (height, width, 3) and as PNG and GIF files."""
+"""Grids of images with captions, as uint8 arrays (height, width, 3) and as PNG and GIF files."""
 
 import io
 from collections.abc import Sequence

@@ -35,7 +35,7 @@ class Session(TrainedModel):
         return self.sample_codes(n, self.temperature, self.source, *y)
 
     def own_labels(self, images: SelectedImages) -> tuple[Tensor, ...]:
-        """Return the labels of images; `label` for those that are not of the dataset. Raises UserError without it."""
+        """Return the labels of images; `label` for those that are not in the dataset. Raises UserError without it."""
         if self.label_names and not images.y and self.label is None:
             raise UserError(f"label: expected the label of {', '.join(images.names)}, for a run with conditional=true")
         return images.y or self.labels(len(images.x))

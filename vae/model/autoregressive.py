@@ -1,7 +1,7 @@
 """Likelihoods p(x|z) = prod_i p(x_i | x_<i, h(z)): each pixel depends on those before it (PixelVAE, Gulrajani 2017).
 
-The decoder's output h describes the image; a small causal network also sees the pixels before the present one. Shapes:
-N images, (C, H, W) one image, h (..., h_channels, H, W). Images are in [0, 1]; 8-bit images have the values i/255.
+The decoder's output h describes the image; a small causal network also sees the previous pixels. Shapes: N images,
+(C, H, W) one image, h (..., h_channels, H, W). Images are in [0, 1]; 8-bit images have the values i/255.
 """
 
 from abc import abstractmethod
@@ -186,7 +186,7 @@ def round_to_level(x: Tensor) -> Tensor:
 
 
 class PixelCNN(AutoregressiveLikelihood):
-    """x in {0, 1}: each pixel is Bernoulli given h and the pixels before it (Gulrajani et al. 2017)."""
+    """x in {0, 1}: each pixel is Bernoulli given h and the previous pixels (Gulrajani et al. 2017)."""
 
     support: constraints.Constraint = constraints.boolean
 

@@ -1,4 +1,4 @@
-"""A causal convolutional network: its outputs at a pixel depend on h and on the pixels before it, row by row.
+"""A causal convolutional network: its outputs at a pixel depend on h and on the previous pixels, row by row.
 
 Shapes: N images, (C, H, W) one image, h (..., h_channels, H, W).
 """
@@ -46,7 +46,7 @@ class CausalNetwork(nn.Module):
     A causal convolution of `radius`, then a residual one of radius 1 for each of `dilations`, all with `width`
     channels. A projection of h is added to the output of each. An additional input channel is 1 inside the image and 0
     outside. In training, a fraction `context_swap` of the blocks of SWAPPED_BLOCK^2 inputs comes from another image of
-    the batch. So the network learns to follow h where the pixels before contradict it, as samples sometimes do.
+    the batch. So the network learns to follow h where the previous pixels contradict it, as samples sometimes do.
     """
 
     def __init__(

@@ -96,7 +96,7 @@ def active_units(means: Tensor) -> int:
 def summarize(log_px: Tensor, vae: VAE, values: int) -> dict[str, float]:
     """Return the mean of log p(x) over N images, (N,), and its standard error, in nats.
 
-    If the likelihood is discrete, bits per dimension are included, for images of so many `values`.
+    If the likelihood is discrete, bits per dimension are included; `values` is the number of values of an image.
     """
     mean = log_px.mean().item()
     scores = {"log_px": mean, "log_px_se": log_px.std().item() / len(log_px) ** 0.5}

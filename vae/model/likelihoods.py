@@ -52,7 +52,7 @@ class Likelihood(nn.Module):
         return channels
 
     def dimensions(self, values: int) -> int:
-        """Return the number of dimensions of an image with so many values: by default, all of them."""
+        """Return the number of dimensions of an image with this many values: by default, all of them."""
         return values
 
     def display_image(self, p_x: D.Distribution) -> Tensor:

@@ -11,7 +11,7 @@ from torch.distributions import Distribution, TransformedDistribution
 
 from vae.model.priors import DiagonalMixture, HierarchicalPrior
 
-MAX_FULL = 64  # dimensions
+MAX_FULL_COVARIANCE = 64  # dimensions
 
 
 @singledispatch
@@ -60,12 +60,12 @@ def sample_fitted_mixture(
 ) -> Tensor:
     """Like `sample_prior`, (n, D), but sample from a Gaussian mixture fitted to latents, (N, D).
 
-    Covariances are full for up to MAX_FULL dimensions, and diagonal for more: full ones would take minutes to fit.
-    These samples stay close to the latents of real images, and often give better images (Ghosh et al. 2020).
+    Covariances are full for up to MAX_FULL_COVARIANCE dimensions, and diagonal for more: full ones would take minutes
+    to fit. These samples stay close to the latents of real images, and often give better images (Ghosh et al. 2020).
     """
     from sklearn.mixture import GaussianMixture
 
-    kind = "full" if latents.shape[1] <= MAX_FULL else "diag"
+    kind = "full" if latents.shape[1] <= MAX_FULL_COVARIANCE else "diag"
     components = max(1, min(components, len(latents) // 25))
     mixture = GaussianMixture(components, covariance_type=kind, reg_covar=0.01, random_state=seed)
     fitted = latents.expand(max(2, len(latents)), -1)  # scikit-learn needs two; a single one is repeated

@@ -33,7 +33,7 @@ UNNORMALIZED = {"elbo": "minus_cross_entropy_less_kl", "log_likelihood": "minus_
 def images_of(batch: Any) -> Tensor:
     """Return the images of a batch, (B, C, H, W), float in [0, 1]: the batch itself, or the first of its parts.
 
-    Raises UserError for other pixels.
+    Raises UserError for pixels of another type or range.
     """
     images = batch[0] if isinstance(batch, list | tuple) else batch
     return images if images.dtype is torch.float else to_float(check_pixels(images))
@@ -106,7 +106,7 @@ class VAEModule(LightningModule):
     def model_input(self, batch: Any) -> tuple[Tensor, ...]:
         """Return (x,), or (x, y) for a conditional model, of a batch: images, and one-hot labels, (B, labels).
 
-        Raises UserError for other pixels, or if a conditional model gets no labels.
+        Raises UserError for pixels of another type or range, or if a conditional model gets no labels.
         """
         x = images_of(batch)
         if not self.labels:

@@ -34,12 +34,11 @@ class RunningMeans:
 
 
 class TestMetrics:
-    """Test metrics: the means of the curves, squared error, active units, and log p(x); for colour images, similarity;
-    of a classifier, the error.
+    """Test metrics: the means of the curves, squared error, active units, and log p(x).
 
-    `curves` maps metric names to attributes of Terms. `mean_image`, (C, H, W), is the mean of the training images.
-    Without it, one metric is left out. log p(x) is computed with K importance samples for the first `images` images
-    (None: all), or not at all if K is 0.
+    They include the similarity of colour images and the error of a classifier. `curves` maps metric names to attributes
+    of Terms. `mean_image`, (C, H, W), is the mean of the training images; without it, one metric is left out. log p(x)
+    is computed with K importance samples for the first `images` images (None: all), or not at all if K is 0.
     """
 
     def __init__(self, vae: VAE, curves: dict[str, str], mean_image: Tensor | None, K: int, images: int | None) -> None:

@@ -1,6 +1,6 @@
 """data.json: the shape of the images of a run, the labels of a conditional model, and a fingerprint of each split.
 
-A run is trained and tested on the same images for ever: if a file changes, or the split, it is refused.
+A run is always trained and tested on the same images: if a file or the split has changed, it is refused.
 """
 
 import hashlib

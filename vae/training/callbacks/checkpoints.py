@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Write a checkpoint beside its target, to the disk, and then rename it: an interruption damages nothing.
 
-    The last checkpoint but one of the training is kept as well. The results in summary.json belong to the best
+    The previous checkpoint of the training is kept as well. The results in summary.json belong to the best
     weights: the file is removed before these change.
     """
 

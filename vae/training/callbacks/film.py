@@ -1,4 +1,4 @@
-"""The callback that keeps small pictures during a training, for a film of it."""
+"""The callback that keeps small pictures during the training, for a GIF of it."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ class Film(Callback):
     """Write <folder>/<epoch>.png after epochs 1, 2, 4, 8, ... and at regular times.
 
     Each shows 16 samples with the same random numbers, then the same 8 validation images and their reconstructions.
-    `python -m vae.generate what=training` makes a film of them. The random numbers of the training are not changed.
+    `python -m vae.generate what=training` makes a GIF of them. The random numbers of the training are not changed.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -64,7 +64,7 @@ class Pictures(Callback):
         log.info(f"pictures in {os.path.relpath(self.folder)}: {files}")
 
     def drawings(self, data: ImageDataModule, module: Any) -> dict[str, Callable[[], figures.Picture]]:
-        """Return what draws each picture of a trained model, the most telling first."""
+        """Return a function that draws each picture of a trained model, the most informative first."""
         latents, test = torch.cat(module.test_metrics.latents), data.images["test"]
         labels = None if test.labels is None else test.labels[: len(latents)]  # trainer.limit_test_batches
         of_images: dict[str, Callable[[], figures.Picture]] = {
@@ -107,7 +107,7 @@ def labelled_columns(module: Any) -> tuple[VAE, int, int]:
 
 
 def mixture_samples(data: ImageDataModule, module: Any) -> figures.Picture:
-    """Show samples of a mixture fitted to training codes."""
+    """Show samples of a mixture fitted to training latents."""
     vae, n, columns = labelled_columns(module)
     return figures.mixture_samples(vae, train_latents(data, module), n, columns)
 
