@@ -2,7 +2,7 @@
 
 Prints a table of the runs: the keys in which they differ and their test metrics, best run first, marked with a star.
 Writes compare.html, a page with curves, pictures and scores that works offline, and compare.csv, one row per run, to
-the first of the folders or to `out`. It only reads the run folders: it does not train and needs no network.
+the first of the folders or to `out`. It changes no run, does not train and needs no network.
 """
 
 import csv
