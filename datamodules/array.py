@@ -201,7 +201,8 @@ class Array(ImageDataModule):
         with open_array(path, self.key) as array:
             layout = self.layout or choose_layout(array.shape, self.path)
             if len(array.shape) != len(layout) or not array.nbytes:
-                raise UserError(f"dataset.layout={layout}: {path} has the shape {array.shape}")
+                expected = f"expected {len(layout)} dimensions, none of them empty"
+                raise UserError(f"dataset.layout={layout}: {path} has the shape {array.shape}; {expected}")
             n, gigabytes = len(array), array.nbytes / 1e9
             stored = gigabytes > self.max_memory
             if stored:
@@ -240,9 +241,9 @@ class Array(ImageDataModule):
     def check_stored(self, size: str) -> None:
         """Raise UserError if an array that does not fit in memory cannot be read from its file."""
         if Path(self.path).suffix == ".npz":
-            raise UserError(f"{size}, and a .npz file is read as a whole; expected more, or a .npy file")
+            raise UserError(f"{size}, and a .npz file is read as a whole; expected a larger value, or a .npy file")
         if self.binarize in ("static", "threshold"):
-            raise UserError(f"{size}; expected dataset.binarize=dynamic or none, or more memory")
+            raise UserError(f"{size}; expected dataset.binarize=dynamic or none, or a larger dataset.max_memory")
 
     def read_labels(self, n: int) -> tuple[Tensor | None, list[str] | None]:
         """Return the labels, (n,), and their names, if there are any."""

@@ -106,7 +106,7 @@ def test_a_layout_that_is_not_clear_is_asked_for(tmp_path):
         saved(tmp_path, x)
     assert saved(tmp_path, x, layout="NHWC").shape == (3, 3, 5)
     assert saved(tmp_path, x, layout="NCHW").shape == (3, 5, 3)
-    with pytest.raises(UserError, match=r"dataset.layout=NHW: .* has the shape \(60, 3, 5, 3\)"):
+    with pytest.raises(UserError, match=r"dataset.layout=NHW: .* has the shape \(60, 3, 5, 3\); expected 3 dimensions"):
         saved(tmp_path, x, layout="NHW")
 
 
