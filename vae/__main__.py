@@ -3,7 +3,7 @@
   vae train        train a model, or several in a sweep with -m         vae train dataset=digits latent_dim=2
   vae evaluate     a tighter estimate of log p(x) of a run              vae evaluate run=FOLDER K=5000
   vae compare      runs and sweeps in a table and on one page           vae compare outputs
-  vae generate     samples, reconstructions, traversals, fusions        vae generate what=[samples,walk]
+  vae generate     samples, reconstructions, traversals, fusions        vae generate 'what=[samples,walk]'
   vae latent       a map of the latents, clusters, outliers             vae latent map=umap
   vae explore      a page in the browser                                vae explore
   vae export       ONNX and safetensors                                 vae export

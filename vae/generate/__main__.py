@@ -1,8 +1,8 @@
 """Make pictures with a finished run: python -m vae.generate [run=outputs/...] [what=NAME] [key=value ...].
 
 The files are written to generated/ in the folder of the run. Without run=, the newest finished run in outputs/ is
-used. `what` is one of the names below or a list such as [samples,walk]. Without it, everything that applies is made.
-The keys that a name uses are on the right, with their defaults.
+used. `what` is one of the names below or, in quotes, a list: 'what=[samples,walk]'. Without it, everything that applies
+is made. The keys that a name uses are on the right, with their defaults.
 
   samples            decoded samples                                       n=100, temperature, source, label
   reconstructions    test images, or images=[...], beside their reconstructions                  n=50, label
