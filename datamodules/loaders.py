@@ -46,8 +46,8 @@ class EpochLoader:
 
     The order and the random numbers of `per_batch_transform` depend on `seed` and `epoch()` only. An epoch has all
     images, or `images` of them, with their `labels`, (N,), if given. Missing labels are -1. If there are any, every
-    tenth image is replaced by one with a label: these take turns. `state_dict` and `load_state_dict`, which Lightning
-    calls, resume an interrupted epoch at its next chunk.
+    tenth image is replaced by a labelled one, and all labelled images take turns. `state_dict` and `load_state_dict`,
+    which Lightning calls, resume an interrupted epoch at its next chunk.
     """
 
     def __init__(

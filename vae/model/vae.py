@@ -137,7 +137,7 @@ class VAE(nn.Module):
             yield self.given(*labels), batch
 
     def q(self, x: Tensor, *y: Tensor) -> Distribution:
-        """Return q(z|x), or q(z|x, y), for images x, (B, C, H, W)."""
+        """Return q(z|x), or q(z|x, y), for images x, (B, C, H, W), without `noise`."""
         return self.posterior(self.encoder(x, *y))
 
     def log_qy_x(self, x: Tensor) -> Tensor:
@@ -146,7 +146,7 @@ class VAE(nn.Module):
         return self.classifier(self.noise(x)).log_softmax(-1)
 
     def q_z(self, x: Tensor) -> Distribution:
-        """Return q(z|x) for images x, (B, C, H, W)."""
+        """Return q(z|x) for images x, (B, C, H, W), with `noise` in training, given this model's labels."""
         return self.q(self.noise(x), *self.y)
 
     def p_z(self) -> Distribution:
