@@ -215,7 +215,7 @@ USER_ERRORS = {
     "dataset=null": ["dataset=null", "mnist"],
     "+trainer=null": ["+trainer=null", "the name of a choice"],
     "hydra/launcher=null": ["hydra/launcher=null", "the name of a choice"],
-    "objective/schedule=linear": ["the chosen objective has no schedule", "beta, capacity"],
+    "objective/schedule=linear": ["the chosen objective has no schedule", "beta, beta_tc, capacity"],
     "=x": ["=x", "expected a key"],
     "+=x": ["+=x", "expected a key"],
     "-m --cfg=job": ["-m: expected without --cfg"],
