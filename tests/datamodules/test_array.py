@@ -174,7 +174,7 @@ def test_labels_of_a_file_of_their_own_may_be_names(tmp_path):
     np.save(tmp_path / "y.npy", np.array(["dog", "ant", "cat"] * 20))
     data = saved(tmp_path, GREY, labels=str(tmp_path / "y.npy"))
     number = {image.tobytes(): [2, 0, 1][i % 3] for i, image in enumerate(GREY)}
-    for pixels, labels, _, classes in data.images.values():
+    for pixels, labels, _, classes, _ in data.images.values():
         assert list(classes) == sorted(classes)
         assert [number[image.numpy().tobytes()] for image in pixels] == labels.tolist()
     np.save(tmp_path / "y.npy", np.arange(59))
