@@ -197,6 +197,10 @@ class IAF(Posterior, target="vae.model.posteriors.IAF"):
     context: PositiveInt
 
 
+class Ladder(Posterior, target="vae.model.ladder.Ladder"):
+    features: PositiveInt
+
+
 class Prior(Section):
     latent_dim: PositiveInt
 
@@ -282,12 +286,20 @@ class ConvEncoder(Encoder, target="vae.model.networks.ConvEncoder"):
     channels: Channels
 
 
+class LadderEncoder(ConvEncoder, target="vae.model.ladder.LadderEncoder"):
+    groups: PositiveInt
+
+
 class Decoder(Section):
     pass
 
 
 class ConvDecoder(Decoder, target="vae.model.networks.ConvDecoder"):
     channels: Channels
+
+
+class LadderDecoder(ConvDecoder, target="vae.model.ladder.LadderDecoder"):
+    groups: PositiveInt
 
 
 class Architecture(Section):

@@ -12,6 +12,8 @@ from vae.config.parts import (
     Dataset,
     Fraction,
     HiddenSize,
+    Ladder,
+    LadderDecoder,
     Likelihood,
     Noise,
     Objective,
@@ -159,6 +161,15 @@ class Config(BaseModel, strict=True, extra="forbid"):
                 f"gradient_clip_val={self.gradient_clip_val}: expected null with trainer.precision=16-mixed, "
                 "or trainer.precision=bf16-mixed"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _ladder_is_whole(self) -> Self:
+        with_ladder = isinstance(self.architecture.decoder, LadderDecoder)
+        if with_ladder != isinstance(self.posterior, Ladder):
+            raise UserError("posterior: expected posterior=ladder with architecture=ladder, and only with it")
+        if with_ladder and self.conditional:
+            raise UserError("conditional=true: expected false with architecture=ladder")
         return self
 
     @model_validator(mode="after")

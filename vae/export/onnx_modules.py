@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from vae.errors import UserError
 from vae.model.autoregressive import AutoregressiveLikelihood
 from vae.model.flows import FlowStep
+from vae.model.ladder import Ladder
 from vae.model.posteriors import Delta, DiagonalNormal, FlowDistribution
 from vae.model.vae import VAE
 
@@ -31,8 +32,8 @@ class Encoder(nn.Module):
         noise = torch.randn(FlowDistribution.MEAN_SAMPLES, 1, latent_dim, generator=rng)
         self.register_buffer("noise", noise - noise.mean(0))
         posterior: Any = vae.posterior
-        q_z = posterior(torch.zeros(1, posterior.outputs))
-        if not isinstance(q_z, (DiagonalNormal, FlowDistribution, Delta)):
+        q_z = None if isinstance(posterior, Ladder) else posterior(torch.zeros(1, posterior.outputs))
+        if not isinstance(q_z, (DiagonalNormal, FlowDistribution, Delta, type(None))):
             raise UserError(f"posterior: {type(posterior).__name__} cannot be exported")
         self.has_log_var = isinstance(q_z, DiagonalNormal)
         self.eval()

@@ -1,7 +1,7 @@
 """Approximate posteriors q(z|x), parameterised by the encoder's output.
 
-A posterior defines `outputs`, the number of outputs of the encoder. Called with these, (B, outputs), it returns a
-distribution over latents with batch shape (B,), and with `rsample`, `log_prob` and `mean`.
+Called with the outputs of the encoder, (B, outputs), a posterior returns a distribution over latents with batch shape
+(B,), and with `rsample`, `log_prob` and `mean`.
 """
 
 from collections.abc import Sequence
@@ -33,7 +33,16 @@ class DiagonalNormal(Independent):
         super().__init__(Normal(mean, (self.log_var / 2).exp(), validate_args=False), 1, validate_args=False)
 
 
-class DiagonalGaussian(nn.Module):
+class Posterior(nn.Module):
+    """Base class. `outputs` is the number of outputs of the encoder."""
+
+    outputs: int
+
+    def build(self, decoder: nn.Module) -> None:
+        """Use the decoder for inference, as posteriors with top-down inference do. By default, do nothing."""
+
+
+class DiagonalGaussian(Posterior):
     """N(mean, diag(sigma^2)); the encoder outputs mean and log sigma^2 (Kingma & Welling 2013, app. C.2)."""
 
     def __init__(self, latent_dim: int) -> None:
@@ -68,7 +77,7 @@ def _(q: FlowDistribution, z: Tensor) -> Tensor:
     return unit_normal.log_prob(z).sum(-1) + kl - log_det
 
 
-class IAF(nn.Module):
+class IAF(Posterior):
     """Inverse autoregressive flow: a diagonal Gaussian and `steps` transformations (Kingma et al. 2016).
 
     Each is a `MADE` with one hidden layer of `hidden_size`. Its inputs are z and `context` further outputs of the
@@ -109,7 +118,7 @@ class Delta(Distribution):
         raise UserError("posterior=point: a point mass has no density and no ELBO; expected objective=autoencoder")
 
 
-class Point(nn.Module):
+class Point(Posterior):
     """Deterministic z, as in an autoencoder that is not variational."""
 
     def __init__(self, latent_dim: int) -> None:

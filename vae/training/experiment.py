@@ -24,6 +24,7 @@ from vae.acceleration.torch_settings import configure_torch
 from vae.config.schema import CONF
 from vae.errors import UserError, one_line
 from vae.model.networks import ConditionalDecoder, ConditionalEncoder
+from vae.model.posteriors import Posterior
 from vae.model.vae import VAE
 from vae.runs.atomic_files import atomic_write
 from vae.runs.checkpoint_files import BEST, LAST, checkpoint_to_resume, is_intact
@@ -78,6 +79,8 @@ def build(cfg: DictConfig, shape: tuple[int, int, int], labels: int = 0, N: int 
         h_channels=likelihood.h_channels(shape[0]),
         **latent_dim(cfg.architecture.decoder, labels),
     )
+    if isinstance(posterior, Posterior):
+        posterior.build(decoder)
     decoder = likelihood.wrap_decoder(decoder)
     prior = instantiate(cfg.prior, shape=shape, **({"labels": labels} if labels else {}))
     if labels:

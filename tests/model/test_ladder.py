@@ -1,0 +1,138 @@
+"""The ladder of latents, against the same model written in z instead of eps, and against numerical integration."""
+
+import math
+
+import pytest
+import torch
+from torch.distributions import Independent, Normal, kl_divergence
+
+from vae.errors import UserError
+from vae.model.estimator import importance_sample
+from vae.model.ladder import Ladder, LadderDecoder, LadderEncoder
+from vae.model.likelihoods import Bernoulli
+from vae.model.posteriors import soft_clamp
+from vae.model.priors import StandardNormal
+from vae.model.vae import VAE
+
+
+def ladder(shape=(1, 7, 7), latent_dim=10, channels=(4, 6, 6), groups=2, noise=0.4):
+    """Return a small model with random weights. By default, its groups are 1 x 1 and 2 x 2, with 2 channels each."""
+    torch.manual_seed(0)
+    posterior = Ladder(latent_dim, 3, "silu")
+    likelihood = Bernoulli()
+    likelihood.build(shape[0])
+    encoder = LadderEncoder(shape, posterior.outputs, channels, groups, "silu")
+    decoder = LadderDecoder(shape, shape[0], latent_dim, channels, groups, "silu")
+    posterior.build(decoder)
+    vae = VAE(encoder, posterior, decoder, likelihood, StandardNormal(latent_dim, shape)).double()
+    for parameter in vae.parameters():
+        parameter.data += noise * torch.randn_like(parameter)
+    return vae, torch.rand(5, *shape).round().double()
+
+
+def gaussian(parameters):
+    """Return means and standard deviations, (N, channels * h * w)."""
+    mean, log_var = parameters.chunk(2, 1)
+    return mean.flatten(1), (soft_clamp(log_var) / 2).exp().flatten(1)
+
+
+def test_the_shapes_of_groups_and_of_pictures():
+    vae, x = ladder()  # 7 x 7: feature maps 4 x 4, 2 x 2 and 1 x 1
+    assert vae.decoder.group_shapes == [(2, 1, 1), (2, 2, 2)]
+    terms = vae.terms(x, 3)
+    assert terms.z.shape == (3, 5, 10)
+    assert terms.log_w.shape == (3, 5)
+    assert terms.kl.shape == (5,)
+    assert vae.q_z(x).mean.shape == (5, 10)
+    assert vae.decode(torch.randn(2, 4, 10).double()).shape == (2, 4, 1, 7, 7)
+
+
+def test_log_w_is_that_of_the_hierarchy_of_z():
+    """In z_l = mu_l + sigma_l eps_l, p(z_l | z_<l) and q(z_l | z_<l, x) are Gaussians with other parameters."""
+    vae, x = ladder()
+    terms = vae.terms(x)
+    d = vae.decoder.start.expand(5, -1, -1, -1)
+    features, position, expected = vae.encoder(x), 0, 0.0
+    for i, group in enumerate(vae.decoder.groups):
+        d = vae.decoder.ups[i - 1](d) if i else d
+        d = group.before(d)
+        mean, sigma = gaussian(group.p(d))
+        height, width = d.shape[2:]
+        own = features[:, 3 * position : 3 * (position + height * width)].unflatten(1, (3, height, width))
+        m, s = gaussian(vae.posterior.q[i](torch.cat([d, own], 1)))
+        eps = terms.z[0, :, 2 * position : 2 * (position + height * width)]
+        z = mean + sigma * eps
+        expected += Independent(Normal(mean, sigma), 1).log_prob(z)
+        expected -= Independent(Normal(mean + sigma * m, sigma * s), 1).log_prob(z)
+        d = group.after(d + group.inject(z.unflatten(1, (2, height, width))))
+        position += height * width
+    torch.testing.assert_close(terms.log_pz[0] - terms.log_qz_x[0], expected)
+
+
+def test_log_q_of_any_latents_is_that_of_the_sample():
+    vae, x = ladder()
+    q = vae.q_z(x)
+    z = q.rsample((4,))
+    torch.testing.assert_close(q.log_prob(z.clone()), q.log_prob(z))
+    torch.testing.assert_close(q.log_prob(z[2].clone()), q.log_prob(z)[2])
+
+
+def test_the_kl_is_the_mean_of_log_q_minus_log_p():
+    vae, x = ladder()
+    with torch.no_grad():
+        terms = vae.terms(x, 20_000)
+        difference = terms.log_qz_x - terms.log_pz
+    se = difference.std(0) / math.sqrt(20_000)
+    assert ((difference.mean(0) - terms.kl).abs() < 5 * se).all()
+    assert terms.kl.min() > 0.5
+    assert kl_divergence(vae.q_z(x), vae.p_z()).shape == (5,)  # without a sample of its own
+
+
+def test_log_px_is_that_of_numerical_integration():
+    vae, x = ladder(shape=(1, 2, 2), latent_dim=2, channels=(4, 4), groups=2)  # two groups of one latent
+    grid = torch.linspace(-6, 6, 241).double()
+    z = torch.cartesian_prod(grid, grid)
+    with torch.no_grad():
+        log_joint = vae.p_x(z[:, None].expand(-1, 5, -1)).log_prob(x) + vae.p_z().log_prob(z)[:, None]
+        exact = log_joint.logsumexp(0) + 2 * math.log(12 / 240)
+        estimate = importance_sample(vae, x, 50_000).log_px
+    torch.testing.assert_close(estimate, exact, atol=0.02, rtol=0, check_dtype=False)
+
+
+def test_a_group_depends_on_those_above_it_only():
+    vae, x = ladder()
+    means = []
+    for change in (0.0, 1.0):
+        q, seen = vae.q_z(x), []
+
+        def keep(i, gaussian, seen=seen, change=change):
+            seen.append(gaussian.mean)
+            return torch.full_like(gaussian.mean, change * (i == 0))
+
+        q._walk(1, keep)
+        means.append(seen)
+    torch.testing.assert_close(means[0][0], means[1][0])
+    assert (means[0][1] - means[1][1]).abs().max() > 1e-3
+
+
+def test_every_parameter_has_a_gradient():
+    vae, x = ladder()
+    (-vae.terms(x).elbo.mean()).backward()
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in vae.parameters())
+
+
+def test_before_training_q_is_the_prior():
+    vae, x = ladder(noise=0.0)
+    assert vae.terms(x).kl.tolist() == [0.0] * 5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"latent_dim": 12}, "latent_dim=12: expected a multiple of 5"),
+        ({"groups": 4}, "architecture.encoder.groups=4: expected at most 3"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(options, message):
+    with pytest.raises(UserError, match=message):
+        ladder(**options)

@@ -1,0 +1,230 @@
+"""A hierarchy of latents, from small to large feature maps, with top-down inference (Sonderby et al. 2016).
+
+Shapes: N images, D latent dimensions, (C, H, W) one image. The latents are L groups, of the smallest feature map first:
+a group has the same number of channels at each position of its map. p(z_l | z_<l) = N(mu_l, sigma_l^2) is written as
+mu_l + sigma_l eps_l. The latents of this model are eps = (eps_1, ..., eps_L) with the prior N(0, I): mu_l and sigma_l
+belong to the decoder. q(eps_l | eps_<l, x) is a Gaussian, so its KL does not change, and q is relative to p, as in
+NVAE (Vahdat & Kautz 2020).
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, constraints
+from torch.distributions.kl import register_kl
+
+from vae.errors import UserError
+from vae.model.networks import ACTIVATIONS, ResidualBlock, UpsampleBlock, downsampled_sizes, kaiming_init
+from vae.model.posteriors import DiagonalNormal, Posterior, soft_clamp
+from vae.model.priors import UnitNormal
+
+
+class LadderEncoder(nn.Module):
+    """Bottom-up network: x (B, C, H, W) -> one feature map for each group, flattened and concatenated, (B, F).
+
+    One strided convolution and one residual block for each entry of `channels` halve the feature maps. The last
+    `groups` of them are mapped to `outputs` channels each.
+    """
+
+    def __init__(
+        self, shape: tuple[int, int, int], outputs: int, channels: Sequence[int], groups: int, activation: str
+    ) -> None:
+        super().__init__()
+        act = ACTIVATIONS[activation]
+        self.levels = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(n_in, n_out, 3, stride=2, padding=1), ResidualBlock(n_out, activation), act())
+            for n_in, n_out in pairwise([shape[0], *channels])
+        )
+        self.heads = nn.ModuleList(nn.Conv2d(n, outputs, 1) for n in channels[-groups:])
+        kaiming_init(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = []
+        for level in self.levels:
+            x = level(x)
+            maps.append(x)
+        features = [head(a) for head, a in zip(self.heads, maps[-len(self.heads) :], strict=True)]
+        return torch.cat([a.flatten(1) for a in reversed(features)], 1)
+
+
+class Group(nn.Module):
+    """One group of latents: features d (N, width, h, w) and eps (N, channels, h, w) -> features (N, width, h, w)."""
+
+    def __init__(self, width: int, channels: int, activation: str) -> None:
+        super().__init__()
+        self.before, self.after = (ResidualBlock(width, activation) for _ in range(2))
+        self.p = nn.Conv2d(width, 2 * channels, 1)
+        self.inject = nn.Conv2d(channels, width, 1)
+
+    def forward(self, d: Tensor, eps: Tensor) -> Tensor:
+        mean, log_var = self.p(d).chunk(2, 1)
+        z = mean + (soft_clamp(log_var) / 2).exp() * eps
+        return self.after(d + self.inject(z))
+
+
+class LadderDecoder(nn.Module):
+    """Top-down network: latents eps (..., D) -> h (..., h_channels, H, W). Its levels mirror those of the encoder.
+
+    Raises UserError if `latent_dim` is not a multiple of the number of positions of the groups.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        h_channels: int,
+        latent_dim: int,
+        channels: Sequence[int],
+        groups: int,
+        activation: str,
+    ) -> None:
+        super().__init__()
+        if groups > len(channels):
+            raise UserError(
+                f"architecture.encoder.groups={groups}: expected at most {len(channels)}, the number of "
+                "architecture.encoder.channels"
+            )
+        sizes = downsampled_sizes(shape, len(channels))
+        positions = sum(height * width for height, width in sizes[-groups:])
+        if latent_dim % positions:
+            raise UserError(
+                f"latent_dim={latent_dim}: expected a multiple of {positions}, the number of positions of the "
+                f"{groups} groups"
+            )
+        self.group_shapes = [(latent_dim // positions, *size) for size in reversed(sizes[-groups:])]
+        self.widths = list(reversed(channels[-groups:]))  # of the features of each group
+        self.start = nn.Parameter(torch.zeros(channels[-1], *sizes[-1]))
+        self.groups = nn.ModuleList(Group(width, self.group_shapes[0][0], activation) for width in self.widths)
+        self.ups = nn.ModuleList(
+            nn.Sequential(ACTIVATIONS[activation](), UpsampleBlock(n_in, n_out, size))
+            for n_in, n_out, size in reversed(list(zip(channels, [h_channels, *channels], sizes, strict=False)))
+        )
+        kaiming_init(self)
+        for group in self.groups:
+            nn.init.zeros_(group.p.weight)  # type: ignore[union-attr, arg-type]
+
+    def top_down(self, n: int, latents_of: Callable[[int, Tensor], Tensor]) -> Tensor:
+        """Return the features of n images after the last group.
+
+        `latents_of` returns eps_l, (n, channels, h, w), for l and the features of group l, (n, width, h, w).
+        """
+        d = self.start.expand(n, *self.start.shape)
+        for i, group in enumerate(self.groups):
+            d = self.ups[i - 1](d) if i else d
+            d = group.before(d)  # type: ignore[operator]
+            d = group(d, latents_of(i, d))
+        return d
+
+    def split(self, eps: Tensor) -> list[Tensor]:
+        """Split latents (N, D) into those of each group, (N, channels, h, w)."""
+        sizes = [torch.Size(shape).numel() for shape in self.group_shapes]
+        return [part.unflatten(1, shape) for part, shape in zip(eps.split(sizes, 1), self.group_shapes, strict=True)]
+
+    def forward(self, z: Tensor) -> Tensor:
+        groups = self.split(z.flatten(0, -2))
+        d = self.top_down(groups[0].shape[0], lambda i, _: groups[i])
+        for up in self.ups[len(self.groups) - 1 :]:
+            d = up(d)
+        return d.unflatten(0, z.shape[:-1])
+
+
+class LadderDistribution(Distribution):
+    """q(eps|x) = prod_l q(eps_l | eps_<l, x), given the encoder's features of each group, (B, outputs, h, w).
+
+    `group_kls` are the KLs of the latest sample, (K, B, L), each in closed form given the groups above it.
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+    support = constraints.real_vector
+    has_rsample = True
+
+    def __init__(self, decoder: LadderDecoder, q: nn.ModuleList, features: list[Tensor], latent_dim: int) -> None:
+        self.decoder, self.q, self.features = decoder, q, features
+        self.latest: tuple[Tensor, Tensor] | None = None  # a sample and its log-density
+        super().__init__(features[0].shape[:1], torch.Size([latent_dim]), validate_args=False)
+
+    def _walk(self, K: int, choose: Callable[[int, DiagonalNormal], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return eps, (K, B, D), which `choose` takes from each q(eps_l | eps_<l, x), log q, (K, B), and the KLs."""
+        B = self.batch_shape[0]
+        groups, log_q, kls = [], [], []
+
+        def latents_of(i: int, d: Tensor) -> Tensor:
+            features = self.features[i].expand(K, *self.features[i].shape).flatten(0, 1)
+            mean, log_var = self.q[i](torch.cat([d, features], 1)).chunk(2, 1)
+            q = DiagonalNormal(mean.flatten(1), log_var.flatten(1))
+            eps = choose(i, q)
+            groups.append(eps)
+            log_q.append(q.log_prob(eps))
+            kls.append((q.mean.square() + q.log_var.exp() - 1 - q.log_var).sum(-1) / 2)
+            return eps.unflatten(1, self.decoder.group_shapes[i])
+
+        self.decoder.top_down(K * B, latents_of)
+        eps, log_qs, group_kls = torch.cat(groups, 1), torch.stack(log_q, 1).sum(1), torch.stack(kls, 1)
+        return eps.unflatten(0, (K, B)), log_qs.unflatten(0, (K, B)), group_kls.unflatten(0, (K, B))
+
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        K = torch.Size(sample_shape).numel()
+        eps, log_q, self.group_kls = self._walk(K, lambda _, q: q.rsample())
+        eps = eps if sample_shape else eps[0]
+        self.latest = eps, log_q if sample_shape else log_q[0]
+        return eps
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean of each q(eps_l | eps_<l, x), given the means of the groups above it, (B, D)."""
+        return self._walk(1, lambda _, q: q.mean)[0][0]
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self.latest is not None and value is self.latest[0]:
+            return self.latest[1]
+        K = value.shape[:-2].numel()
+        groups = [part.flatten(1) for part in self.decoder.split(value.expand(*value.shape[:-2], *self.batch_shape, -1).flatten(0, -2))]
+        return self._walk(K, lambda i, _: groups[i])[1].reshape(value.shape[:-1])
+
+
+@register_kl(LadderDistribution, UnitNormal)
+def kl_to_unit_normal(q: LadderDistribution, _p: UnitNormal) -> Tensor:
+    """Return the KL, (B,), estimated from the latest sample: the sum of those of each group."""
+    if q.latest is None:
+        q.rsample((1,))
+    return q.group_kls.sum(-1).mean(0)
+
+
+class Ladder(Posterior):
+    """Top-down inference: q(eps_l | eps_<l, x) is a Gaussian of the decoder's and the encoder's features at group l.
+
+    `features` is the number of channels of the encoder's.
+    """
+
+    decoder: tuple[LadderDecoder]
+
+    def __init__(self, latent_dim: int, features: int, activation: str) -> None:
+        super().__init__()
+        self.latent_dim, self.outputs, self.activation = latent_dim, features, activation
+
+    def build(self, decoder: nn.Module) -> None:
+        if not isinstance(decoder, LadderDecoder):
+            raise UserError("posterior=ladder: expected architecture=ladder and conditional=false")
+        self.decoder = (decoder,)  # a tuple, because its parameters are not those of q
+        channels = decoder.group_shapes[0][0]
+        self.q = nn.ModuleList(
+            nn.Sequential(
+                ACTIVATIONS[self.activation](),
+                nn.Conv2d(width + self.outputs, width, 3, padding=1),
+                ACTIVATIONS[self.activation](),
+                nn.Conv2d(width, 2 * channels, 1),
+            )
+            for width in decoder.widths
+        )
+        kaiming_init(self.q)
+        for q in self.q:
+            nn.init.zeros_(q[-1].weight)  # type: ignore[index]
+
+    def forward(self, h: Tensor) -> Distribution:
+        (decoder,) = self.decoder
+        shapes = [(self.outputs, *size) for _, *size in decoder.group_shapes]
+        parts = h.split([torch.Size(shape).numel() for shape in shapes], 1)
+        features = [part.unflatten(1, shape) for part, shape in zip(parts, shapes, strict=True)]
+        return LadderDistribution(decoder, self.q, features, self.latent_dim)
