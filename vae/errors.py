@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-from hydra.errors import HydraException
+from hydra.errors import HydraException, InstantiationException
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
@@ -20,6 +20,8 @@ USER_ERRORS = (UserError, HydraException, OmegaConfBaseException, YAMLError, OSE
 
 def one_line(error: Exception) -> str:
     """Return the message of an error as one line, with escapes in place of control characters."""
+    if isinstance(error, InstantiationException) and isinstance(error.__cause__, UserError):
+        return one_line(error.__cause__)
     message = str(error) if isinstance(error, UserError) else " ".join(str(error).split())
     if isinstance(error, OSError) and error.filename:
         message = f"{os.fsdecode(error.filename)}: {error.strerror}"

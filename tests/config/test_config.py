@@ -36,7 +36,7 @@ ROOT_KEYS = [
     "test",
 ]
 GROUPS = {
-    "architecture": ["conv", "gated_mlp", "mlp"],
+    "architecture": ["conv", "gated_mlp", "ladder", "mlp"],
     "dataset": [
         "animals",
         "array",
@@ -100,7 +100,7 @@ GROUPS = {
     "objective/schedule": ["constant", "cyclical", "linear"],
     "optimizer": ["adadelta", "adagrad", "adam", "adamw", "rmsprop", "sgd"],
     "optimizer/schedule": ["burda2015", "constant", "one_cycle"],
-    "posterior": ["diagonal_gaussian", "iaf", "point"],
+    "posterior": ["diagonal_gaussian", "iaf", "ladder", "point"],
     "prior": ["diagonal_gaussian", "flow", "mixture", "standard_normal", "two_layers", "vampprior"],
     "search": ["mnist"],
     "trainer": ["ddp", "default", "gpu"],
@@ -126,6 +126,7 @@ REQUIRED_OVERRIDES = {
     "dataset=fasta": ["dataset.path=genome.fa"],
     "dataset=folder": ["dataset.path=pictures"],
     "objective/schedule": ["objective=beta"],
+    "posterior=ladder": ["architecture=ladder"],
     "posterior=point": ["objective=autoencoder"],
 }
 
@@ -144,7 +145,7 @@ def test_every_choice_is_valid_and_trains_a_step(group, choice):
     y = [one_hot(torch.tensor([0, 1, 0, 1, 1]), labels)] if labels else []
     before = [p.clone() for p in module.parameters()]
     optimizer = module.optimizer(module.parameters())
-    for _ in range(2):  # the first layer of a residual block has a gradient only after the last has changed
+    for _ in range(4):  # layers before one that is initialised with zeros have a gradient only after it has changed
         optimizer.zero_grad()
         loss = -module.compute_metrics(x, module.objective.weight(0.5), *y)[-1].mean()
         loss.backward()
@@ -236,6 +237,12 @@ USER_ERRORS = {
     "objective=iwae objective.K=0": ["objective.K=0", "1 or more"],
     "objective=beta objective.beta=-1": ["objective.beta=-1", "0 or more"],
     "objective=beta objective/schedule=linear objective.schedule.warmup=2": ["warmup=2", "between 0 and 1"],
+    "posterior=ladder": ["posterior", "architecture=ladder"],
+    "architecture=ladder posterior=iaf": ["posterior=ladder", "architecture=ladder"],
+    "architecture=ladder conditional=true": ["conditional=false", "architecture=ladder"],
+    "architecture=ladder objective=m2": ["architecture=ladder", "another objective than m2"],
+    "architecture=ladder latent_dim=20": ["latent_dim=20", "a multiple of 7,"],
+    "architecture=ladder architecture.encoder.groups=6": ["architecture.encoder.groups=6", "at most 5"],
     "objective=dreg posterior=iaf": ["objective=dreg", "posterior=diagonal_gaussian"],
     "likelihood=pixelcnn likelihood.context_swap=1": ["likelihood.context_swap=1", "below 1"],
     "likelihood=pixelcnn likelihood.dilations=[0]": ["likelihood.dilations", "1 or more", "[1,2]"],

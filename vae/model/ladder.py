@@ -33,6 +33,11 @@ class LadderEncoder(nn.Module):
         self, shape: tuple[int, int, int], outputs: int, channels: Sequence[int], groups: int, activation: str
     ) -> None:
         super().__init__()
+        if groups > len(channels):
+            raise UserError(
+                f"architecture.encoder.groups={groups}: expected at most {len(channels)}, the number of "
+                "architecture.encoder.channels"
+            )
         act = ACTIVATIONS[activation]
         self.levels = nn.ModuleList(
             nn.Sequential(nn.Conv2d(n_in, n_out, 3, stride=2, padding=1), ResidualBlock(n_out, activation), act())
@@ -81,11 +86,6 @@ class LadderDecoder(nn.Module):
         activation: str,
     ) -> None:
         super().__init__()
-        if groups > len(channels):
-            raise UserError(
-                f"architecture.encoder.groups={groups}: expected at most {len(channels)}, the number of "
-                "architecture.encoder.channels"
-            )
         sizes = downsampled_sizes(shape, len(channels))
         positions = sum(height * width for height, width in sizes[-groups:])
         if latent_dim % positions:
@@ -180,7 +180,10 @@ class LadderDistribution(Distribution):
         if self.latest is not None and value is self.latest[0]:
             return self.latest[1]
         K = value.shape[:-2].numel()
-        groups = [part.flatten(1) for part in self.decoder.split(value.expand(*value.shape[:-2], *self.batch_shape, -1).flatten(0, -2))]
+        groups = [
+            part.flatten(1)
+            for part in self.decoder.split(value.expand(*value.shape[:-2], *self.batch_shape, -1).flatten(0, -2))
+        ]
         return self._walk(K, lambda i, _: groups[i])[1].reshape(value.shape[:-1])
 
 
