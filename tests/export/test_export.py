@@ -17,11 +17,18 @@ from vae.model.likelihoods import ContinuousBernoulli
 from vae.runs.run_folder import read_finished_run
 from vae.training.experiment import build, load_dataset, load_trained
 
+LADDER = [
+    (1, 6, 5),
+    "architecture=ladder",
+    "architecture.encoder.channels=[4,4,4,4,4]",
+    "architecture.encoder.groups=3",
+]
 SMALL = ["latent_dim=3", "hidden_size=8"]
 ENCODERS = {
     "conv": [(3, 9, 7), "architecture=conv"],
     "mlp, point": [(1, 6, 5), "objective=autoencoder"],
     "gated_mlp, iaf": [(1, 6, 5), "architecture=gated_mlp", "posterior=iaf"],
+    "ladder": LADDER,
 }
 DECODERS = {
     "conv, discretized_logistic": [(3, 9, 7), "architecture=conv", "likelihood=discretized_logistic"],
@@ -32,6 +39,7 @@ DECODERS = {
     "mlp, gaussian": [(1, 6, 5), "likelihood=gaussian"],
     "conv, gaussian": [(3, 9, 7), "architecture=conv", "likelihood=gaussian", "likelihood.learned=false"],
     "mlp, grey_cross_entropy": [(1, 6, 5), "likelihood=grey_cross_entropy"],
+    "ladder, bernoulli": LADDER,
 }
 
 
@@ -81,7 +89,7 @@ def test_onnx_encoder_equals_torch(name, model, tmp_path):
         with torch.no_grad():
             for parameter in vae.posterior.parameters():
                 parameter.mul_(8)  # a strong flow: its mean is not the flow of the mean
-    names = ["mean"] if "iaf" in name or "point" in name else ["mean", "log_var"]
+    names = ["mean"] if name.endswith(("iaf", "point", "ladder")) else ["mean", "log_var"]
     export.write_onnx(onnx_modules.Encoder(vae, 3), [x], ["x", *names], tmp_path / "e.onnx")
     mean, *log_var = outputs(tmp_path / "e.onnx", x=x[:5].numpy())
     assert len(names) == 1 + len(log_var)
