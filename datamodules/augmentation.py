@@ -11,6 +11,14 @@ def flip(pixels: Tensor, rng: torch.Generator) -> Tensor:
     return torch.where(mirrored, pixels.flip(-1), pixels)
 
 
+def permute_colours(pixels: Tensor, fraction: float, rng: torch.Generator) -> Tensor:
+    """Put the colour channels of a fraction of the images, (N, 3, H, W), in random order: red may become blue."""
+    n, device = len(pixels), pixels.device
+    order = torch.rand(n, 3, generator=rng, device=device).argsort(1)
+    changed = torch.rand(n, 1, 1, 1, generator=rng, device=device) < fraction
+    return torch.where(changed, pixels[torch.arange(n, device=device)[:, None], order], pixels)
+
+
 def shift(pixels: Tensor, largest: int, rng: torch.Generator) -> Tensor:
     """Move each image on white, (N, C, H, W), by up to `largest` pixels in both directions."""
     n, device = len(pixels), pixels.device

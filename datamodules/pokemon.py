@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from datamodules.augmentation import flip, shift
+from datamodules.augmentation import flip, permute_colours, shift
 from datamodules.base import ImageDataModule, Images, height_and_width
 from datamodules.fetch import download, fetch, npm_sources, npz_checksum
 from vae.errors import UserError
@@ -107,7 +107,8 @@ class Pokemon(ImageDataModule):
     selects the species of one generation (1 to 8; None: all), each in its first form: 1 is the original 151.
 
     Training images only: `shiny` adds the sprites in alternative colours; each time an image is used, it is mirrored
-    with probability 1/2 if `flips`, and moved by at most `shift` pixels.
+    with probability 1/2 if `flips`, moved by at most `shift` pixels, and has its colour channels in random order with
+    probability `recolour`.
     """
 
     test_size: float
@@ -116,6 +117,7 @@ class Pokemon(ImageDataModule):
     shiny: bool
     flips: bool
     shift: int
+    recolour: float = 0.0  # older runs lack this key
 
     @property
     def folder(self) -> Path:
@@ -153,4 +155,5 @@ class Pokemon(ImageDataModule):
 
     def augment(self, pixels: Tensor, rng: torch.Generator) -> Tensor:
         pixels = flip(pixels, rng) if self.flips else pixels
+        pixels = permute_colours(pixels, self.recolour, rng) if self.recolour else pixels
         return shift(pixels, self.shift, rng) if self.shift else pixels

@@ -1,5 +1,6 @@
 """Pokemon, from a generated package in the format of pokesprite-images."""
 
+import itertools
 import json
 import tarfile
 import threading
@@ -98,6 +99,7 @@ def make_pokemon(folder, **changes):
         "generation": None,
         "shiny": False,
         "flips": False,
+        "recolour": 0.0,
         "shift": 0,
     }
     return Pokemon(data_dir=str(folder), **(DEFAULTS | options | changes))
@@ -159,6 +161,15 @@ def test_forms_of_a_species_share_a_split_and_shiny_sprites_are_only_trained_on(
 def test_generation_selects_the_first_forms_of_its_species(tmp_path):
     data = prepare(make_pokemon(add_archive(tmp_path), generation=1, test_size=0))
     assert {name for images in data.images.values() for name in images.names} == {"bulbasaur", "mr-mime", "mew"}
+
+
+@pytest.mark.usefixtures("package")
+def test_the_colour_channels_of_a_fraction_of_the_images_are_permuted(tmp_path):
+    pixels = torch.randint(0, 256, (1, 3, 4, 6), dtype=torch.uint8).expand(6000, -1, -1, -1)
+    out = make_pokemon(add_archive(tmp_path), recolour=0.5).augment(pixels, torch.Generator().manual_seed(0))
+    for order in itertools.permutations(range(3)):
+        expected = 1 / 12 + (order == (0, 1, 2)) / 2
+        assert (out == pixels[:, order]).flatten(1).all(1).float().mean().item() == pytest.approx(expected, abs=0.03)
 
 
 @pytest.mark.usefixtures("package")

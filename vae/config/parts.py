@@ -100,6 +100,7 @@ class Pokemon(Dataset, target="datamodules.pokemon.Pokemon"):
     shiny: bool = Field(description="true or false")
     flips: bool = Field(description="true or false")
     shift: int = Field(ge=0, description="a whole number, 0 or more")
+    recolour: UnitInterval = 0.0  # older runs lack this key
 
 
 class Emoji(Dataset, target="datamodules.emoji.Emoji"):
