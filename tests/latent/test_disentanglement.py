@@ -12,6 +12,7 @@ from vae.latent.disentanglement import (
     disentanglement,
     factor_vae_score,
     mutual_information_gap,
+    predictability,
     separated_attribute_predictability,
 )
 
@@ -88,6 +89,11 @@ def test_gap_of_the_mutual_information_of_a_noisy_channel():
     assert mutual_information_gap(columns(bit, wrong), {"bit": bit}) == pytest.approx(entropy, abs=1e-6)
 
 
+def test_a_dimension_has_twenty_intervals():
+    values = np.arange(4000) % 40
+    assert mutual_information_gap(columns(values), {"a": values}) == pytest.approx(math.log(20) / math.log(40))
+
+
 def test_gap_of_the_squared_correlation():
     """y = a + e has the squared correlation Var(a) / (Var(a) + Var(e)) with a."""
     noisy = A / A.std() + NOISE[0]
@@ -98,9 +104,17 @@ def test_gap_of_the_squared_correlation():
 def test_thresholds_tell_a_category():
     """Chance is 1/5; a dimension that merges two of five kinds tells 4 of 5."""
     kind = CATEGORIES["kind"]
+    assert predictability(3.0 - kind, kind) == 1
+    assert predictability(np.minimum(kind, 3), kind) == pytest.approx(0.8)
     assert separated_attribute_predictability(columns(3 - kind, NOISE[0]), CATEGORIES) == pytest.approx(0.8, abs=0.05)
     merged = np.minimum(kind, 3)
     assert separated_attribute_predictability(columns(kind, merged), CATEGORIES) == pytest.approx(0.2, abs=1e-6)
+
+
+def test_a_rare_category_counts_as_much_as_a_frequent_one():
+    """The code is uniform in [0, 1] for one category, and in [1/2, 1] for another that is a tenth as frequent."""
+    code = np.concatenate([np.linspace(0, 1, 1000), np.linspace(0.5, 1, 100)])
+    assert predictability(code, np.repeat([0, 1], [1000, 100])) == pytest.approx((1 / 2 + 1) / 2, abs=0.01)
 
 
 def test_a_dimension_of_little_variance_is_not_active():
