@@ -4,12 +4,22 @@ import math
 
 import pytest
 import torch
-from torch.distributions import Independent, Normal, kl_divergence
+from torch.distributions import (
+    Categorical,
+    Gumbel,
+    Independent,
+    Laplace,
+    MixtureSameFamily,
+    Normal,
+    StudentT,
+    kl_divergence,
+)
 
 from vae.errors import UserError
 from vae.model.flows import MADE, GatedAutoregressive
 from vae.model.posteriors import IAF, MAX_LOG_VAR, DiagonalGaussian, Point, soft_clamp
-from vae.model.vae import low_variance_log_q
+from vae.model.priors import VampPrior
+from vae.model.vae import Terms, kl_per_unit, low_variance_log_q
 
 
 def test_diagonal_gaussian_matches_torch():
@@ -161,3 +171,28 @@ def test_iaf_kl_uses_the_closed_form_of_its_base(monkeypatch):
     z = q.rsample()
     exact = kl_divergence(Independent(Normal(h[:, :3], (h[:, 3:6] / 2).exp()), 1), p)
     torch.testing.assert_close(low_variance_log_q(q, z) - p.log_prob(z), exact)
+
+
+@pytest.mark.parametrize("family", [Laplace, Gumbel])
+def test_a_posterior_that_is_not_gaussian_has_the_kl_of_its_own_density(family):
+    """The mixture has no closed form; StudentT has none for a unit, which free bits then take together."""
+    torch.manual_seed(0)
+    loc, scale = torch.randn(3, 2, requires_grad=True), (torch.rand(3, 2) + 0.2).requires_grad_()
+    q_z = Independent(family(loc, scale), 1)
+    z = q_z.rsample((50_000,))
+    normals = Normal(torch.tensor([[-1.0, 0], [2, 1]]), torch.tensor([[0.5, 1], [1, 2]]))
+    mixture = MixtureSameFamily(Categorical(torch.ones(2)), Independent(normals, 1))
+    for p_z in (mixture, Independent(StudentT(torch.full((2,), 4.0)), 1)):
+        expected = q_z.log_prob(z) - p_z.log_prob(z)
+        terms = Terms(z, z, q_z, p_z, Independent(Normal(z[..., 0], 1.0), 0))
+        torch.testing.assert_close(terms.kl, expected.mean(0))
+        found, exact = (torch.autograd.grad(kl.mean(), [loc, scale], retain_graph=True) for kl in (terms.kl, expected))
+        torch.testing.assert_close(found, exact, atol=0.01, rtol=0.02)
+        assert kl_per_unit(q_z, p_z) is None
+    assert kl_per_unit(q_z, Independent(Normal(torch.zeros(2), 1.0), 1)).shape == (3, 2)
+
+
+def test_the_vampprior_refuses_a_posterior_that_is_not_gaussian():
+    prior = VampPrior(2, (1, 1, 2), 3, 0.5)
+    with pytest.raises(UserError, match="expected posterior=diagonal_gaussian"):
+        prior(lambda x: Independent(Laplace(x.flatten(1), 1.0), 1))

@@ -12,14 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.distributions import Independent, kl_divergence
 
 from datamodules.base import EVAL_BATCH, ImageDataModule, one_hot
 from vae.errors import UserError, did_you_mean
 from vae.model.estimator import anomaly_score
 from vae.model.interpolation import INTERPOLATIONS, linear
 from vae.model.sampling import labels_in_turn, sample_fitted_mixture, sample_prior
-from vae.model.vae import VAE
+from vae.model.vae import VAE, kl_per_unit
 
 MAX_TRAIN_CODES = 5000  # training images that are encoded for statistics
 
@@ -91,10 +90,10 @@ class TrainedModel:
         rows = slice(MAX_TRAIN_CODES)
         divergences = []
         for vae, x in self.vae.batches(EVAL_BATCH, self.data.x("train", rows), *self.data.y("train", rows)):
-            q_z, p_z = vae.q_z(x), vae.p_z()
-            if not (isinstance(q_z, Independent) and isinstance(p_z, Independent)):
+            per_unit = kl_per_unit(vae.q_z(x), vae.p_z())
+            if per_unit is None:
                 return self.train_codes.var(0), "variance"
-            divergences.append(kl_divergence(q_z.base_dist, p_z.base_dist))
+            divergences.append(per_unit)
         return torch.cat(divergences).mean(0), "nats"
 
     @cached_property

@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.distributions import Independent, Normal
+from torch.distributions import Normal
 
 from vae.errors import UserError
 from vae.model.objectives import Beta, Objective, whole_batch
 from vae.model.sampling import sample_shape
-from vae.model.vae import VAE, Terms
+from vae.model.vae import VAE, Terms, is_gaussian
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,11 @@ class DecomposedTerms(Terms):
     @cached_property
     def log_qz(self) -> tuple[Tensor, Tensor]:
         """log q(z) and log prod_d q(z_d) of the samples of the whole batch, (B, K)."""
-        if not isinstance(self.q_z, Independent):
+        if not is_gaussian(self.q_z):
             raise UserError("objective=beta_tc: q(z|x) must be a Gaussian; expected posterior=diagonal_gaussian")
         K, _, D = self.z.shape
-        q: Any = self.q_z.base_dist
+        q: Any = self.q_z
+        q = q.base_dist
         batch = whole_batch(torch.cat([q.loc, q.scale, self.z.transpose(0, 1).flatten(1)], 1))
         mean, scale, z = batch.split([D, D, K * D], 1)
         log_q = Normal(mean, scale, validate_args=False).log_prob(z.unflatten(1, (K, 1, D)))  # (B, K, B, D)

@@ -8,14 +8,14 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
 from vae.errors import UserError
-from vae.model.vae import VAE, Terms, detached
+from vae.model.vae import VAE, Terms, detached, kl_per_unit
 
 
 @dataclass
@@ -109,9 +109,11 @@ class FreeBits(Objective):
     free_bits: float
 
     def __call__(self, terms: Terms, _weight: float | Tensor) -> Tensor:
-        q, p, z = terms.q_z, terms.p_z, terms.z
-        if isinstance(q, Independent) and isinstance(p, Independent):
-            kl = whole_batch(kl_divergence(q.base_dist, p.base_dist)).mean(0)  # (D,)
+        q: Any = terms.q_z
+        p: Any = terms.p_z
+        z = terms.z
+        if (per_unit := kl_per_unit(q, p)) is not None:
+            kl = whole_batch(per_unit).mean(0)  # (D,)
             fit = whole_batch(kl_divergence(detached(q).base_dist, p.base_dist)).mean(0)
             free_bits = self.free_bits
         else:

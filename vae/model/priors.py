@@ -19,6 +19,7 @@ from vae.errors import UserError
 from vae.model.flows import AffineCoupling, Coupling
 from vae.model.networks import layer_sizes, mlp, with_labels
 from vae.model.posteriors import DiagonalNormal
+from vae.model.vae import is_gaussian
 
 Q = Callable[..., Distribution]
 
@@ -139,7 +140,7 @@ class VampPrior(Prior):
 
     def forward(self, q: Q, *y: Tensor) -> Distribution:
         q_u: Any = q(self.u.clamp(0, 1), self.u_labels) if y else q(self.u.clamp(0, 1))
-        if not isinstance(q_u, Independent):
+        if not is_gaussian(q_u):
             raise UserError("prior=vampprior: its components must be Gaussian; expected posterior=diagonal_gaussian")
         log_pi = torch.full(q_u.batch_shape, -math.log(len(self.u)), device=self.u.device)
         if y:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property, singledispatch
-from typing import Self
+from typing import Any, Self
 
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal, kl_divergence
@@ -18,9 +18,25 @@ from vae.model.likelihoods import Likelihood
 
 
 def detached(q: Independent) -> Independent:
-    """Return the Gaussian q(z|x) with detached parameters, so that gradients of its log-density reach z only."""
-    normal = Normal(q.base_dist.loc.detach(), q.base_dist.scale.detach(), validate_args=False)
-    return Independent(normal, 1, validate_args=False)
+    """Return q(z|x) with detached parameters, so that gradients of its log-density reach z only."""
+    units: Any = q.base_dist
+    parameters = {name: getattr(units, name).detach() for name in units.arg_constraints}
+    return Independent(type(units)(**parameters, validate_args=False), 1, validate_args=False)
+
+
+def is_gaussian(q: Distribution) -> bool:
+    """Return whether q has independent Gaussian units."""
+    return isinstance(q, Independent) and isinstance(q.base_dist, Normal)
+
+
+def kl_per_unit(q: Distribution, p: Distribution) -> Tensor | None:
+    """Return KL(q(z_d|x) || p(z_d)), (B, D), if q and p have independent units and torch has a closed form."""
+    if not (isinstance(q, Independent) and isinstance(p, Independent)):
+        return None
+    try:
+        return kl_divergence(q.base_dist, p.base_dist)
+    except NotImplementedError:
+        return None
 
 
 @singledispatch
