@@ -52,13 +52,13 @@ def main(folder: str) -> None:
     for beta, found in sorted(runs.items()):
         columns = {name: [one[name] for one in found] for name in SCORES}
         axes.plot(columns["squared_error"], columns["mig"], "o", label=f"beta = {beta:g}, {len(found)} seeds")
-        cells = [f"{statistics.mean(values):.3g} +- {statistics.stdev(values):.2g}" for values in columns.values()]
-        rows.append([f"{beta:g}", *cells])
+        cells = [f"{statistics.mean(values):#.3g} +- {statistics.stdev(values):.2g}" for values in columns.values()]
+        rows.append([f"{beta:g}", str(len(found)), *cells])
     axes.set(xlabel="squared error of test images, per image", ylabel="MIG")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     figure.savefig(FIGURE)
-    print(write_table("disentangling", markdown_table(["beta", *SCORES.values()], rows), describe_machine()))
+    print(write_table("disentangling", markdown_table(["beta", "seeds", *SCORES.values()], rows), describe_machine()))
 
 
 if __name__ == "__main__":
