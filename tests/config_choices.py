@@ -19,5 +19,5 @@ CHOICES = [
     "likelihood=gaussian likelihood.learned=true",
     "architecture=conv likelihood=shades",
     "architecture=gated_mlp activation=gelu",
-    "architecture=ladder architecture.encoder.channels=[4,4,4,4,4,4,4] architecture.encoder.groups=3",
+    "architecture=ladder posterior=ladder architecture.encoder.channels=[4,4,4,4,4,4,4] architecture.encoder.groups=3",
 ]
