@@ -75,7 +75,7 @@ def seconds_per_picture(line: str, shape: tuple[int, int, int], n: int) -> float
     import torch
 
     from vae.config.command_line import initialize_conf
-    from vae.training.experiment import build
+    from vae.training.build import build
 
     with initialize_conf():
         vae = build(compose("config", line.split()), shape).vae.eval()

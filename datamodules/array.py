@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datamodules.base import ImageDataModule, Images, number_labels
+from datamodules.base import ImageDataModule, Images
+from datamodules.labels import number_labels
 from datamodules.pixels import to_levels
 from datamodules.stored import StoredPixels, open_npy, read_rows
 from vae.errors import UserError

@@ -1,8 +1,7 @@
 """Base class of the datasets. Each split is one tensor of pixels on the training device."""
 
-import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,6 +9,7 @@ import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
+from datamodules.labels import balanced_rows, one_hot
 from datamodules.loaders import Batches, EpochLoader, StoredEpochLoader
 from datamodules.pixels import BINARIZE, RNGPurpose, check_pixels, generator, to_float, to_levels
 from datamodules.stored import StoredPixels
@@ -48,38 +48,6 @@ class Images(NamedTuple):
         names = self.names and [self.names[i] for i in rows.tolist()]
         factors = self.factors and {name: values[rows] for name, values in self.factors.items()}
         return self._replace(pixels=self.pixels[rows], labels=labels, names=names, factors=factors)
-
-
-def number_labels(names: Iterable[str]) -> tuple[Tensor, list[str]]:
-    """Number labels given by name; return the numbers, (N,), and the names in natural order: 2 comes before 10."""
-
-    def natural_order(name: str) -> list[tuple[int, str]]:
-        # every second part is a number
-        return [(int(part), "") if i % 2 else (0, part) for i, part in enumerate(re.split(r"([0-9]+)", name))]
-
-    given = list(names)
-    classes = sorted(set(given), key=lambda name: (natural_order(name), name))
-    numbers = {name: i for i, name in enumerate(classes)}
-    return torch.tensor([numbers[name] for name in given]), classes
-
-
-def one_hot(labels: Tensor, n: int) -> Tensor:
-    """Return labels from 0 to n - 1, (N,), as rows of zeros with a one, (N, n); -1 becomes a row of zeros.
-
-    On a GPU it does not synchronise.
-    """
-    return torch.eye(n + 1, n, device=labels.device)[labels]
-
-
-def balanced_rows(labels: Tensor, n: int, rng: torch.Generator) -> Tensor:
-    """Return n random rows of labels, (N,), with equally many of each label, as far as they reach."""
-    order = torch.randperm(len(labels), generator=rng)
-    _, label = labels[order].unique(return_inverse=True)
-    by_label = label.argsort(stable=True)
-    counts = label.bincount()
-    rank = torch.empty_like(label)  # of each row among those with its label
-    rank[by_label] = torch.arange(len(label)) - (counts.cumsum(0) - counts).repeat_interleave(counts)
-    return order[rank.argsort(stable=True)[:n]]
 
 
 def height_and_width(size: int | Sequence[int]) -> tuple[int, int]:

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from datamodules.augmentation import flip
-from datamodules.base import ImageDataModule, Images, height_and_width, number_labels
+from datamodules.base import ImageDataModule, Images, height_and_width
 from datamodules.fetch import fetch, npm_sources, npz_checksum
+from datamodules.labels import number_labels
 
 PACKAGE = "emoji-datasource-twitter@16.0.0"
 ARCHIVE = "emoji-datasource-twitter-16.0.0.tgz"

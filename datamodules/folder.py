@@ -14,9 +14,10 @@ import torch
 from filelock import FileLock
 from tqdm.auto import tqdm
 
-from datamodules.base import ImageDataModule, Images, height_and_width, number_labels
+from datamodules.base import ImageDataModule, Images, height_and_width
 from datamodules.fetch import npz_checksum
 from datamodules.image_files import decode_image
+from datamodules.labels import number_labels
 from vae.errors import UserError
 from vae.terminal import is_visible
 

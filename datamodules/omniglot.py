@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from datamodules.base import ImageDataModule, Images, number_labels
+from datamodules.base import ImageDataModule, Images
 from datamodules.fetch import download_files, fetch
 from datamodules.image_files import open_image
+from datamodules.labels import number_labels
 
 MD5 = {
     "images_background.zip": "68d2efa1b9178cc56df9314c21c6e718",

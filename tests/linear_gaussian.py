@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.distributions import Independent, MultivariateNormal, Normal
 
-from datamodules.base import one_hot
+from datamodules.labels import one_hot
 from vae.model.likelihoods import Likelihood
 from vae.model.networks import ConditionalDecoder, ConditionalEncoder
 from vae.model.priors import StandardNormal

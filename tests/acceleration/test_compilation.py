@@ -20,9 +20,9 @@ from vae.acceleration.compilation import CompiledStep, split_graph, trace_step, 
 from vae.config.schema import CONF, Config
 from vae.evaluate.scores import compiled_draws
 from vae.model.estimator import importance_sample, score_terms
+from vae.training.build import build
 from vae.training.callbacks.acceleration import CompileAtStart, CUDAGraphSteps, DelayedCompile, acceleration_callbacks
 from vae.training.callbacks.graceful_shutdown import GracefulShutdown
-from vae.training.experiment import build
 from vae.training.lightning_module import VAEModule
 
 pytestmark = pytest.mark.slow

@@ -16,9 +16,10 @@ from torch.testing import assert_close
 
 from vae.acceleration.cuda_graph import CUDAGraphStepper
 from vae.config.schema import CONF
+from vae.training.build import build
 from vae.training.callbacks.acceleration import CUDAGraphSteps
 from vae.training.callbacks.progress import Progress
-from vae.training.experiment import build, load_dataset
+from vae.training.experiment import load_dataset
 from vae.training.lightning_module import VAEModule
 
 pytestmark = pytest.mark.slow

@@ -11,10 +11,10 @@ import yaml
 from conftest import compose_config
 from omegaconf import OmegaConf
 
-from datamodules.base import one_hot
+from datamodules.labels import one_hot
 from vae.config.command_line import choices, folder_name, run_name
 from vae.config.schema import CONF, Config, validate
-from vae.training.experiment import build
+from vae.training.build import build
 
 ROOT = CONF.parent
 ROOT_KEYS = [

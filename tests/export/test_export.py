@@ -15,7 +15,8 @@ from vae.export import __main__ as export
 from vae.export import onnx_modules
 from vae.model.likelihoods import ContinuousBernoulli
 from vae.runs.run_folder import read_finished_run
-from vae.training.experiment import build, load_dataset, load_trained
+from vae.training.build import build, load_trained
+from vae.training.experiment import load_dataset
 
 LADDER = [
     (1, 6, 5),

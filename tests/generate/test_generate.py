@@ -14,7 +14,7 @@ from PIL import Image
 from vae.config.command_line import initialize_conf
 from vae.generate import __main__ as generate
 from vae.generate import pictures
-from vae.training.experiment import build
+from vae.training.build import build
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from datamodules.fasta import Fasta
 from vae.errors import UserError
 from vae.generate.sequences import COLOURS, sequences
 from vae.generate.session import Session
-from vae.training.experiment import build
+from vae.training.build import build
 
 L = 12
 

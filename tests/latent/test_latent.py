@@ -19,7 +19,8 @@ from vae.latent import __main__ as latent
 from vae.latent import probes
 from vae.latent.disentanglement import disentanglement
 from vae.runs.run_folder import read_finished_run
-from vae.training.experiment import load_dataset, load_trained
+from vae.training.build import load_trained
+from vae.training.experiment import load_dataset
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from linear_gaussian import LABELS, NOISE, SHAPE, D, linear_gaussian_of_labels
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 from torch.testing import assert_close
 
-from datamodules.base import one_hot
+from datamodules.labels import one_hot
 from vae.acceleration.compilation import CompiledStep
 from vae.errors import UserError
 from vae.evaluate.scores import cached_scores
@@ -16,7 +16,7 @@ from vae.model.estimator import anomaly_score, importance_sample
 from vae.model.posteriors import DiagonalNormal
 from vae.model.priors import Mixture, VampPrior
 from vae.model.sampling import sample_prior
-from vae.training.experiment import build
+from vae.training.build import build
 
 
 def test_every_importance_weight_is_the_exact_log_px_of_the_label(tmp_path):

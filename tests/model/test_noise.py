@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from vae.acceleration.compilation import CompiledStep
 from vae.model.noise import Gaussian, Masking
 from vae.model.vae import VAE
-from vae.training.experiment import build
+from vae.training.build import build
 
 
 def with_noise(noise, n):

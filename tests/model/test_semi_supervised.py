@@ -9,10 +9,10 @@ from torch import nn
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal, kl_divergence
 from torch.testing import assert_close
 
-from datamodules.base import balanced_rows, one_hot
+from datamodules.labels import balanced_rows, one_hot
 from datamodules.loaders import EpochLoader
 from vae.model.semi_supervised import M2
-from vae.training.experiment import build
+from vae.training.build import build
 
 MISSING = torch.zeros(1, LABELS)
 

@@ -149,7 +149,7 @@ def test_a_dataset_without_labels_is_one_line(cli):
 
 
 def test_a_batch_without_labels_is_one_line():
-    from vae.training.experiment import build
+    from vae.training.build import build
 
     module = build(compose_config("hidden_size=4"), (1, 4, 4), 3)
     assert isinstance(module.vae, VAE)

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from vae.config.overrides import read_arguments
 from vae.config.schema import REFUSED_TRAINER_KEYS
 from vae.errors import UserError
-from vae.training.experiment import build
+from vae.training.build import build
 
 # BARS has 240 training images in batches of 20: 12 steps per epoch.
 STEPS = {

@@ -17,7 +17,8 @@ from toy_dataset import WORSE_AT_THE_END
 
 from vae.model.objectives import Beta
 from vae.model.vae import VAE
-from vae.training.experiment import build, load_dataset
+from vae.training.build import build
+from vae.training.experiment import load_dataset
 
 
 def test_same_seed_gives_the_same_numbers_and_another_seed_does_not(cli, runs):

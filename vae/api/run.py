@@ -78,7 +78,7 @@ class Run(RunFolder):
     def module(self) -> "VAEModule":
         """The LightningModule with the weights of the best epoch."""
         cfg = self.checked_config
-        from vae.training.experiment import load_trained
+        from vae.training.build import load_trained
 
         about = self.about_images
         return load_trained(cfg, about.shape, self.folder, len(about.labels), about.splits["train"].images)

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.base import EVAL_BATCH, ImageDataModule, one_hot
+from datamodules.base import EVAL_BATCH, ImageDataModule
+from datamodules.labels import one_hot
 from vae.errors import UserError, did_you_mean
 from vae.model.estimator import anomaly_score
 from vae.model.interpolation import INTERPOLATIONS, linear

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from datamodules.base import one_hot
+from datamodules.labels import one_hot
 from vae.api.images import SPLITS, SelectedImages, image_name, join, model_input, read_image_file, select
 from vae.api.trained_model import TrainedModel
 from vae.errors import UserError

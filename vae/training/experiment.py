@@ -1,4 +1,4 @@
-"""One run: build the data, model, callbacks and Trainer from the config, train, test, and write the results."""
+"""One run: load the data, build callbacks and Trainer from the config, train, test, and write the results."""
 
 import gc
 import json
@@ -7,7 +7,6 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -23,15 +22,13 @@ from datamodules.base import ImageDataModule, Images
 from vae.acceleration.torch_settings import configure_torch
 from vae.config.schema import CONF
 from vae.errors import UserError, one_line
-from vae.model.networks import ConditionalDecoder, ConditionalEncoder
-from vae.model.posteriors import Posterior
-from vae.model.vae import VAE
 from vae.runs.atomic_files import atomic_write
-from vae.runs.checkpoint_files import BEST, LAST, checkpoint_to_resume, is_intact
+from vae.runs.checkpoint_files import BEST, LAST, checkpoint_to_resume
 from vae.runs.run_folder import read_summary, store_changes
 from vae.runs.run_lock import check_is_new
 from vae.tracking.loggers import MetricsCSV, finish_wandb
 from vae.tracking.run_loggers import build_loggers
+from vae.training.build import CHECKPOINT_ERRORS, build
 from vae.training.callbacks.acceleration import acceleration_callbacks
 from vae.training.callbacks.checkpoints import AtomicCheckpointIO, NamedCheckpoint, ResumableEarlyStopping
 from vae.training.callbacks.film import Film
@@ -55,78 +52,6 @@ for message in (
     "The `srun` command",
 ):
     warnings.filterwarnings("ignore", message)
-
-# what loading a damaged checkpoint may raise
-CHECKPOINT_ERRORS = (OSError, RuntimeError, EOFError, KeyError, TypeError, UnpicklingError)
-
-
-def build(cfg: DictConfig, shape: tuple[int, int, int], labels: int = 0, N: int = 1) -> VAEModule:
-    """Build the model for N training images of this shape, (C, H, W), and this number of labels, if it is conditional.
-
-    The classes it creates never see cfg. In a conditional model, the encoder sees one more channel, and the decoder
-    more latents. The classifier of a semi-supervised model is another encoder.
-    """
-    posterior, likelihood = (
-        instantiate(cfg.posterior),
-        instantiate(cfg.likelihood, **latent_dim(cfg.likelihood, labels)),
-    )
-    likelihood.build(shape[0])
-    seen = (shape[0] + bool(labels), *shape[1:])
-    encoder = instantiate(cfg.architecture.encoder, shape=seen, outputs=posterior.outputs)
-    decoder = instantiate(
-        cfg.architecture.decoder,
-        shape=shape,
-        h_channels=likelihood.h_channels(shape[0]),
-        **latent_dim(cfg.architecture.decoder, labels),
-    )
-    if isinstance(posterior, Posterior):
-        posterior.build(decoder)
-    decoder = likelihood.wrap_decoder(decoder)
-    prior = instantiate(cfg.prior, shape=shape, **({"labels": labels} if labels else {}))
-    if labels:
-        encoder, decoder = ConditionalEncoder(encoder, labels, shape), ConditionalDecoder(decoder)
-    classifier = None
-    if "labelled" in cfg.objective:
-        classifier = instantiate(cfg.architecture.encoder, shape=shape, outputs=labels)
-    noise = instantiate(cfg.noise) if "noise" in cfg else None  # older runs lack this key
-    vae = VAE(encoder, posterior, decoder, likelihood, prior, classifier, noise)
-    return VAEModule(
-        vae,
-        objective=instantiate(cfg.objective),
-        optimizer=instantiate({key: value for key, value in cfg.optimizer.items() if key != "schedule"}),
-        schedule=instantiate(cfg.optimizer.schedule),
-        gradient_clip_val=cfg.gradient_clip_val,
-        seed=cfg.seed,
-        log_every_n_steps=cfg.log_every_n_steps,
-        K=cfg.test.K,
-        images=cfg.test.images,
-        labels=labels,
-        N=N,
-    )
-
-
-def latent_dim(part: DictConfig, labels: int) -> dict[str, int]:
-    """Return the latents that a part of a conditional model sees, with the labels, if its config has `latent_dim`."""
-    return {"latent_dim": part.latent_dim + labels} if "latent_dim" in part else {}
-
-
-def load_trained(cfg: DictConfig, shape: tuple[int, int, int], folder: Path, labels: int = 0, N: int = 1) -> VAEModule:
-    """Load the model of the run in `folder` with the weights of its best epoch.
-
-    It is on the GPU if the config asks for one and one is available. Raises UserError if the checkpoint is damaged.
-    """
-    module = build(cfg, shape, labels, N)
-    gpu = cfg.trainer.accelerator != "cpu" and torch.cuda.is_available()
-    device = torch.device("cuda" if gpu else "cpu")
-    path = folder / "checkpoints" / BEST
-    if not is_intact(path):
-        raise UserError(f"run={folder}: {path} is damaged")
-    try:
-        module.load_state_dict(torch.load(path, weights_only=True, map_location=device)["state_dict"])
-    except CHECKPOINT_ERRORS:
-        raise UserError(f"run={folder}: {path} is damaged or does not match the run's config") from None
-    return module.to(device).eval()
-
 
 DATASET_CACHE: dict[str, dict[str, Images]] = {}  # shared by the jobs of a sweep in one process
 

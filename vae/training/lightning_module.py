@@ -14,7 +14,7 @@ from pytorch_lightning import LightningModule
 from torch import Tensor
 from torch.optim import Optimizer
 
-from datamodules.base import one_hot
+from datamodules.labels import one_hot
 from datamodules.loaders import Batches
 from datamodules.pixels import RNGPurpose, check_pixels, generator, to_float
 from vae.acceleration.compilation import CompiledStep

@@ -1,0 +1,86 @@
+"""Build the model of a run from its config, and load its weights."""
+
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from vae.errors import UserError
+from vae.model.networks import ConditionalDecoder, ConditionalEncoder
+from vae.model.posteriors import Posterior
+from vae.model.vae import VAE
+from vae.runs.checkpoint_files import BEST, is_intact
+from vae.training.lightning_module import VAEModule
+
+# what loading a damaged checkpoint may raise
+CHECKPOINT_ERRORS = (OSError, RuntimeError, EOFError, KeyError, TypeError, UnpicklingError)
+
+
+def build(cfg: DictConfig, shape: tuple[int, int, int], labels: int = 0, N: int = 1) -> VAEModule:
+    """Build the model for N training images of this shape, (C, H, W), and this number of labels, if it is conditional.
+
+    The classes it creates never see cfg. In a conditional model, the encoder sees one more channel, and the decoder
+    more latents. The classifier of a semi-supervised model is another encoder.
+    """
+    posterior, likelihood = (
+        instantiate(cfg.posterior),
+        instantiate(cfg.likelihood, **latent_dim(cfg.likelihood, labels)),
+    )
+    likelihood.build(shape[0])
+    seen = (shape[0] + bool(labels), *shape[1:])
+    encoder = instantiate(cfg.architecture.encoder, shape=seen, outputs=posterior.outputs)
+    decoder = instantiate(
+        cfg.architecture.decoder,
+        shape=shape,
+        h_channels=likelihood.h_channels(shape[0]),
+        **latent_dim(cfg.architecture.decoder, labels),
+    )
+    if isinstance(posterior, Posterior):
+        posterior.build(decoder)
+    decoder = likelihood.wrap_decoder(decoder)
+    prior = instantiate(cfg.prior, shape=shape, **({"labels": labels} if labels else {}))
+    if labels:
+        encoder, decoder = ConditionalEncoder(encoder, labels, shape), ConditionalDecoder(decoder)
+    classifier = None
+    if "labelled" in cfg.objective:
+        classifier = instantiate(cfg.architecture.encoder, shape=shape, outputs=labels)
+    noise = instantiate(cfg.noise) if "noise" in cfg else None  # older runs lack this key
+    vae = VAE(encoder, posterior, decoder, likelihood, prior, classifier, noise)
+    return VAEModule(
+        vae,
+        objective=instantiate(cfg.objective),
+        optimizer=instantiate({key: value for key, value in cfg.optimizer.items() if key != "schedule"}),
+        schedule=instantiate(cfg.optimizer.schedule),
+        gradient_clip_val=cfg.gradient_clip_val,
+        seed=cfg.seed,
+        log_every_n_steps=cfg.log_every_n_steps,
+        K=cfg.test.K,
+        images=cfg.test.images,
+        labels=labels,
+        N=N,
+    )
+
+
+def latent_dim(part: DictConfig, labels: int) -> dict[str, int]:
+    """Return the latents that a part of a conditional model sees, with the labels, if its config has `latent_dim`."""
+    return {"latent_dim": part.latent_dim + labels} if "latent_dim" in part else {}
+
+
+def load_trained(cfg: DictConfig, shape: tuple[int, int, int], folder: Path, labels: int = 0, N: int = 1) -> VAEModule:
+    """Load the model of the run in `folder` with the weights of its best epoch.
+
+    It is on the GPU if the config asks for one and one is available. Raises UserError if the checkpoint is damaged.
+    """
+    module = build(cfg, shape, labels, N)
+    gpu = cfg.trainer.accelerator != "cpu" and torch.cuda.is_available()
+    device = torch.device("cuda" if gpu else "cpu")
+    path = folder / "checkpoints" / BEST
+    if not is_intact(path):
+        raise UserError(f"run={folder}: {path} is damaged")
+    try:
+        module.load_state_dict(torch.load(path, weights_only=True, map_location=device)["state_dict"])
+    except CHECKPOINT_ERRORS:
+        raise UserError(f"run={folder}: {path} is damaged or does not match the run's config") from None
+    return module.to(device).eval()
