@@ -13,19 +13,11 @@ import torch
 from doc_tables import describe_machine, markdown_table, write_table
 
 import vae
-from vae.latent.__main__ import Arguments, encode, evaluate_dimensions
+from vae.latent.disentanglement import TITLES
+from vae.latent.evaluation import encode, evaluate_dimensions
 
 FIGURE = Path(__file__).parent.parent / "docs" / "images" / "disentangling.png"
-SCORES = {
-    "squared_error": "squared error",
-    "kl": "KL",
-    "mig": "MIG",
-    "sap": "SAP",
-    "factor_vae": "FactorVAE",
-    "disentanglement": "disentanglement",
-    "completeness": "completeness",
-    "informativeness": "informativeness",
-}
+SCORES = {"squared_error": "squared error", "kl": "KL"} | TITLES
 
 
 @torch.inference_mode()
@@ -33,7 +25,7 @@ def scores(run: vae.Run) -> dict[str, float]:
     """Return the scores of the test images of a run, as its test and `vae.latent` give them."""
     data, factors = run.data, run.data.images["test"].factors
     assert factors is not None
-    found = evaluate_dimensions(run.vae, data, encode(run.vae, data.x("test")), factors, Arguments())
+    found = evaluate_dimensions(run.vae, data, encode(run.vae, data.x("test")), factors, "test", 10_000)
     tested = {name: run.summary[f"test/{name}"] for name in ("squared_error", "kl")}
     return tested | found["found"]["codes"]
 

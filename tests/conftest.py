@@ -2,6 +2,7 @@ import logging
 import os
 import shutil
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,27 @@ def cli(tmp_path, monkeypatch, capsys):
 def runs(tmp_path):
     """runs() returns the folders of finished runs, oldest first."""
     return lambda: sorted(path.parent for path in Path(tmp_path, "outputs").rglob("summary.json"))
+
+
+@pytest.fixture
+def interrupt(monkeypatch):
+    """interrupt(step, action): in the block, `action` is called before the optimizer step after `step` others."""
+    from vae.training.lightning_module import VAEModule
+
+    train_on_batch = VAEModule.train_on_batch
+
+    @contextmanager
+    def interrupt(step, action):
+        def interrupted(module, *batch):
+            if module.global_step == step:
+                action()
+            return train_on_batch(module, *batch)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(VAEModule, "train_on_batch", interrupted)
+            yield
+
+    return interrupt
 
 
 @pytest.fixture

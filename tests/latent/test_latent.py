@@ -16,7 +16,7 @@ from datamodules.base import Images
 from vae import figures
 from vae.config.schema import CONF
 from vae.latent import __main__ as latent
-from vae.latent import probes
+from vae.latent import evaluation, probes
 from vae.latent.disentanglement import disentanglement
 from vae.runs.run_folder import read_finished_run
 from vae.training.build import load_trained
@@ -31,7 +31,7 @@ def run_latent(module_cli):
 def test_labels_are_classes_if_each_has_several_images():
     def classes(labels):
         images = Images(torch.zeros(len(labels or range(20)), 1, 2, 2), labels and torch.tensor(labels))
-        return latent.class_labels(SimpleNamespace(images={"train": images, "test": images}), "test")
+        return evaluation.class_labels(SimpleNamespace(images={"train": images, "test": images}), "test")
 
     assert classes(None) is None
     assert classes(list(range(20))) is None
@@ -46,8 +46,8 @@ def load_run(folder):
 
 
 def test_codes_map_and_scores_of_a_run(cli, runs, run_latent, monkeypatch):
-    monkeypatch.setattr(latent, "BATCH_SIZE", 50)
-    monkeypatch.setattr(latent, "MAX_CLUSTERED", 100)
+    monkeypatch.setattr(evaluation, "BATCH_SIZE", 50)
+    monkeypatch.setattr(evaluation, "MAX_CLUSTERED", 100)
     cli("trainer.max_epochs=8", "latent_dim=2")
     (folder,) = runs()
     code, out, err = run_latent("images=150")
@@ -71,8 +71,8 @@ def test_codes_map_and_scores_of_a_run(cli, runs, run_latent, monkeypatch):
         "principal components": 2,
     }
     # the same scores from torch
-    fitted = latent.random_rows(240, 150)
-    train, labels = latent.encode(vae, data.x("train", fitted)).mean.detach(), data.images["train"].labels[fitted]
+    fitted = evaluation.random_rows(240, 150)
+    train, labels = evaluation.encode(vae, data.x("train", fitted)).mean.detach(), data.images["train"].labels[fitted]
     test, test_labels = q_z.mean, data.images["test"].labels
     for name, pair in {
         "codes": (train, test),
@@ -83,7 +83,7 @@ def test_codes_map_and_scores_of_a_run(cli, runs, run_latent, monkeypatch):
         assert found["found"][name]["nearest_neighbours"] == pytest.approx(right, abs=0.03)
         assert f"{found['found'][name]['nearest_neighbours']:.3f}" in out
     assert found["found"]["pixels"]["linear_probe"] > 0.9
-    rows = latent.random_rows(120, 100)
+    rows = evaluation.random_rows(120, 100)
     clusters = probes.cluster(codes["mean"][rows], 8, "kmeans")
     assert found["found"]["codes"]["nmi"] == pytest.approx(
         probes.cluster_agreement(test_labels[rows].numpy(), clusters)["nmi"]
@@ -180,11 +180,11 @@ def test_known_factors_are_kept_and_compared_with_the_codes(cli, runs, run_laten
     found = json.loads((folder / "latent/latent.json").read_text())["factors"]
     assert (found["split"], found["names"]) == ("val", ["row", "half"])
     assert found["images"] == {"fitted": 200, "tested": 60}
-    images, train = data.images["val"], data.images["train"].select(latent.random_rows(240, 200))
+    images, train = data.images["val"], data.images["train"].select(evaluation.random_rows(240, 200))
     with np.load(folder / "latent/codes.npz") as saved, torch.inference_mode():
         np.testing.assert_array_equal(saved["factor_row"], images.labels)
         np.testing.assert_array_equal(saved["factor_half"], images.labels // 4)
-        codes, fitted_to = saved["mean"], vae.q_z(data.x("train", latent.random_rows(240, 200))).mean.numpy()
+        codes, fitted_to = saved["mean"], vae.q_z(data.x("train", evaluation.random_rows(240, 200))).mean.numpy()
     factors, train_factors = (
         {"row": p.labels.float().numpy(), "half": (p.labels // 4).numpy()} for p in (images, train)
     )

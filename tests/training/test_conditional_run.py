@@ -14,7 +14,6 @@ from vae.errors import UserError
 from vae.evaluate.__main__ import evaluate
 from vae.export.__main__ import export
 from vae.model.vae import VAE
-from vae.training.lightning_module import VAEModule
 from vae.training.run_data import describe, fingerprint
 
 TRAINED = ["conditional=true", "trainer.max_epochs=12", "test.K=4", "optimizer.lr=0.01", "hidden_size=32"]
@@ -70,18 +69,12 @@ def test_evaluate_and_export(folder):
     assert picture[:, 0].mean(-1).argmax(1).tolist() == list(range(8))
 
 
-def test_a_resumed_run_gives_the_same_weights(folder, monkeypatch):
-    train_on_batch = VAEModule.train_on_batch
+def test_a_resumed_run_gives_the_same_weights(folder, interrupt, monkeypatch):
+    def stop():
+        raise UserError("stopped")
 
-    def stop(module, x, *y):
-        if module.global_step == 40:
-            raise UserError("stopped")
-        return train_on_batch(module, x, *y)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(VAEModule, "train_on_batch", stop)
-        with pytest.raises(UserError, match="stopped"):
-            train_bars(folder.parent, "stopped")
+    with interrupt(40, stop), pytest.raises(UserError, match="stopped"):
+        train_bars(folder.parent, "stopped")
     monkeypatch.setenv("VAE_DATA_DIR", str(folder.parent / "data"))
     vae.train(resume=folder.parent / "stopped")
     weights, expected = (vae.load(folder.parent / name, trust=True).vae.state_dict() for name in ("stopped", "bars"))

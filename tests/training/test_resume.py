@@ -15,7 +15,6 @@ from toy_dataset import WORSE_AT_THE_END
 
 from vae.runs.run_folder import read_run
 from vae.runs.run_lock import lock_run
-from vae.training.lightning_module import VAEModule
 
 EPOCHS = ["trainer.max_epochs=4"]
 DELAYED_COMPILE = [*EPOCHS, "compile=auto"]
@@ -46,23 +45,19 @@ def stopped_run(other):
         pytest.param(STEPS, 29, "crash", 1, marks=pytest.mark.slow),
     ],
 )
-def test_a_resumed_run_gives_the_same_weights(stop_after, by, code, limit, cli, runs, monkeypatch):
+def test_a_resumed_run_gives_the_same_weights(stop_after, by, code, limit, cli, runs, interrupt, monkeypatch):
     """Ctrl-C saves a checkpoint of the current step; after a crash, there is that of the last epoch, of 12 steps."""
     monkeypatch.setattr("vae.training.callbacks.acceleration.MIN_STEPS", 36 if "compile=auto" in limit else math.inf)
     exit_code, out, _ = cli(*limit)
     assert (exit_code, "compiling" in out) == (0, {"compile=auto", "compile=true"} & set(limit) != set())
     (uninterrupted,) = runs()
-    train_on_batch = VAEModule.train_on_batch
 
-    def stop(module, x):
-        if module.global_step == stop_after - 1:
-            if by == "crash":
-                sys.exit(1)
-            os.kill(os.getpid(), signal.SIGINT)
-        return train_on_batch(module, x)
+    def stop():
+        if by == "crash":
+            sys.exit(1)
+        os.kill(os.getpid(), signal.SIGINT)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(VAEModule, "train_on_batch", stop)
+    with interrupt(stop_after - 1, stop):
         assert cli(*limit)[0] == code
     stopped = stopped_run(uninterrupted)
     assert not (stopped / "summary.json").exists()
@@ -76,19 +71,11 @@ def test_a_resumed_run_gives_the_same_weights(stop_after, by, code, limit, cli, 
     assert without_times(stopped) == without_times(uninterrupted)
 
 
-def test_a_run_with_one_chunk_per_epoch_stops_between_epochs(cli, runs, monkeypatch):
+def test_a_run_with_one_chunk_per_epoch_stops_between_epochs(cli, runs, interrupt, monkeypatch):
     monkeypatch.setattr("datamodules.loaders.BATCHES_PER_CHUNK", 100)
     assert cli(*EPOCHS)[0] == 0
     (uninterrupted,) = runs()
-    train_on_batch = VAEModule.train_on_batch
-
-    def stop(module, x):
-        if module.global_step == 17:
-            os.kill(os.getpid(), signal.SIGINT)
-        return train_on_batch(module, x)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(VAEModule, "train_on_batch", stop)
+    with interrupt(17, lambda: os.kill(os.getpid(), signal.SIGINT)):
         assert cli(*EPOCHS)[0] == 130
     stopped = stopped_run(uninterrupted)
     assert load_checkpoint(stopped)["global_step"] == 24
@@ -137,18 +124,10 @@ def test_a_new_run_does_not_overwrite_an_old_one(cli, runs):
     assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_run_without_a_checkpoint_starts_from_the_beginning(cli, runs, monkeypatch):
+def test_a_run_without_a_checkpoint_starts_from_the_beginning(cli, runs, interrupt):
     """It was killed in its first epoch, after metrics.csv was begun."""
     assert cli("hydra.run.dir=outputs/uninterrupted")[0] == 0
-
-    def kill(module, x):
-        if module.global_step == 11:
-            sys.exit(1)
-        return train_on_batch(module, x)
-
-    train_on_batch = VAEModule.train_on_batch
-    with monkeypatch.context() as patch:
-        patch.setattr(VAEModule, "train_on_batch", kill)
+    with interrupt(11, lambda: sys.exit(1)):
         assert cli("hydra.run.dir=outputs/killed")[0] == 1
     assert Path("outputs/killed/metrics.csv").exists()
     assert "resume=outputs/killed" in cli("hydra.run.dir=outputs/killed")[2]

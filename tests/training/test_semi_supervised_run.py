@@ -8,7 +8,6 @@ from toy_dataset import Bars
 
 import vae
 from vae.errors import UserError
-from vae.training.lightning_module import VAEModule
 
 LINE = [*BARS, "objective=m2", "objective.labelled=16", "test.K=4", "optimizer.lr=0.01", "logger=none"]
 
@@ -63,18 +62,12 @@ def test_labels_that_are_not_used_never_reach_the_loss(tmp_path):
     assert rows[0] == rows[1]
 
 
-def test_a_resumed_run_gives_the_same_weights(folder, monkeypatch):
-    train_on_batch = VAEModule.train_on_batch
+def test_a_resumed_run_gives_the_same_weights(folder, interrupt, monkeypatch):
+    def stop():
+        raise UserError("stopped")
 
-    def stop(module, x, *y):
-        if module.global_step == 40:
-            raise UserError("stopped")
-        return train_on_batch(module, x, *y)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(VAEModule, "train_on_batch", stop)
-        with pytest.raises(UserError, match="stopped"):
-            train(folder.parent, "stopped", "trainer.max_epochs=12", "hidden_size=32")
+    with interrupt(40, stop), pytest.raises(UserError, match="stopped"):
+        train(folder.parent, "stopped", "trainer.max_epochs=12", "hidden_size=32")
     monkeypatch.setenv("VAE_DATA_DIR", str(folder.parent / "data"))
     vae.train(resume=folder.parent / "stopped")
     assert same_weights(load_weights(folder.parent / "stopped"), load_weights(folder))

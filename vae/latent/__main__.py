@@ -22,9 +22,9 @@ run are now.
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, Field
 
@@ -36,16 +36,11 @@ from vae.runs.atomic_files import atomic_directory
 from vae.terminal import show
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import Tensor
 
-    from datamodules.base import ImageDataModule, Images
-    from vae.model.vae import VAE
+    from datamodules.base import Images
 
-BATCH_SIZE = 500
-MAX_CLUSTERED = 10_000  # images that are clustered
 N_ANOMALIES = 50  # images in strangest.png
-MIN_IMAGES_PER_CLASS = 5  # with fewer on average, labels are not treated as classes
 
 
 class Arguments(BaseModel, strict=True, extra="forbid"):
@@ -61,108 +56,6 @@ class Arguments(BaseModel, strict=True, extra="forbid"):
     K: PositiveInt = 50
     images: int = Field(10_000, ge=2, description="a whole number, 2 or more")
     wandb: bool = Field(False, description="true or false")
-
-
-class Codes(NamedTuple):
-    """q(z|x) of N images: the mean, (N, D), and for a diagonal Gaussian the log-variance, (N, D)."""
-
-    mean: "Tensor"
-    log_var: "Tensor | None"
-
-
-def encode(vae: "VAE", x: "Tensor", *y: "Tensor") -> Codes:
-    """Encode images x, (N, C, H, W), with labels y in a conditional model. The codes are on the CPU."""
-    import torch
-
-    torch.manual_seed(0)  # the mean of a flow is estimated from samples
-    q_z = [given.q_z(batch) for given, batch in vae.batches(BATCH_SIZE, x, *y)]
-    mean = torch.cat([q.mean for q in q_z]).cpu()
-    if not hasattr(q_z[0], "log_var"):
-        return Codes(mean, None)
-    return Codes(mean, torch.cat([q.log_var for q in q_z]).cpu())  # type: ignore[attr-defined]
-
-
-def random_rows(n: int, max_rows: int) -> "Tensor":
-    """Draw at most `max_rows` of the rows 0 to n - 1 with a fixed seed, in increasing order."""
-    import torch
-
-    return torch.randperm(n, generator=torch.Generator().manual_seed(0))[:max_rows].sort().values
-
-
-def class_labels(data: "ImageDataModule", split: str) -> "Tensor | None":
-    """Return the labels of a split if they are classes with several images each, else None."""
-    labels, train_labels = data.images[split].labels, data.images["train"].labels
-    if labels is None or train_labels is None or len(labels) < MIN_IMAGES_PER_CLASS * len(labels.unique()):
-        return None
-    return labels if len(labels.unique()) > 1 else None
-
-
-def evaluate_codes(
-    vae: "VAE", data: "ImageDataModule", codes: Codes, labels: "Tensor", given: Arguments
-) -> dict[str, Any]:
-    """Cluster the codes of a split and fit classifiers to training codes; do the same for pixels and their PCA.
-
-    Returns the contents of latent.json. Raises UserError if k or images does not suit the data.
-    """
-    from tqdm.auto import tqdm
-
-    from vae.latent import probes
-
-    train, test = data.images["train"], data.images["test"]
-    fitted, rows = random_rows(len(train.pixels), given.images), random_rows(len(labels), MAX_CLUSTERED)
-    k = given.k or len(labels.unique())
-    if k > len(rows):
-        raise UserError(f"k={k}: expected 2 to {len(rows)}, or null for the number of labels")
-    assert train.labels is not None
-    assert test.labels is not None
-    if len(train.labels[fitted].unique()) < 2:
-        raise UserError(f"images={given.images}: expected more, so that the classifiers see at least two labels")
-    images = data.x("train", fitted), data.x("test"), data.x(given.split, rows)
-    pixels: list[np.ndarray] = [x.flatten(1).numpy() for x in images]
-    given_labels = data.y("train", fitted), data.y("test")
-    means = [encode(vae, x, *y).mean.numpy() for x, y in zip(images, given_labels, strict=False)]
-    means.append(codes.mean[rows].numpy())
-    features = {"codes": means, "pixels": pixels}
-    features["principal components"] = probes.principal_components(pixels[0], codes.mean.shape[1], *pixels[1:])
-    results: dict[str, Any] = {}
-    for name, (x_train, x_test, x_clustered) in tqdm(features.items(), "clusters, probes", leave=False, disable=None):
-        clusters = probes.cluster(x_clustered, k, given.clusters)
-        results[name] = {
-            "features": x_train.shape[1],
-            **probes.cluster_agreement(labels[rows].numpy(), clusters),
-            **probes.probe_accuracies(x_train, train.labels[fitted].numpy(), x_test, test.labels.numpy()),
-        }
-    counts = {"clustered": len(rows), "fitted": len(fitted), "tested": len(test.pixels)}
-    names = list(map(test.label_name, labels.unique().tolist()))
-    how = {"split": given.split, "clusters": given.clusters, "k": k}
-    return {**how, "labels": names, "images": counts, "found": results}
-
-
-def evaluate_dimensions(
-    vae: "VAE", data: "ImageDataModule", codes: Codes, factors: "Mapping[str, Tensor]", given: Arguments
-) -> dict[str, Any]:
-    """Measure how well dimensions of the codes of a split, and of their PCA, stand for the known factors of the images.
-
-    Returns the contents of latent.json under `factors`.
-    """
-    from vae.latent import probes
-    from vae.latent.disentanglement import disentanglement
-
-    train = data.images["train"]
-    fitted = random_rows(len(train.pixels), given.images)
-    known = {name: values.numpy() for name, values in factors.items()}
-    known_train = {name: values.numpy() for name, values in (train.select(fitted).factors or {}).items()}
-    x_train, x = data.x("train", fitted), data.x(given.split)
-    train_codes = encode(vae, x_train, *data.y("train", fitted)).mean.numpy()
-    pixels = x_train.flatten(1).numpy(), x.flatten(1).numpy()
-    features = {"codes": [train_codes, codes.mean.numpy()]}
-    features["principal components"] = probes.principal_components(pixels[0], codes.mean.shape[1], pixels[1])
-    found = {
-        name: {"features": ours.shape[1], **disentanglement(ours, known, fitted_to, known_train)}
-        for name, (fitted_to, ours) in features.items()
-    }
-    counts = {"fitted": len(fitted), "tested": len(x)}
-    return {"split": given.split, "names": list(known), "images": counts, "found": found}
 
 
 def format_table(title: str, found: dict[str, dict[str, Any]], names: dict[str, str]) -> str:
@@ -193,20 +86,14 @@ def labels_table(results: dict[str, Any]) -> str:
 
 def factors_table(results: dict[str, Any]) -> str:
     """Format how well dimensions of the codes stand for the factors."""
-    names = {
-        "mig": "MIG",
-        "sap": "SAP",
-        "factor_vae": "FactorVAE",
-        "disentanglement": "disentanglement",
-        "completeness": "completeness",
-        "informativeness": "informativeness",
-    }
+    from vae.latent.disentanglement import TITLES
+
     n = results["images"]
     title = (
         f"known factors, {', '.join(results['names'])}: {n['tested']:,} {results['split']} images;"
         f" forests fitted to {n['fitted']:,} training images"
     )
-    return format_table(title, results["found"], names)
+    return format_table(title, results["found"], TITLES)
 
 
 def analyse(given: Arguments) -> list[str]:
@@ -216,7 +103,7 @@ def analyse(given: Arguments) -> list[str]:
     """
     run = load(given.run, given.trust, given.config_dir, given.data_path)
     folder = run.folder
-    from vae.latent import probes
+    from vae.latent import evaluation, probes
 
     by_umap = given.map == "umap" and run.config.latent_dim > 2
     if by_umap:
@@ -231,22 +118,27 @@ def analyse(given: Arguments) -> list[str]:
 
     data, module = run.data, run.module
     vae, images = run.vae, data.images[given.split]
-    x, y, labels = data.x(given.split), data.y(given.split), class_labels(data, given.split)
+    x, y, labels = data.x(given.split), data.y(given.split), evaluation.class_labels(data, given.split)
     lines: list[str] = []
     results: dict[str, Any] = {}
     with torch.inference_mode(), atomic_directory(folder / "latent") as part:
-        codes = encode(vae, x, *y)
+        codes = evaluation.encode(vae, x, *y)
         if labels is None:
             lines.append(
-                f"  no labels, or fewer than {MIN_IMAGES_PER_CLASS} images per label: clusters and probes are skipped"
+                f"  no labels, or fewer than {evaluation.MIN_IMAGES_PER_CLASS} images per label:"
+                " clusters and probes are skipped"
             )
         else:
-            results |= evaluate_codes(vae, data, codes, labels, given)
+            results |= evaluation.evaluate_codes(
+                vae, data, codes, labels, given.split, given.clusters, given.k, given.images
+            )
             lines.append(labels_table(results))
         if images.factors is None:
             lines.append("  no known factors: MIG, SAP, the FactorVAE score and DCI are skipped")
         else:
-            results["factors"] = evaluate_dimensions(vae, data, codes, images.factors, given)
+            results["factors"] = evaluation.evaluate_dimensions(
+                vae, data, codes, images.factors, given.split, given.images
+            )
             lines.append(factors_table(results["factors"]))
         if results:
             (part / "latent.json").write_text(json.dumps(results, indent=2) + "\n")

@@ -20,6 +20,14 @@ TREES = 20  # of a random forest
 LEAF = 5  # images of a leaf of its trees, or more
 VOTES = 1000  # of the FactorVAE score, for the classifier and again for its accuracy
 IMAGES_PER_VOTE = 64
+TITLES = {  # of the scores, in tables
+    "mig": "MIG",
+    "sap": "SAP",
+    "factor_vae": "FactorVAE",
+    "disentanglement": "disentanglement",
+    "completeness": "completeness",
+    "informativeness": "informativeness",
+}
 
 
 def disentanglement(codes: Array, factors: Factors, train: Array, train_factors: Factors) -> dict[str, float]:
