@@ -61,10 +61,19 @@ class Logits(nn.Module):
         return (z @ self.logit).unflatten(-1, SHAPE)
 
 
-def explorer(dataset=Named, bounded=True, by_umap=False):
+class Drafting(Bernoulli):
+    """A likelihood whose drafts are the inverted previous image, so that they differ from the picture."""
+
+    sampled_mean = True
+
+    def draft_image(self, p_x, previous):  # noqa: ARG002
+        return 1 - previous
+
+
+def explorer(dataset=Named, bounded=True, by_umap=False, likelihood=Bernoulli):
     """Build an explorer of the linear model."""
     data = load_data(dataset)
-    vae = VAE(nn.Identity(), Linear(), Logits(), Bernoulli(), StandardNormal(3, SHAPE))
+    vae = VAE(nn.Identity(), Linear(), Logits(), likelihood(), StandardNormal(3, SHAPE))
     return Explorer("linear-run", "named, latent_dim=3", TrainedModel(vae, lambda: data), bounded, by_umap)
 
 
@@ -140,7 +149,7 @@ def z(page):
 
 def settled_code(page):
     """Return the current code once its picture is on the screen."""
-    page.wait_for_function("!busy && !pending")
+    page.wait_for_function("!busy && !pending && !resting")
     return z(page)
 
 

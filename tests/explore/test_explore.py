@@ -13,11 +13,23 @@ import threading
 import numpy as np
 import pytest
 import torch
-from explore_client import NAMES, TO_CODE, TO_LOGIT, Named, all_means, encode_file, explorer, picture, served
+from explore_client import (
+    NAMES,
+    TO_CODE,
+    TO_LOGIT,
+    Drafting,
+    Named,
+    all_means,
+    encode_file,
+    explorer,
+    picture,
+    served,
+)
 from PIL import Image
 from torch.distributions import Bernoulli, Independent, Normal
 
 from datamodules.base import Images
+from vae.errors import UserError
 from vae.explore import __main__ as explore
 from vae.explore import explorer as explorer_module
 from vae.model.interpolation import spherical
@@ -112,9 +124,24 @@ def test_codes_are_decoded_to_rgba_bytes(fetch):
     assert (found[..., 3] == 255).all()
 
 
+def test_a_draft_is_made_from_the_previous_picture():
+    drafting = explorer(likelihood=Drafting)
+    assert drafting.about["has_drafts"]
+    assert not explorer().about["has_drafts"]
+    code = [[0.5, -1.0, 2.0]]
+    exact = drafting.decode(code)
+    inverted = np.frombuffer(drafting.decode(code, previous=exact), np.uint8).reshape(-1, 4)
+    np.testing.assert_array_equal(inverted[:, :3], 255 - np.frombuffer(exact, np.uint8).reshape(-1, 4)[:, :3])
+    assert explorer().decode(code, previous=exact) == exact
+    with pytest.raises(UserError, match="previous: expected 560 bytes; got 3"):
+        drafting.decode(code, previous=b"abc")
+
+
 @pytest.mark.parametrize(
     ("body", "part"),
     [
+        ('{"codes": [[1, 2, 3]], "previous": "AAAA"}', "previous: expected 560 bytes; got 3"),
+        ('{"codes": [[1, 2, 3]], "previous": "?"}', "previous"),
         ('{"codes": [[1, 2]]}', "expected 3 numbers"),
         ('{"codes": [[1, 2, NaN]]}', "finite"),
         ('{"codes": [[1, 2, 1e999]]}', "finite"),

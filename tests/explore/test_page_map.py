@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from explore_client import (
     SPLITS,
+    Drafting,
     all_means,
     assert_picture_of_code,
     explorer,
@@ -36,6 +37,25 @@ def axes():
     """Return the principal directions of all codes; the first two span the map."""
     codes = all_means()
     return np.linalg.svd(codes - codes.mean(0), full_matrices=False)[2]
+
+
+def test_drafts_follow_the_pointer_and_the_picture_comes_when_it_rests(browser):
+    with served(explorer(likelihood=Drafting)) as address, opened_page(browser, address) as page:
+        drafts = []
+        page.on("request", lambda it: drafts.append("previous" in it.post_data) if it.url.endswith("decode") else None)
+        box = page.locator("#map").bounding_box()
+        page.mouse.move(box["x"] + 60, box["y"] + 80)
+        page.mouse.down()
+        for i in range(20):
+            page.mouse.move(box["x"] + 60 + 8 * i, box["y"] + 80)
+        assert_picture_of_code(page)
+        assert drafts[0]
+        assert not drafts[-1]
+        page.mouse.up()
+        drafts.clear()
+        page.locator("#reset").click()
+        assert_picture_of_code(page)
+        assert drafts == [False]
 
 
 def test_starts_with_the_first_test_image(page):

@@ -234,6 +234,20 @@ def test_a_seeded_sample_does_not_depend_on_the_other_images(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_repeated_drafts_end_at_the_seeded_sample(kind):
+    likelihood = build_likelihood(kind)
+    p_x = likelihood(random_h(3, 5, 6))
+    image = p_x.seeded_sample(0.9)
+    torch.testing.assert_close(p_x.draft(image, 0.9), image)
+    first, draft = p_x.draft(1 - image, 0.9), 1 - image
+    for _ in range(30):  # each makes at least one more pixel right
+        draft = p_x.draft(draft, 0.9)
+    assert not first.equal(image)
+    torch.testing.assert_close(draft, image)
+    assert likelihood.draft_image(p_x, 1 - image).equal(p_x.draft(1 - image, OPTIONS["temperature"]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_log_prob_of_k_samples_equals_that_of_each(kind):
     likelihood = build_likelihood(kind)
     x, h = images(kind, 3, 4, 4, likelihood.channels), random_h(5, 3, 4, 4)

@@ -73,6 +73,12 @@ class TrainedModel:
         pictures = [vae.decode(batch) for vae, batch in self.vae.batches(EVAL_BATCH, *flat)]
         return torch.cat(pictures).cpu().unflatten(0, z.shape[:-1])
 
+    @torch.inference_mode()
+    def draft(self, z: Tensor, previous: Tensor, *y: Tensor) -> Tensor:
+        """Return approximate pictures (N, C, H, W) of codes (N, D), given those of other codes close to them."""
+        z, previous, *labels = (values.to(self.device) for values in (z, previous, *y))
+        return self.vae.given(*labels).draft(z, previous).cpu()
+
     @cached_property
     def train_codes(self) -> Tensor:
         """Codes of training images, (N, D)."""

@@ -48,6 +48,15 @@ def rgba(images: Tensor) -> bytes:
     return pixels.numpy().tobytes()
 
 
+def from_rgba(content: bytes, shape: Sequence[int]) -> Tensor:
+    """Convert the RGBA bytes of one image back, (1, C, H, W). Raises UserError if their number is wrong."""
+    c, h, w = shape
+    if len(content) != 4 * h * w:
+        raise UserError(f"previous: expected {4 * h * w} bytes; got {len(content)}")
+    pixels = torch.frombuffer(bytearray(content), dtype=torch.uint8).view(1, h, w, 4)
+    return pixels[..., :c].permute(0, 3, 1, 2) / 255
+
+
 def rounded(values: Tensor) -> Any:
     """Convert a tensor to nested lists of numbers with four significant digits."""
     if values.dim() > 1:
@@ -111,6 +120,7 @@ class Explorer:
             "class_names": dict(enumerate(classes)) if (classes := model.data.images["train"].classes) else None,
             "colours": class_colours(max(1, len(labels))) if few else continuous_colours(),
             "mean_code": self.mean_code,
+            "has_drafts": self.model.vae.likelihood.sampled_mean,
             "background": self.background,
             "score": self.score,
             "K": K,
@@ -138,9 +148,18 @@ class Explorer:
         return (one_hot(torch.tensor([label]), n),) if n else ()
 
     @torch.inference_mode()
-    def decode(self, codes: Sequence[Sequence[float]], label: int | None = None) -> bytes:
-        """Return the pictures of codes, (N, D), as RGBA bytes. A conditional model is given this label."""
-        return rgba(self.model.decode(torch.tensor(codes, device=self.model.device), *self.labels(label)))
+    def decode(
+        self, codes: Sequence[Sequence[float]], label: int | None = None, previous: bytes | None = None
+    ) -> bytes:
+        """Return the pictures of codes, (N, D), as RGBA bytes. A conditional model is given this label.
+
+        With the previous picture, as RGBA bytes, a picture that takes long is a draft. Raises UserError if it has the
+        wrong size.
+        """
+        z, y = torch.tensor(codes, device=self.model.device), self.labels(label)
+        if previous is None:
+            return rgba(self.model.decode(z, *y))
+        return rgba(self.model.draft(z, from_rgba(previous, self.model.data.shape), *y))
 
     @torch.inference_mode()
     def sample_prior(self, label: int | None = None) -> list[float]:

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import uvicorn
 from PIL import Image
-from pydantic import BaseModel, Field, FiniteFloat, ValidationError
+from pydantic import Base64Bytes, BaseModel, Field, FiniteFloat, ValidationError
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -31,6 +31,7 @@ MAX_CODES = 64  # codes per request
 class Codes(BaseModel, extra="forbid"):
     codes: list[list[FiniteFloat]] = Field(min_length=1, max_length=MAX_CODES)
     label: int | None = None  # the number of the label of a conditional model
+    previous: Base64Bytes | None = None  # the RGBA bytes of the picture shown, to get a draft
     run: str | None = None  # the run of the page, which may differ after a restart at the same address
 
 
@@ -87,7 +88,8 @@ class Endpoints:
         d = len(self.explorer.mean_code)
         if any(len(code) != d for code in given.codes):
             raise UserError(f"codes: expected {d} numbers in each")
-        return Response(self.explorer.decode(given.codes, given.label), media_type="application/octet-stream")
+        pictures = self.explorer.decode(given.codes, given.label, given.previous)
+        return Response(pictures, media_type="application/octet-stream")
 
     async def sample(self, request: Request) -> Response:
         return JSONResponse(await run_in_threadpool(self.explorer.sample_prior, label_of(request)))

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from vae.errors import UserError
-from vae.model.causal_network import CausalNetwork, Offsets
+from vae.model.causal_network import CausalNetwork, Offsets, with_inside
 from vae.model.likelihoods import Likelihood, soft_lower_bound
 from vae.model.pixel_distributions import eight_bits, log_mass
 
@@ -50,6 +50,21 @@ class AutoregressiveDistribution(D.Distribution):
     def seeded_sample(self, temperature: float, seed: int = 0) -> Tensor:
         """Return one image per h. It depends on h and the seed only. At temperature 0, pixels are the most likely."""
         return self._sample(self.h, temperature, torch.Generator().manual_seed(seed))
+
+    @torch.no_grad()
+    def draft(self, x: Tensor, temperature: float, seed: int = 0) -> Tensor:
+        """Sample all pixels at once, each given the previous pixels of images x, (..., C, H, W), not those of its own.
+
+        The noise is that of `seeded_sample`. Repeated, this ends at its image, which is the fixed point.
+        """
+        likelihood, h = self.likelihood, self.h.reshape(-1, *self.h.shape[-3:])
+        x = x.expand(*self.batch_shape, *self.event_shape).reshape(-1, *self.event_shape)
+        height, width = x.shape[-2:]
+        order = likelihood.network.sampling_order(height, width, likelihood.neighbours)
+        noise = temperature * likelihood.noise(h, torch.Generator().manual_seed(seed))[order.argsort()]
+        out = likelihood.network_outputs(x, h).flatten(-2).permute(2, 0, 1)
+        values = likelihood.sample_pixel(out, noise, likelihood.context(x), likelihood.image_parameters(h))
+        return values.permute(1, 2, 0).reshape(*self.batch_shape, *self.event_shape)
 
     @torch.no_grad()
     def _sample(self, h: Tensor, temperature: float, rng: torch.Generator | None) -> Tensor:
@@ -90,6 +105,7 @@ class AutoregressiveLikelihood(Likelihood):
     arguments, see `CausalNetwork`.
     """
 
+    sampled_mean = True
     neighbours: ClassVar[Offsets] = ()  # the pixels whose inputs `sample_pixel` gets
     background = 0.0  # pixels with this value are 0 for the network, as those outside the image are
     network: CausalNetwork
@@ -128,6 +144,18 @@ class AutoregressiveLikelihood(Likelihood):
         """Return a sample at `temperature`, with a fixed seed."""
         assert isinstance(p_x, AutoregressiveDistribution)
         return p_x.seeded_sample(self.temperature)
+
+    def draft_image(self, p_x: D.Distribution, previous: Tensor) -> Tensor:
+        """Return the display image in which each pixel is given the previous ones of another image."""
+        assert isinstance(p_x, AutoregressiveDistribution)
+        return p_x.draft(previous, self.temperature)
+
+    def context(self, x: Tensor) -> Tensor:
+        """Return the network's inputs at the neighbours of each pixel of x, (H W, B, neighbours * (C + 1))."""
+        pad = max((max(abs(i), abs(j)) for i, j in self.neighbours), default=0)
+        inputs, (height, width) = F.pad(with_inside(self.network_input(x), 1), [pad] * 4), x.shape[-2:]
+        shifted = [inputs[..., pad + i :, pad + j :][..., :height, :width] for i, j in self.neighbours]
+        return torch.cat([*shifted, inputs[:, :0, :height, :width]], 1).flatten(-2).permute(2, 0, 1)
 
     def network_input(self, x: Tensor) -> Tensor:
         """Return the input of the network for values x."""

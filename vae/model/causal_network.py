@@ -14,6 +14,11 @@ SWAPPED_BLOCK = 8  # pixels
 Offsets = Sequence[tuple[int, int]]  # (rows, columns) from a pixel to the pixels that are read
 
 
+def with_inside(x: Tensor, dim: int) -> Tensor:
+    """Append the input channel that is 1 inside the image."""
+    return torch.cat([x, torch.ones_like(x.narrow(dim, 0, 1))], dim)
+
+
 class CausalConv(nn.Conv2d):
     """Masked convolution over the rows above and the pixels to the left (van den Oord et al. 2016).
 
@@ -71,8 +76,8 @@ class CausalNetwork(nn.Module):
         batch = h.shape[:-3]
         if self.training and self.context_swap:
             x = torch.where(self.swapped(x), x.roll(1, 0), x)
-        x = torch.cat([x, torch.ones_like(x[:, :1])], 1)
-        x, h = (t.contiguous(memory_format=torch.channels_last) for t in (x, h.flatten(0, -4)))  # faster on CPUs
+        inputs = with_inside(x, 1), h.flatten(0, -4)
+        x, h = (t.contiguous(memory_format=torch.channels_last) for t in inputs)  # faster on CPUs
         projections = zip(*(p.chunk(1 + len(self.layers)) for p in self.project_h.parameters()), strict=True)
         of_first, *of_layers = (F.conv2d(h, weight, bias) for weight, bias in projections)
         a = (self.first(x) + of_first.unflatten(0, (-1, x.shape[0]))).flatten(0, 1)
@@ -86,6 +91,20 @@ class CausalNetwork(nn.Module):
         blocks = [-(-size // SWAPPED_BLOCK) for size in (height, width)]
         swapped = torch.rand(x.shape[0], 1, *blocks, device=x.device) < self.context_swap
         return swapped.repeat_interleave(SWAPPED_BLOCK, -2).repeat_interleave(SWAPPED_BLOCK, -1)[..., :height, :width]
+
+    @property
+    def convs(self) -> list[CausalConv]:
+        return [self.first, *self.layers]  # type: ignore[list-item]
+
+    def reach(self, neighbours: Offsets) -> int:
+        """Return one more than the columns to its right that a pixel reads in each row above, at most."""
+        reads = [*(conv.offsets for conv in self.convs), neighbours]
+        return 1 + max(1, *(j // -i for offsets in reads for i, j in offsets if i))
+
+    def sampling_order(self, height: int, width: int, neighbours: Offsets) -> Tensor:
+        """Return the pixels in the order in which `sample` takes them, as indices in row-major order, (H W,)."""
+        row, column = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+        return (self.reach(neighbours) * row + column).flatten().argsort(stable=True)
 
     @torch.no_grad()
     def sample(
@@ -108,16 +127,14 @@ class CausalNetwork(nn.Module):
         image.
         """
         (height, width), n = h.shape[-2:], len(h)
-        convs: list[CausalConv] = [self.first, *self.layers]  # type: ignore[list-item]
-        reads = [*(conv.offsets for conv in convs), neighbours]
-        reach = 1 + max(1, *(j // -i for offsets in reads for i, j in offsets if i))
+        reads = [*(conv.offsets for conv in self.convs), neighbours]
+        reach = self.reach(neighbours)
         padding = max(-i for offsets in reads for i, _ in offsets)
         depth = 1 + max(-j - reach * i for offsets in reads for i, j in offsets)
 
-        row, column = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-        step = (reach * row + column).flatten()
-        order = step.argsort(stable=True)
-        row, step = row.flatten()[order], step[order]
+        order = self.sampling_order(height, width, neighbours)
+        row, column = order // width, order % width
+        step = reach * row + column
         ends = torch.searchsorted(step, torch.arange(int(step[-1]) + 2)).tolist()
         places = []  # for each of `reads`, indices into a flattened cache, (pixels, offsets)
         for offsets in reads:
@@ -132,13 +149,13 @@ class CausalNetwork(nn.Module):
             return values.transpose(1, 2).flatten(2)
 
         of_h = self.project_h(h).flatten(2)[..., order].permute(2, 0, 1).contiguous()
-        caches = [h.new_zeros(depth, padding + height, n, conv.in_channels) for conv in convs]
-        weights = [(conv.matrix(), conv.bias) for conv in convs]
+        caches = [h.new_zeros(depth, padding + height, n, conv.in_channels) for conv in self.convs]
+        weights = [(conv.matrix(), conv.bias) for conv in self.convs]
         samples = []
         for t, (begin, end) in enumerate(pairwise(ends)):
             first_row = padding + int(row[begin]) if begin < end else 0
             now = [None if place is None else place[begin:end] for place in places]
-            of_first, *of_layers = of_h[begin:end].chunk(len(convs), -1)
+            of_first, *of_layers = of_h[begin:end].chunk(len(caches), -1)
 
             def write(cache: Tensor, values: Tensor, t: int = t, first_row: int = first_row) -> None:
                 cache[t % depth].zero_()[first_row : first_row + len(values)] = values
@@ -149,7 +166,7 @@ class CausalNetwork(nn.Module):
                 a = a + F.linear(read(cache, place), *weight) + of_layer
             outputs = F.linear(F.silu(a), self.last.weight.flatten(1), self.last.bias)
             value = sample_pixel(outputs, noise[begin:end], read(caches[0], now[-1]))
-            write(caches[0], torch.cat([network_input(value), torch.ones_like(value[..., :1])], -1))
+            write(caches[0], with_inside(network_input(value), -1))
             samples.append(value)
         images = torch.empty(height * width, *samples[0].shape[1:], device=h.device, dtype=h.dtype)
         images[order.to(h.device)] = torch.cat(samples)

@@ -39,6 +39,7 @@ class Likelihood(nn.Module):
 
     support: constraints.Constraint
     normalized = True
+    sampled_mean = False  # whether the mean of p(x|z) is estimated from samples, which takes time
 
     def build(self, channels: int) -> None:
         """Create the parts that depend on the number of channels of an image: by default, none."""
@@ -58,6 +59,10 @@ class Likelihood(nn.Module):
     def display_image(self, p_x: D.Distribution) -> Tensor:
         """Return the image to display for p(x|z): by default, its mean."""
         return p_x.mean
+
+    def draft_image(self, p_x: D.Distribution, previous: Tensor) -> Tensor:  # noqa: ARG002
+        """Return an approximation of `display_image` that takes less time, given an earlier one; by default, itself."""
+        return self.display_image(p_x)
 
 
 def independent_pixels(pixels: D.Distribution) -> D.Distribution:

@@ -177,6 +177,10 @@ class VAE(nn.Module):
         """Decode latents z, (..., D), to images for display, (..., C, H, W), in [0, 1]."""
         return self.likelihood.display_image(self.p_x(z))
 
+    def draft(self, z: Tensor, previous: Tensor) -> Tensor:
+        """Approximate `decode` in less time, given the images, (..., C, H, W), of other latents close to z."""
+        return self.likelihood.draft_image(self.p_x(z), previous)
+
     def terms(self, x: Tensor, K: int = 1) -> Terms:
         """Sample z_k ~ q(z|x), k = 1..K, with separate noise for each image (sec. 2.4), and return their terms."""
         return self.sample_terms(x, self.q_z(x), self.p_z(), K)

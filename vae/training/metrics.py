@@ -33,6 +33,9 @@ class RunningMeans:
         return {f"{split}/{name}": mean for name, mean in zip(self.names, means, strict=True)}
 
 
+MAX_SAMPLED_MEANS = 1000  # test images for squared_error, if the mean of p(x|z) is estimated from samples
+
+
 class TestMetrics:
     """Test metrics: the means of the curves, squared error, active units, and log p(x).
 
@@ -44,6 +47,7 @@ class TestMetrics:
     def __init__(self, vae: VAE, curves: dict[str, str], mean_image: Tensor | None, K: int, images: int | None) -> None:
         self.vae, self.terms, self.mean_image, self.K = vae, list(curves.values()), mean_image, K
         self.images_remaining = (sys.maxsize if images is None else images) if K else 0
+        self.means_remaining = MAX_SAMPLED_MEANS if vae.likelihood.sampled_mean else sys.maxsize
         self.means = RunningMeans(curves)
         self.log_px: list[Tensor] = []  # (B,)
         self.latents: list[Tensor] = []  # the means of q(z|x), (B, D)
@@ -58,9 +62,7 @@ class TestMetrics:
         self.means.update(torch.stack([getattr(terms, term).sum() for term in self.terms]), len(x))
         z = terms.q_z.mean
         self.latents.append(z)
-        baselines = [] if self.mean_image is None else [self.mean_image.expand_as(x)]
-        predictions = torch.stack([vae.p_x(z).mean, *baselines])
-        self.squared_errors.append((predictions - x).square().sum((-3, -2, -1)))
+        self.add_squared_errors(x[: self.means_remaining], z[: self.means_remaining], *y)
         self.pixels = x[0].numel()
         if x.shape[1] == 3:
             picture = vae.decode(z)
@@ -72,6 +74,15 @@ class TestMetrics:
             vae = self.vae.given(*(label[:n] for label in y))
             self.log_px.append(importance_sample(vae, x[:n], self.K).log_px)
             self.images_remaining -= len(x)
+
+    def add_squared_errors(self, x: Tensor, z: Tensor, *y: Tensor) -> None:
+        """Add the squared errors of images x, (B, C, H, W), and their latents z, (B, D)."""
+        if not len(x):
+            return
+        baselines = [] if self.mean_image is None else [self.mean_image.expand_as(x)]
+        predictions = torch.stack([self.vae.given(*(label[: len(x)] for label in y)).p_x(z).mean, *baselines])
+        self.squared_errors.append((predictions - x).square().sum((-3, -2, -1)))
+        self.means_remaining -= len(x)
 
     def compute(self) -> dict[str, float]:
         """Return all test metrics by name."""

@@ -37,8 +37,8 @@ async function withErrors(work) {  // runs a task and shows the message that it 
   }
 }
 
-async function decode(codes) {  // returns one ImageData per code
-  const body = JSON.stringify({ codes, label: givenLabel(), run: about.run });
+async function decode(codes, previous) {  // returns one ImageData per code: drafts, if a previous picture is given
+  const body = JSON.stringify({ codes, label: givenLabel(), previous: previous && toBase64(previous), run: about.run });
   const response = await request("/decode", { method: "POST", body });
   const bytes = new Uint8ClampedArray(await response.arrayBuffer()), size = bytes.length / codes.length;
   return codes.map((_, i) => toImageData(bytes.subarray(i * size, (i + 1) * size)));
@@ -46,6 +46,7 @@ async function decode(codes) {  // returns one ImageData per code
 
 let about, width, height;  // the description of the run, and the size of its images
 const toBytes = base64 => Uint8ClampedArray.from(atob(base64), letter => letter.charCodeAt());
+const toBase64 = image => btoa(Array.from(image.data, byte => String.fromCharCode(byte)).join(""));
 const toImageData = bytes => new ImageData(bytes, width, height);
 
 function paint(canvas, data) {
@@ -79,24 +80,32 @@ $("label").addEventListener("change", event => withErrors(async () => {  // the 
 
 let z = [];
 const latencies = [];  // milliseconds from an input event to its picture
-let pending = null, busy = false;
+const REST = 100;  // milliseconds without an event until a draft is replaced by the picture
+let pending = null, busy = false, shown = null, resting = 0;
 
-async function showCode(code, since = performance.now(), point = toMap(code)) {
+async function showCode(code, since, point = toMap(code)) {  // `since` is the time of an event that may be one of many
   z = code;
   view.point = point;
-  pending = [code, since];
+  pending = { code, since: since ?? performance.now(), draft: about.has_drafts && since !== undefined };
   requestAnimationFrame(drawMap);
   requestAnimationFrame(updateSliders);
   $("code").textContent = code.map((value, d) => `z${d + 1}\u00a0=\u00a0${signed(value)}`).join("   ");
+  await showPending();
+}
+
+async function showPending() {
+  clearTimeout(resting);
+  resting = 0;
   if (busy) return;
   busy = true;
   await withErrors(async () => {
     while (pending) {  // decode only the latest code, and skip those that came while the server was busy
-      const [code, since] = pending;
+      const { code, since, draft } = pending;
       pending = null;
-      const [data] = await decode([code]);
-      paint($("picture"), data);
-      latencies.push(performance.now() - since);
+      [shown] = await decode([code], draft ? shown : undefined);
+      paint($("picture"), shown);
+      if (since) latencies.push(performance.now() - since);
+      if (draft && !pending) resting = setTimeout(() => { pending = { code }; showPending(); }, REST);
     }
   });
   busy = false;
