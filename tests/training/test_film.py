@@ -1,7 +1,9 @@
 """The pictures kept during a training, and the film that vae.generate makes of them."""
 
 import io
+from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -58,7 +60,7 @@ def test_long_trainings_keep_about_thirty_frames(cli, runs):
 def test_the_film_has_every_frame_and_stays_on_the_last(run, module_cli):
     code, out, err = module_cli(generate)(f"run={run}", "what=training")
     assert (code, err) == (0, "")
-    assert out.strip().endswith("training.gif")
+    assert [Path(line).name for line in out.split()] == ["training.gif", "training.mp4"]
     film = Image.open(io.BytesIO((run / "generated" / "training.gif").read_bytes()))
     last = Image.open(run / "film" / "000005.png").convert("RGB")
     zoom = round(560 / last.width)
@@ -71,6 +73,24 @@ def test_the_film_has_every_frame_and_stays_on_the_last(run, module_cli):
     assert durations[-1] >= 150 * 12
     shown = np.asarray(film.convert("RGB").resize(last.size, Image.Resampling.NEAREST)).astype(int)
     assert np.abs(shown - np.asarray(last)).mean() < 8  # 256 colours
+
+
+def test_the_mp4_has_the_frames_of_the_gif(run, module_cli, monkeypatch):
+    module_cli(generate)(f"run={run}", "what=training")
+    file = run / "generated" / "training.mp4"
+    with av.open(file) as film:
+        frames = [frame.to_ndarray(format="rgb24").astype(int) for frame in film.decode(video=0)]
+        assert film.duration == pytest.approx(1e6 * 0.15 * (5 + 12), rel=0.01)  # microseconds
+    kept = [Image.open(path).convert("RGB") for path in sorted((run / "film").glob("*.png"))]
+    zoom = round(560 / kept[0].width)
+    for frame, picture in zip(frames, kept + 12 * kept[-1:], strict=True):
+        large = np.asarray(picture.resize((zoom * picture.width, zoom * picture.height), Image.Resampling.NEAREST))
+        assert list(frame.shape[:2]) == [n + n % 2 for n in large.shape[:2]]
+        assert np.abs(frame[: large.shape[0], : large.shape[1]] - large).mean() < 6
+    file.unlink()
+    monkeypatch.setattr("vae.generate.film.find_spec", lambda _: None)
+    assert "mp4" not in module_cli(generate)(f"run={run}", "what=training")[1]
+    assert not file.exists()
 
 
 def test_a_run_without_frames_or_with_a_damaged_one_is_a_one_line_error(run, module_cli):

@@ -1,7 +1,8 @@
-"""Grids of images with captions, as uint8 arrays (height, width, 3) and as PNG and GIF files."""
+"""Grids of images with captions, as uint8 arrays (height, width, 3) and as PNG, GIF and MP4 files."""
 
 import io
 from collections.abc import Sequence
+from fractions import Fraction
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -88,6 +89,21 @@ def encode_gif(frames: Sequence[Picture], milliseconds: int) -> bytes:
     first, *others = (Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames)
     file = io.BytesIO()
     first.save(file, "GIF", save_all=True, append_images=others, duration=milliseconds, loop=0, optimize=False)
+    return file.getvalue()
+
+
+def encode_mp4(frames: Sequence[Picture], milliseconds: int) -> bytes:
+    """Encode an MP4 (H.264), whose height and width are even: a white row or column is added if needed."""
+    import av
+
+    file, (height, width) = io.BytesIO(), frames[0].shape[:2]
+    with av.open(file, "w", format="mp4") as film:
+        stream = film.add_stream("libx264", Fraction(1000, milliseconds), options={"crf": "18"})
+        stream.height, stream.width, stream.pix_fmt = height + height % 2, width + width % 2, "yuv420p"
+        for frame in frames:
+            even = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), constant_values=255)
+            film.mux(stream.encode(av.VideoFrame.from_ndarray(even, "rgb24")))
+        film.mux(stream.encode())
     return file.getvalue()
 
 
