@@ -14,7 +14,7 @@ is made. The keys that a name uses are on the right, with their defaults.
   walk               a GIF that moves through sampled latents and back      n=12, temperature, source, label
   fuse               fuse=[a,b]: both images, the midpoint, a strip; fuse=random: a page  n=8, interpolation, label
   arithmetic         arithmetic=[a,b,c]: a - b + c, of labels (their mean latents) or of images        label
-  training           a GIF of the training: 16 samples, and 8 validation images above their reconstructions
+  training           a GIF, and with PyAV an MP4, of the training: samples, and validation images with reconstructions
   sequences          of a run of dataset=fasta: samples, coloured letters, k-mers           n=100, temperature, source
 
 An image (a, b, c) is a name, as in fuse=[pikachu,charizard], the number of a test image, or a file, which is cropped
