@@ -149,7 +149,7 @@ class Lopsided(Bars):
 def test_classifiers_need_two_labels(cli, runs, run_latent):
     cli("dataset._target_=test_latent.Lopsided", "trainer.max_epochs=1")
     (folder,) = runs()
-    expected = "images=4: expected more, so that the classifiers see at least two labels\n"
+    expected = "images=4: these have one label; expected a larger number, up to 240\n"
     assert run_latent("images=4") == (2, "", expected)
     assert not (folder / "latent").exists()
     assert run_latent("images=240", "K=2", "split=val", "clusters=mixture", "k=3")[0] == 0

@@ -72,7 +72,7 @@ def evaluate_codes(
     assert train.labels is not None
     assert test.labels is not None
     if len(train.labels[fitted].unique()) < 2:
-        raise UserError(f"images={n_fitted}: expected more, so that the classifiers see at least two labels")
+        raise UserError(f"images={n_fitted}: these have one label; expected a larger number, up to {len(train.pixels)}")
     images = data.x("train", fitted), data.x("test"), data.x(split, rows)
     pixels: list[np.ndarray] = [x.flatten(1).numpy() for x in images]
     given_labels = data.y("train", fitted), data.y("test")
