@@ -18,7 +18,7 @@ from torch.func import functional_call, grad, stack_module_state, vmap
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from doc_tables import describe_machine, markdown_row, markdown_table, write_table
+from doc_tables import describe_machine, markdown_row, markdown_table, write_times
 
 from vae.model.likelihoods import Bernoulli
 from vae.model.networks import MLPDecoder, MLPEncoder
@@ -97,7 +97,7 @@ def main() -> None:
             ratio = statistics.median(b / a for a, b in rounds)
             rows.append([str(hidden_size), str(batch_size), str(M), *(f"{t:.1f}" for t in times), f"{ratio:.2f}"])
             print(markdown_row(rows[-1]), flush=True)
-    print(write_table("batched_models", markdown_table(HEADER, rows), describe_machine()))
+    print(write_times("batched_models", markdown_table(HEADER, rows), describe_machine()))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from doc_tables import describe_machine, markdown_row, markdown_table, write_table
+from doc_tables import describe_machine, markdown_row, markdown_table, write_times
 from hydra import compose
 
 ROOT = Path(__file__).parent.parent
@@ -97,7 +97,7 @@ def main() -> None:
         for line, shape in PICTURES.items()
     ]
     header = ["`python train.py`", "ms for one picture", "ms per picture of 100"]
-    print(write_table("pictures", markdown_table(header, rows), describe_machine()), flush=True)
+    print(write_times("pictures", markdown_table(header, rows), describe_machine()), flush=True)
     OUT.mkdir(parents=True, exist_ok=True)
     rows = []
     for base, *changes in GROUPS:
@@ -115,7 +115,7 @@ def main() -> None:
                 ]
             )
             print(markdown_row(rows[-1]), flush=True)
-    print(write_table("costs", markdown_table(HEADER, rows), describe_machine()))
+    print(write_times("costs", markdown_table(HEADER, rows), describe_machine()))
 
 
 if __name__ == "__main__":

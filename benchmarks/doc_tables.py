@@ -3,6 +3,7 @@
 import os
 import platform
 import re
+import statistics
 from collections.abc import Iterable, Sequence
 from datetime import date
 from importlib.metadata import version
@@ -38,3 +39,22 @@ def write_table(name: str, table: str, machine: str) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"{table}\n\n{machine}.\n")
     return os.path.relpath(path)
+
+
+def write_times(name: str, table: str, machine: str) -> str:
+    """Write a table of times; return its path, and how the times compare with those of the table before."""
+    path = TABLES / f"{name}.md"
+    before = path.read_text().strip() if path.exists() else ""
+    new, old = first_numbers(table), first_numbers(before)
+    ratios = [new[row] / old[row] for row in new.keys() & old.keys()]
+    written = write_table(name, table, machine)
+    if not ratios:
+        return written
+    return f"{written}: {statistics.median(ratios):.2f} times those of {before.splitlines()[-1]}"
+
+
+def first_numbers(table: str) -> dict[str, float]:
+    """Return the first number of each row of a Markdown table by the first cell of the row."""
+    rows = ([cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("|"))
+    numbers = {row[0]: [cell for cell in row[1:] if re.fullmatch(r"\d+(\.\d+)?", cell)] for row in rows}
+    return {name: float(found[0]) for name, found in numbers.items() if found and float(found[0])}

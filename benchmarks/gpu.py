@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 import torch.nn.functional as F
-from doc_tables import describe_machine, markdown_table, write_table
+from doc_tables import describe_machine, markdown_table, write_times
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor, nn
@@ -160,7 +160,7 @@ def main(batch_sizes: list[int]) -> None:
             rows[name].append(f"{steps_per_second(batch):,.0f}")
             print(f"batch {batch:>4}   {rows[name][-1]:>8} steps per second   {name}", flush=True)
     table = markdown_table(["steps per second", *(f"batch {batch}" for batch in batch_sizes)], rows.values())
-    print(f"\n{table}\n\n{write_table('gpu', table, describe_machine(torch.cuda.get_device_name()))}")
+    print(f"\n{table}\n\n{write_times('gpu', table, describe_machine(torch.cuda.get_device_name()))}")
 
 
 if __name__ == "__main__":

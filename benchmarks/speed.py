@@ -22,7 +22,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-from doc_tables import describe_machine, markdown_table, write_table
+from doc_tables import describe_machine, markdown_table, write_times
 
 ROOT = Path(__file__).parent.parent
 OUT = ROOT / "outputs" / "bench"
@@ -232,7 +232,7 @@ def main(peers: str, epochs: int) -> None:
     }
     for name, (measure, about) in benchmarks.items():
         table = measure()
-        print(f"\n{table}\n\n{write_table(name, table, about)}\n", flush=True)
+        print(f"\n{table}\n\n{write_times(name, table, about)}\n", flush=True)
 
 
 if __name__ == "__main__":

@@ -54,6 +54,17 @@ def test_write_table(tables):
     assert (tables / "new.md").read_text() == "| a | b |\n|---|---|\n| 1 |  |\n| 2 | x |\n\na machine.\n"
 
 
+def test_times_are_compared_with_those_of_the_table_before(tables):
+    def table(*seconds):
+        return doc_tables.markdown_table(["loop", "note", "s"], [[f"row {i}", "x", n] for i, n in enumerate(seconds)])
+
+    path = doc_tables.write_times("new", table("1.0", "2", "4.00"), "a fast machine")
+    assert path.endswith("new.md")
+    line = doc_tables.write_times("new", table("3.0", "5.00", "80", "7"), "a slow machine")
+    assert line == f"{path}: 3.00 times those of a fast machine."
+    assert (tables / "new.md").read_text().endswith("| row 3 | x | 7 |\n\na slow machine.\n")
+
+
 def test_describe_machine_names_date_device_and_versions():
     text = doc_tables.describe_machine()
     assert text.startswith(f"{date.today()}, ")
