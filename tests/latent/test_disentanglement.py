@@ -123,6 +123,18 @@ def test_a_dimension_of_little_variance_is_not_active():
     assert factor_vae_score(columns(1e-3 * A, 1e-3 * B), QUANTITIES) == 0
 
 
+def test_the_scale_of_a_dimension_does_not_change_its_votes():
+    codes = columns(A + 9 * NOISE[0], B + 9 * NOISE[1])
+    score = factor_vae_score(codes, QUANTITIES)
+    assert 0.6 < score < 0.9
+    assert factor_vae_score(codes * np.array([1, 20], np.float32), QUANTITIES) == pytest.approx(score)
+
+
+def test_votes_are_scored_on_others_than_the_classifier_saw():
+    codes = RNG.normal(size=(len(A), 200)).astype(np.float32)  # 5 votes for each dimension
+    assert factor_vae_score(codes, QUANTITIES) == pytest.approx(0.5, abs=0.06)
+
+
 def test_forests_are_scored_on_images_that_they_were_not_fitted_to():
     other = {name: RNG.permutation(values) for name, values in QUANTITIES.items()}
     codes = columns(A, B)
