@@ -12,7 +12,7 @@ from PIL import Image
 
 from datamodules.fasta import Fasta
 from vae.errors import UserError
-from vae.generate.sequences import COLOURS, sequences
+from vae.generate.sequences import COLOURS, plot_kmers, sequences
 from vae.generate.session import Session
 from vae.training.build import build
 
@@ -44,6 +44,17 @@ def test_samples_are_fasta_and_kmers_are_those_of_the_test_windows(tmp_path):
         found = {row["kmer"]: float(row["test"]) for row in rows if len(row["kmer"]) == k}
         assert found == pytest.approx({word: count[word] / count.total() for word in found}, abs=1e-5)
         assert sum(float(row["samples"]) for row in rows if len(row["kmer"]) == k) == pytest.approx(1, abs=1e-3)
+
+
+def test_a_word_is_drawn_at_its_two_frequencies(monkeypatch):
+    drawn = []
+    monkeypatch.setattr("vae.generate.sequences.render", lambda figure: drawn.extend(figure.axes))
+    samples = [np.array([0.1, 0.2, 0.3, 0.4]), np.arange(16) / 120]
+    held_out = [np.array([0.4, 0.3, 0.2, 0.1]), np.arange(16)[::-1] / 120]
+    plot_kmers(samples, held_out)
+    assert [axes.get_title() for axes in drawn] == ["k = 1", "k = 2"]
+    assert {text.get_text(): text.xy for text in drawn[0].texts}["C"] == (0.3, 0.2)
+    assert {text.get_text(): text.xy for text in drawn[1].texts}["GT"] == pytest.approx((4 / 120, 11 / 120))
 
 
 def test_letters_have_the_colours_of_the_samples(tmp_path):

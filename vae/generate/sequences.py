@@ -1,5 +1,7 @@
 """Sampled sequences of a run on a genome: as FASTA, as coloured letters, and their k-mers beside the genome's."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
@@ -7,7 +9,7 @@ from torch import Tensor
 
 from datamodules.fasta import LETTERS, Fasta
 from vae.errors import UserError
-from vae.figures import Picture
+from vae.figures import Picture, render
 from vae.generate.image_grid import MARGIN, encode_png, font
 from vae.generate.session import Session
 
@@ -40,6 +42,28 @@ def draw_letters(letters: np.ndarray) -> Picture:
     return np.asarray(page)
 
 
+def words_of(k: int) -> list[str]:
+    """Return the words of k letters in alphabetical order."""
+    return ["".join(LETTERS[i] for i in word) for word in np.ndindex((len(LETTERS),) * k)]
+
+
+def plot_kmers(sampled: Sequence[np.ndarray], held_out: Sequence[np.ndarray]) -> Picture:
+    """Plot the frequencies of the words of 1, 2, ... letters in samples against those in test windows."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.4 * len(sampled), 4.8), dpi=100, layout="constrained")
+    for k, (axes, ours, theirs) in enumerate(zip(figure.subplots(1, len(sampled)), sampled, held_out, strict=True), 1):
+        both = np.concatenate([ours, theirs])
+        limits = 0.9 * both.min(), 1.05 * both.max()
+        axes.plot(limits, limits, color="lightgrey", linewidth=1)
+        for word, x, y in zip(words_of(k), theirs, ours, strict=True):
+            axes.annotate(word, (x, y), ha="center", va="center", fontsize=11 - 2 * k)
+        axes.set(xlim=limits, ylim=limits, xlabel="frequency in test windows", aspect="equal")
+        axes.set_title(f"k = {k}")
+    figure.axes[0].set_ylabel("frequency in samples")
+    return render(figure)
+
+
 @torch.inference_mode()
 def sequences(session: Session) -> dict[str, bytes]:
     """Sample sequences from p(x|z), and count their k-mers and those of the test windows."""
@@ -50,13 +74,14 @@ def sequences(session: Session) -> dict[str, bytes]:
     sampled = letter_indices(torch.cat([session.vae.p_x(z).sample() for z in codes.split(500)]))
     held_out = letter_indices(session.data.x("test"))
     texts = ["".join(LETTERS[i] for i in row) for row in sampled[:n].tolist()]
+    ours, theirs = ([kmer_frequencies(letters, k + 1) for k in range(MAX_K)] for letters in (sampled, held_out))
     rows = ["kmer,samples,test"]
-    for k in range(1, MAX_K + 1):
-        words = ["".join(LETTERS[i] for i in word) for word in np.ndindex((len(LETTERS),) * k)]
-        frequencies = zip(words, kmer_frequencies(sampled, k), kmer_frequencies(held_out, k), strict=True)
-        rows += [f"{word},{ours:.5f},{theirs:.5f}" for word, ours, theirs in frequencies]
+    for k in range(MAX_K):
+        frequencies = zip(words_of(k + 1), ours[k], theirs[k], strict=True)
+        rows += [f"{word},{of_samples:.5f},{of_test:.5f}" for word, of_samples, of_test in frequencies]
     return {
         "sequences.fasta": "".join(f">sample_{i}\n{text}\n" for i, text in enumerate(texts)).encode(),
         "sequences.png": encode_png(draw_letters(sampled[:n])),
+        "kmers.png": encode_png(plot_kmers(ours, theirs)),
         "kmers.csv": ("\n".join(rows) + "\n").encode(),
     }
