@@ -239,8 +239,6 @@ USER_ERRORS = {
     "objective=beta objective/schedule=linear objective.schedule.warmup=2": ["warmup=2", "between 0 and 1"],
     "posterior=ladder": ["posterior", "architecture=ladder"],
     "architecture=ladder posterior=iaf": ["posterior=ladder", "architecture=ladder"],
-    "architecture=ladder conditional=true": ["conditional=false", "architecture=ladder"],
-    "architecture=ladder objective=m2": ["architecture=ladder", "another objective than m2"],
     "architecture=ladder latent_dim=20": ["latent_dim=20", "a multiple of 7,"],
     "architecture=ladder architecture.encoder.groups=6": ["architecture.encoder.groups=6", "at most 5"],
     "objective=dreg posterior=iaf": ["objective=dreg", "posterior=diagonal_gaussian"],

@@ -118,6 +118,26 @@ def test_onnx_decoder_equals_torch(name, model, tmp_path):
     assert picture.shape == (1, *shape)
 
 
+@pytest.mark.slow
+def test_a_ladder_with_labels_in_onnx_equals_torch(tmp_path):
+    from conftest import compose_config
+
+    shape, *overrides = LADDER
+    torch.manual_seed(0)
+    vae = build(compose_config(*SMALL, *overrides), shape, 4).vae.eval()
+    with torch.no_grad():
+        for parameter in vae.parameters():
+            parameter.add_(0.03 * torch.randn_like(parameter))
+    x, z, y = torch.rand(4, *shape), torch.randn(4, 3), torch.eye(4)
+    export.write_onnx(onnx_modules.Encoder(vae, 3), [x, y], ["x", "y", "mean"], tmp_path / "e.onnx")
+    export.write_onnx(onnx_modules.Decoder(vae), [z, y], ["z", "y", "picture", "h"], tmp_path / "d.onnx")
+    (mean,) = outputs(tmp_path / "e.onnx", x=x[:3].numpy(), y=y[1:].numpy())
+    picture, _ = outputs(tmp_path / "d.onnx", z=z[:3].numpy(), y=y[1:].numpy())
+    with torch.inference_mode():
+        np.testing.assert_allclose(mean, vae.given(y[1:]).q_z(x[:3]).mean, atol=1e-4, rtol=1e-4)
+        np.testing.assert_allclose(picture, vae.given(y[1:]).decode(z[:3]), atol=1e-4)
+
+
 AUTOREGRESSIVE = {
     "pixelcnn": [(1, 6, 5), "likelihood=pixelcnn"],
     "pixelcnn_logistic": [(2, 6, 5), "likelihood=pixelcnn_logistic"],

@@ -9,7 +9,7 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Nor
 from torch.testing import assert_close
 
 from datamodules.labels import one_hot
-from vae.acceleration.compilation import CompiledStep
+from vae.acceleration.compilation import CompiledStep, trace_step, trainable_parameters
 from vae.errors import UserError
 from vae.evaluate.scores import cached_scores
 from vae.model.estimator import anomaly_score, importance_sample
@@ -241,3 +241,28 @@ def test_a_compiled_step_takes_the_labels_of_each_batch(line):
         assert_close(step.forward_backward(x, 0.7, y), sums, rtol=1e-4, atol=1e-3)
         for parameter, gradient in zip(step.parameters, expected, strict=True):
             assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("objective", ["elbo", "free_bits", "m2"])
+def test_a_traced_step_of_a_ladder_takes_the_labels_of_each_batch(objective):
+    from pytorch_lightning import Trainer
+
+    ladder = ["architecture=ladder", "architecture.encoder.channels=[4,4,4,4]", "architecture.encoder.groups=2"]
+    torch.manual_seed(0)
+    module = build(
+        compose_config(*ladder, "latent_dim=4", "hidden_size=4", f"objective={objective}"), (1, 8, 8), LABELS
+    )
+    module.trainer = Trainer(logger=False, barebones=True)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    x, y = torch.rand(6, 1, 8, 8).round(), one_hot(torch.tensor([0, 1, 2, 0, 1, 2]), LABELS)
+    graph = trace_step(module, x, y)
+    y = y.roll(1, 1)
+    torch.manual_seed(5)
+    loss, expected = module(x, torch.tensor(0.7), y)
+    gradients = torch.autograd.grad(loss, list(module.parameters()), allow_unused=True)
+    torch.manual_seed(5)
+    sums, *found = graph(x, torch.tensor(0.7), y, *trainable_parameters(module))
+    assert_close(sums, expected, rtol=1e-5, atol=1e-4)
+    assert_close(found, list(gradients), rtol=1e-4, atol=1e-4)

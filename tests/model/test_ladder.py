@@ -4,30 +4,49 @@ import math
 
 import pytest
 import torch
+from torch.distributions import Bernoulli as BernoulliPixels
 from torch.distributions import Independent, Normal, kl_divergence
 
+from datamodules.labels import one_hot
 from vae.errors import UserError
 from vae.model.estimator import importance_sample
 from vae.model.ladder import Ladder, LadderDecoder, LadderEncoder
 from vae.model.likelihoods import Bernoulli
+from vae.model.networks import ConditionalDecoder, ConditionalEncoder
 from vae.model.posteriors import soft_clamp
 from vae.model.priors import StandardNormal
 from vae.model.vae import VAE
 
 
-def ladder(shape=(1, 7, 7), latent_dim=10, channels=(4, 6, 6), groups=2, noise=0.4):
-    """Return a small model with random weights. By default, its groups are 1 x 1 and 2 x 2, with 2 channels each."""
+LABELS = 3
+Y = one_hot(torch.tensor([0, 2, 1, 2, 0]), LABELS).double()  # of the five images
+
+
+def ladder(shape=(1, 7, 7), latent_dim=10, channels=(4, 6, 6), groups=2, noise=0.4, labels=0):
+    """Return a small model with random weights, given the labels Y if it has labels, and five images.
+
+    By default, its groups are 1 x 1 and 2 x 2, with 2 channels each.
+    """
     torch.manual_seed(0)
     posterior = Ladder(latent_dim, 3, "silu")
     likelihood = Bernoulli()
     likelihood.build(shape[0])
-    encoder = LadderEncoder(shape, posterior.outputs, channels, groups, "silu")
-    decoder = LadderDecoder(shape, shape[0], latent_dim, channels, groups, "silu")
+    seen = (shape[0] + bool(labels), *shape[1:])
+    encoder = LadderEncoder(seen, posterior.outputs, channels, groups, "silu")
+    decoder = LadderDecoder(shape, shape[0], latent_dim + labels, channels, groups, "silu", labels)
     posterior.build(decoder)
+    if labels:
+        encoder = posterior.wrap_encoder(ConditionalEncoder(encoder, labels, shape))
+        decoder = ConditionalDecoder(decoder)
     vae = VAE(encoder, posterior, decoder, likelihood, StandardNormal(latent_dim, shape)).double()
     for parameter in vae.parameters():
         parameter.data += noise * torch.randn_like(parameter)
-    return vae, torch.rand(5, *shape).round().double()
+    return vae.given(*([Y] if labels else [])), torch.rand(5, *shape).round().double()
+
+
+def top_down_network(vae):
+    """Return the decoder without its wrapper for labels."""
+    return vae.posterior.decoder[0]
 
 
 def gaussian(parameters):
@@ -47,14 +66,20 @@ def test_the_shapes_of_groups_and_of_pictures():
     assert vae.decode(torch.randn(2, 4, 10).double()).shape == (2, 4, 1, 7, 7)
 
 
-def test_log_w_is_that_of_the_hierarchy_of_z():
-    """In z_l = mu_l + sigma_l eps_l, p(z_l | z_<l) and q(z_l | z_<l, x) are Gaussians with other parameters."""
-    vae, x = ladder()
-    terms = vae.terms(x)
-    d = vae.decoder.start.expand(5, -1, -1, -1)
-    features, position, expected = vae.encoder(x), 0, 0.0
-    for i, group in enumerate(vae.decoder.groups):
-        d = vae.decoder.ups[i - 1](d) if i else d
+@pytest.mark.parametrize("labels", [0, LABELS])
+def test_log_w_is_that_of_the_hierarchy_of_z(labels):
+    """In z_l = mu_l + sigma_l eps_l, p(z_l | z_<l) and q(z_l | z_<l, x) are Gaussians with other parameters.
+
+    A label adds a map of its own to the features before the first group.
+    """
+    vae, x = ladder(labels=labels)
+    terms, decoder = vae.terms(x), top_down_network(vae)
+    d = decoder.start.expand(5, -1, -1, -1)
+    if labels:
+        d = d + torch.stack([decoder.embedding.weight[:, label].view_as(d[0]) for label in Y.argmax(1)])
+    features, position, expected = vae.encoder(x, *vae.y), 0, 0.0
+    for i, group in enumerate(decoder.groups):
+        d = decoder.ups[i - 1](d) if i else d
         d = group.before(d)
         mean, sigma = gaussian(group.p(d))
         height, width = d.shape[2:]
@@ -67,10 +92,12 @@ def test_log_w_is_that_of_the_hierarchy_of_z():
         d = group.after(d + group.inject(z.unflatten(1, (2, height, width))))
         position += height * width
     torch.testing.assert_close(terms.log_pz[0] - terms.log_qz_x[0], expected)
+    logits = decoder.ups[2](decoder.ups[1](d))
+    torch.testing.assert_close(terms.log_px_z[0], Independent(BernoulliPixels(logits=logits), 3).log_prob(x))
 
 
 def test_log_q_of_any_latents_is_that_of_the_sample():
-    vae, x = ladder()
+    vae, x = ladder(labels=LABELS)
     q = vae.q_z(x)
     z = q.rsample((4,))
     torch.testing.assert_close(q.log_prob(z.clone()), q.log_prob(z))
@@ -88,8 +115,9 @@ def test_the_kl_is_the_mean_of_log_q_minus_log_p():
     assert kl_divergence(vae.q_z(x), vae.p_z()).shape == (5,)  # without a sample of its own
 
 
-def test_log_px_is_that_of_numerical_integration():
-    vae, x = ladder(shape=(1, 2, 2), latent_dim=2, channels=(4, 4), groups=2)  # two groups of one latent
+@pytest.mark.parametrize("labels", [0, LABELS])
+def test_log_px_is_that_of_numerical_integration(labels):
+    vae, x = ladder(shape=(1, 2, 2), latent_dim=2, channels=(4, 4), groups=2, labels=labels)  # two groups of one latent
     grid = torch.linspace(-6, 6, 121).double()
     z = torch.cartesian_prod(grid, grid)
     with torch.no_grad():
@@ -115,14 +143,38 @@ def test_a_group_depends_on_those_above_it_only():
     assert (means[0][1] - means[1][1]).abs().max() > 1e-3
 
 
-def test_every_parameter_has_a_gradient():
-    vae, x = ladder()
+def test_a_label_changes_q_and_p():
+    """Also if the encoder sees the same image for all labels: then q depends on the label by the features of p."""
+    vae, x = ladder(labels=LABELS)
+    z = torch.randn(5, 10).double()
+    embedding, channel = top_down_network(vae).embedding.weight, vae.encoder.encoder.embedding.weight
+    other = vae.given(Y.roll(1, 1))
+
+    def differences():
+        pairs = (vae.p_x(z).mean, other.p_x(z).mean), (vae.q_z(x).mean, other.q_z(x).mean)
+        return [(a - b).abs().amax(list(range(1, a.dim()))).min().item() for a, b in pairs]
+
+    with torch.no_grad():
+        assert min(differences()) > 1e-3
+        learned = channel.clone()
+        channel.zero_()
+        assert min(differences()) > 1e-3
+        embedding.zero_()
+        assert differences() == [0, 0]
+        channel.copy_(learned)
+        assert [difference > 1e-3 for difference in differences()] == [False, True]
+
+
+@pytest.mark.parametrize("labels", [0, LABELS])
+def test_every_parameter_has_a_gradient(labels):
+    vae, x = ladder(labels=labels)
     (-vae.terms(x).elbo.mean()).backward()
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in vae.parameters())
 
 
-def test_before_training_q_is_the_prior():
-    vae, x = ladder(noise=0.0)
+@pytest.mark.parametrize("labels", [0, LABELS])
+def test_before_training_q_is_the_prior(labels):
+    vae, x = ladder(noise=0.0, labels=labels)
     assert vae.terms(x).kl.tolist() == [0.0] * 5
 
 

@@ -47,6 +47,20 @@ def test_pictures_have_the_label_they_are_given(folder):
     assert not (run.folder / "figures" / "manifold.png").exists()
 
 
+@pytest.mark.slow
+def test_samples_of_a_ladder_have_their_label(tmp_path):
+    """On digits: the nearest of the mean images of the labels is that of the label of the sample."""
+    ladder = ["architecture=ladder", "architecture.encoder.channels=[16,16,16]", "architecture.encoder.groups=2"]
+    short = ["latent_dim=10", "trainer.max_epochs=10", "test.K=2", "logger=none", f"hydra.run.dir={tmp_path}/run"]
+    run = vae.train("dataset=digits", *ladder, *short, conditional=True)
+    images = run.data.images["train"]
+    means = torch.stack([run.data.x("train", images.labels == label).mean(0).flatten() for label in range(10)])
+    samples = torch.as_tensor(run.sample(200, seed=0).x).flatten(1)
+    nearest = torch.cdist(samples, means).argmin(1)
+    assert (nearest == torch.arange(200) % 10).float().mean() > 0.7
+    assert run.decode(run.encode([0]), labels=3).x.shape == (1, 1, 8, 8)
+
+
 def test_images_of_another_label_are_less_likely(folder):
     run = vae.load(folder, trust=True)
     own = run.log_px(list(range(40)))

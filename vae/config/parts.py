@@ -306,6 +306,7 @@ class LadderDecoder(ConvDecoder, target="vae.model.ladder.LadderDecoder"):
 class Architecture(Section):
     encoder: Encoder
     decoder: Decoder
+    classifier: Encoder = Encoder()  # of objective=m2; by default, another encoder
 
 
 class Optimizer(Section):

@@ -7,7 +7,6 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from vae.config.parts import (
-    M2,
     Architecture,
     Compile,
     Dataset,
@@ -169,8 +168,6 @@ class Config(BaseModel, strict=True, extra="forbid"):
         with_ladder = isinstance(self.architecture.decoder, LadderDecoder)
         if with_ladder != isinstance(self.posterior, Ladder):
             raise UserError("posterior: expected posterior=ladder with architecture=ladder, and only with it")
-        if with_ladder and (self.conditional or isinstance(self.objective, M2)):
-            raise UserError("architecture=ladder: expected conditional=false, and another objective than m2")
         return self
 
     @model_validator(mode="after")

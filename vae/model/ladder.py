@@ -4,11 +4,12 @@ Shapes: N images, D latent dimensions, (C, H, W) one image. The latents are L gr
 a group has the same number of channels at each position of its map. p(z_l | z_<l) = N(mu_l, sigma_l^2) is written as
 mu_l + sigma_l eps_l. The latents of this model are eps = (eps_1, ..., eps_L) with the prior N(0, I): mu_l and sigma_l
 belong to the decoder. q(eps_l | eps_<l, x) is a Gaussian, so its KL does not change, and q is relative to p, as in
-NVAE (Vahdat & Kautz 2020).
+NVAE (Vahdat & Kautz 2020). In a conditional model, labels y, (N, labels), change the features before the first group,
+so p(z_l | z_<l, y), p(x|z, y) and q(eps_l | eps_<l, x, y) depend on them.
 """
 
 from collections.abc import Callable, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any, ClassVar
 
 import torch
@@ -17,7 +18,14 @@ from torch.distributions import Distribution, constraints
 from torch.distributions.kl import register_kl
 
 from vae.errors import UserError
-from vae.model.networks import ACTIVATIONS, ResidualBlock, UpsampleBlock, downsampled_sizes, kaiming_init
+from vae.model.networks import (
+    ACTIVATIONS,
+    ResidualBlock,
+    UpsampleBlock,
+    downsampled_sizes,
+    kaiming_init,
+    with_labels,
+)
 from vae.model.posteriors import DiagonalNormal, Posterior, soft_clamp
 from vae.model.priors import UnitNormal
 
@@ -73,7 +81,8 @@ class Group(nn.Module):
 class LadderDecoder(nn.Module):
     """Top-down network: latents eps (..., D) -> h (..., h_channels, H, W). Its levels mirror those of the encoder.
 
-    Raises UserError if `latent_dim` is not a multiple of the number of positions of the groups.
+    With `labels`, the last of the `latent_dim` inputs are the one-hot label. Raises UserError if the number of latents
+    is not a multiple of the number of positions of the groups.
     """
 
     def __init__(
@@ -84,18 +93,21 @@ class LadderDecoder(nn.Module):
         channels: Sequence[int],
         groups: int,
         activation: str,
+        labels: int = 0,
     ) -> None:
         super().__init__()
+        self.latents = latent_dim - labels
         sizes = downsampled_sizes(shape, len(channels))
         positions = sum(height * width for height, width in sizes[-groups:])
-        if latent_dim % positions:
+        if self.latents % positions:
             raise UserError(
-                f"latent_dim={latent_dim}: expected a multiple of {positions}, the number of positions of the "
+                f"latent_dim={self.latents}: expected a multiple of {positions}, the number of positions of the "
                 f"{groups} groups"
             )
-        self.group_shapes = [(latent_dim // positions, *size) for size in reversed(sizes[-groups:])]
+        self.group_shapes = [(self.latents // positions, *size) for size in reversed(sizes[-groups:])]
         self.widths = list(reversed(channels[-groups:]))  # of the features of each group
         self.start = nn.Parameter(torch.zeros(channels[-1], *sizes[-1]))
+        self.embedding = nn.Linear(labels, self.start.numel(), bias=False) if labels else None
         self.groups = nn.ModuleList(Group(width, self.group_shapes[0][0], activation) for width in self.widths)
         self.ups = nn.ModuleList(
             nn.Sequential(ACTIVATIONS[activation](), UpsampleBlock(n_in, n_out, size))
@@ -105,12 +117,14 @@ class LadderDecoder(nn.Module):
         for group in self.groups:
             nn.init.zeros_(group.p.weight)  # type: ignore[union-attr, arg-type]
 
-    def top_down(self, n: int, latents_of: Callable[[int, Tensor], Tensor]) -> Tensor:
-        """Return the features of n images after the last group.
+    def top_down(self, y: Tensor, latents_of: Callable[[int, Tensor], Tensor]) -> Tensor:
+        """Return the features of n images after the last group, given labels y, (n, labels); (n, 0) without labels.
 
         `latents_of` returns eps_l, (n, channels, h, w), for l and the features of group l, (n, width, h, w).
         """
-        d = self.start.expand(n, *self.start.shape)
+        d = self.start.expand(y.shape[0], *self.start.shape)  # len(y) would be a constant in an export
+        if self.embedding is not None:
+            d = d + self.embedding(y).unflatten(1, self.start.shape)
         for i, group in enumerate(self.groups):
             d = self.ups[i - 1](d) if i else d
             d = group.before(d)  # type: ignore[operator]
@@ -123,8 +137,9 @@ class LadderDecoder(nn.Module):
         return [part.unflatten(1, shape) for part, shape in zip(eps.split(sizes, 1), self.group_shapes, strict=True)]
 
     def forward(self, z: Tensor) -> Tensor:
-        groups = self.split(z.flatten(0, -2))
-        d = self.top_down(groups[0].shape[0], lambda i, _: groups[i])
+        eps, y = z.flatten(0, -2).tensor_split([self.latents], 1)
+        groups = self.split(eps)
+        d = self.top_down(y, lambda i, _: groups[i])
         for up in self.ups[len(self.groups) - 1 :]:
             d = up(d)
         return d.unflatten(0, z.shape[:-1])
@@ -133,6 +148,8 @@ class LadderDecoder(nn.Module):
 class LadderDistribution(Distribution):
     """q(eps|x) = prod_l q(eps_l | eps_<l, x), given the encoder's features of each group, (B, outputs, h, w).
 
+    It is also given labels y, (B, labels), or (B, 0) without labels.
+
     `group_kls` are the KLs of the latest sample, (K, B, L), each in closed form given the groups above it.
     """
 
@@ -140,8 +157,10 @@ class LadderDistribution(Distribution):
     support = constraints.real_vector
     has_rsample = True
 
-    def __init__(self, decoder: LadderDecoder, q: nn.ModuleList, features: list[Tensor], latent_dim: int) -> None:
-        self.decoder, self.q, self.features = decoder, q, features
+    def __init__(
+        self, decoder: LadderDecoder, q: nn.ModuleList, features: Sequence[Tensor], y: Tensor, latent_dim: int
+    ) -> None:
+        self.decoder, self.q, self.features, self.y = decoder, q, features, y
         self.latest: tuple[Tensor, Tensor] | None = None  # a sample and its log-density
         super().__init__(features[0].shape[:1], torch.Size([latent_dim]), validate_args=False)
 
@@ -160,7 +179,7 @@ class LadderDistribution(Distribution):
             kls.append((q.mean.square() + q.log_var.exp() - 1 - q.log_var).sum(-1) / 2)
             return eps.unflatten(1, self.decoder.group_shapes[i])
 
-        self.decoder.top_down(K * B, latents_of)
+        self.decoder.top_down(self.y.repeat(K, 1), latents_of)
         eps, log_qs, group_kls = torch.cat(groups, 1), torch.stack(log_q, 1).sum(1), torch.stack(kls, 1)
         return eps.unflatten(0, (K, B)), log_qs.unflatten(0, (K, B)), group_kls.unflatten(0, (K, B))
 
@@ -195,6 +214,17 @@ def kl_to_unit_normal(q: LadderDistribution, _p: UnitNormal) -> Tensor:
     return q.group_kls.sum(-1).mean(0)
 
 
+class EncoderWithLabels(nn.Module):
+    """x (B, C, H, W) and labels y (B, labels) -> the encoder's output with y appended, (B, outputs + labels)."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return with_labels(self.encoder(x, y), y)
+
+
 class Ladder(Posterior):
     """Top-down inference: q(eps_l | eps_<l, x) is a Gaussian of the decoder's and the encoder's features at group l.
 
@@ -209,7 +239,7 @@ class Ladder(Posterior):
 
     def build(self, decoder: nn.Module) -> None:
         if not isinstance(decoder, LadderDecoder):
-            raise UserError("posterior=ladder: expected architecture=ladder and conditional=false")
+            raise UserError("posterior=ladder: expected architecture=ladder")
         self.decoder = (decoder,)  # a tuple, because its parameters are not those of q
         channels = decoder.group_shapes[0][0]
         self.q = nn.ModuleList(
@@ -225,9 +255,13 @@ class Ladder(Posterior):
         for q in self.q:
             nn.init.zeros_(q[-1].weight)  # type: ignore[index]
 
+    def wrap_encoder(self, encoder: nn.Module) -> nn.Module:
+        return EncoderWithLabels(encoder)
+
     def forward(self, h: Tensor) -> Distribution:
         (decoder,) = self.decoder
         shapes = [(self.outputs, *size) for _, *size in decoder.group_shapes]
-        parts = h.split([torch.Size(shape).numel() for shape in shapes], 1)
+        ends = list(accumulate(torch.Size(shape).numel() for shape in shapes))
+        *parts, y = h.tensor_split(ends, 1)
         features = [part.unflatten(1, shape) for part, shape in zip(parts, shapes, strict=True)]
-        return LadderDistribution(decoder, self.q, features, self.latent_dim)
+        return LadderDistribution(decoder, self.q, features, y, self.latent_dim)

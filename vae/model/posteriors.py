@@ -41,6 +41,10 @@ class Posterior(nn.Module):
     def build(self, decoder: nn.Module) -> None:
         """Use the decoder for inference, as posteriors with top-down inference do. By default, do nothing."""
 
+    def wrap_encoder(self, encoder: nn.Module) -> nn.Module:
+        """Return the encoder of a conditional model with this posterior: by default, the given one."""
+        return encoder
+
 
 class DiagonalGaussian(Posterior):
     """N(mean, diag(sigma^2)); the encoder outputs mean and log sigma^2 (Kingma & Welling 2013, app. C.2)."""

@@ -1,10 +1,11 @@
 """Build the model of a run from its config, and load its weights."""
 
+from inspect import signature
 from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig
 
 from vae.errors import UserError
@@ -22,11 +23,11 @@ def build(cfg: DictConfig, shape: tuple[int, int, int], labels: int = 0, N: int 
     """Build the model for N training images of this shape, (C, H, W), and this number of labels, if it is conditional.
 
     The classes it creates never see cfg. In a conditional model, the encoder sees one more channel, and the decoder
-    more latents. The classifier of a semi-supervised model is another encoder.
+    more latents. The classifier of a semi-supervised model is another encoder, if the architecture has none.
     """
     posterior, likelihood = (
         instantiate(cfg.posterior),
-        instantiate(cfg.likelihood, **latent_dim(cfg.likelihood, labels)),
+        instantiate(cfg.likelihood, **label_arguments(cfg.likelihood, labels)),
     )
     likelihood.build(shape[0])
     seen = (shape[0] + bool(labels), *shape[1:])
@@ -35,7 +36,7 @@ def build(cfg: DictConfig, shape: tuple[int, int, int], labels: int = 0, N: int 
         cfg.architecture.decoder,
         shape=shape,
         h_channels=likelihood.h_channels(shape[0]),
-        **latent_dim(cfg.architecture.decoder, labels),
+        **label_arguments(cfg.architecture.decoder, labels),
     )
     if isinstance(posterior, Posterior):
         posterior.build(decoder)
@@ -43,9 +44,11 @@ def build(cfg: DictConfig, shape: tuple[int, int, int], labels: int = 0, N: int 
     prior = instantiate(cfg.prior, shape=shape, **({"labels": labels} if labels else {}))
     if labels:
         encoder, decoder = ConditionalEncoder(encoder, labels, shape), ConditionalDecoder(decoder)
+        encoder = posterior.wrap_encoder(encoder) if isinstance(posterior, Posterior) else encoder
     classifier = None
     if "labelled" in cfg.objective:
-        classifier = instantiate(cfg.architecture.encoder, shape=shape, outputs=labels)
+        network = cfg.architecture.get("classifier", cfg.architecture.encoder)
+        classifier = instantiate(network, shape=shape, outputs=labels)
     noise = instantiate(cfg.noise) if "noise" in cfg else None  # older runs lack this key
     vae = VAE(encoder, posterior, decoder, likelihood, prior, classifier, noise)
     return VAEModule(
@@ -63,9 +66,15 @@ def build(cfg: DictConfig, shape: tuple[int, int, int], labels: int = 0, N: int 
     )
 
 
-def latent_dim(part: DictConfig, labels: int) -> dict[str, int]:
-    """Return the latents that a part of a conditional model sees, with the labels, if its config has `latent_dim`."""
-    return {"latent_dim": part.latent_dim + labels} if "latent_dim" in part else {}
+def label_arguments(part: DictConfig, labels: int) -> dict[str, int]:
+    """Return the arguments of a part of a conditional model that depend on the labels appended to its latents.
+
+    `latent_dim`, if its config has this key, includes them. A class with an argument `labels` gets their number.
+    """
+    if not labels:
+        return {}
+    arguments = {"latent_dim": part.latent_dim + labels} if "latent_dim" in part else {}
+    return arguments | ({"labels": labels} if "labels" in signature(get_object(part._target_)).parameters else {})
 
 
 def load_trained(cfg: DictConfig, shape: tuple[int, int, int], folder: Path, labels: int = 0, N: int = 1) -> VAEModule:
