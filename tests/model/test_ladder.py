@@ -13,10 +13,10 @@ from vae.model.estimator import importance_sample
 from vae.model.ladder import Ladder, LadderDecoder, LadderEncoder
 from vae.model.likelihoods import Bernoulli
 from vae.model.networks import ConditionalDecoder, ConditionalEncoder
+from vae.model.objectives import FreeBits
 from vae.model.posteriors import soft_clamp
-from vae.model.priors import StandardNormal
+from vae.model.priors import DiagonalGaussian, StandardNormal
 from vae.model.vae import VAE
-
 
 LABELS = 3
 Y = one_hot(torch.tensor([0, 2, 1, 2, 0]), LABELS).double()  # of the five images
@@ -66,18 +66,17 @@ def test_the_shapes_of_groups_and_of_pictures():
     assert vae.decode(torch.randn(2, 4, 10).double()).shape == (2, 4, 1, 7, 7)
 
 
-@pytest.mark.parametrize("labels", [0, LABELS])
-def test_log_w_is_that_of_the_hierarchy_of_z(labels):
-    """In z_l = mu_l + sigma_l eps_l, p(z_l | z_<l) and q(z_l | z_<l, x) are Gaussians with other parameters.
+def hierarchy(vae, x, eps):
+    """Yield p(z_l | z_<l), q(z_l | z_<l, x) and z_l for each group of latents eps, (5, D), then p(x|z), without eps.
 
-    A label adds a map of its own to the features before the first group.
+    In z_l = mu_l + sigma_l eps_l, both are Gaussians with other parameters. A label adds a map of its own to the
+    features before the first group.
     """
-    vae, x = ladder(labels=labels)
-    terms, decoder = vae.terms(x), top_down_network(vae)
+    decoder = top_down_network(vae)
     d = decoder.start.expand(5, -1, -1, -1)
-    if labels:
+    if vae.y:
         d = d + torch.stack([decoder.embedding.weight[:, label].view_as(d[0]) for label in Y.argmax(1)])
-    features, position, expected = vae.encoder(x, *vae.y), 0, 0.0
+    features, position = vae.encoder(x, *vae.y), 0
     for i, group in enumerate(decoder.groups):
         d = decoder.ups[i - 1](d) if i else d
         d = group.before(d)
@@ -85,15 +84,66 @@ def test_log_w_is_that_of_the_hierarchy_of_z(labels):
         height, width = d.shape[2:]
         own = features[:, 3 * position : 3 * (position + height * width)].unflatten(1, (3, height, width))
         m, s = gaussian(vae.posterior.q[i](torch.cat([d, own], 1)))
-        eps = terms.z[0, :, 2 * position : 2 * (position + height * width)]
-        z = mean + sigma * eps
-        expected += Independent(Normal(mean, sigma), 1).log_prob(z)
-        expected -= Independent(Normal(mean + sigma * m, sigma * s), 1).log_prob(z)
+        z = mean + sigma * eps[:, 2 * position : 2 * (position + height * width)]
+        yield Independent(Normal(mean, sigma), 1), Independent(Normal(mean + sigma * m, sigma * s), 1), z
         d = group.after(d + group.inject(z.unflatten(1, (2, height, width))))
         position += height * width
+    for up in decoder.ups[len(decoder.groups) - 1 :]:
+        d = up(d)
+    yield Independent(BernoulliPixels(logits=d), 3)
+
+
+@pytest.mark.parametrize("labels", [0, LABELS])
+def test_the_densities_are_those_of_the_hierarchy_of_z(labels):
+    vae, x = ladder(labels=labels)
+    terms = vae.terms(x)
+    *groups, p_x = hierarchy(vae, x, terms.z[0])
+    expected = sum(p.log_prob(z) - q.log_prob(z) for p, q, z in groups)
     torch.testing.assert_close(terms.log_pz[0] - terms.log_qz_x[0], expected)
-    logits = decoder.ups[2](decoder.ups[1](d))
-    torch.testing.assert_close(terms.log_px_z[0], Independent(BernoulliPixels(logits=logits), 3).log_prob(x))
+    torch.testing.assert_close(terms.log_px_z[0], p_x.log_prob(x))
+    torch.testing.assert_close(terms.kl, sum(kl_divergence(q, p) for p, q, _ in groups))
+
+
+@pytest.mark.parametrize("nats", [0.0, 0.2, 100.0])
+def test_free_bits_clamp_the_kl_of_each_group(nats):
+    """The groups have 2 and 8 units. With 0.2 nats per unit, only the KL of the second is above its free bits."""
+    vae, x = ladder(noise=0.25)
+    terms = vae.terms(x, 2)
+    by_sample = [list(hierarchy(vae, x, eps))[:-1] for eps in terms.z]
+    kls = [sum(kl_divergence(q, p).mean() for p, q, _ in groups) / 2 for groups in zip(*by_sample, strict=True)]
+    above = [kl > n * nats for kl, n in zip(kls, (2, 8), strict=True)]
+    assert above == {0.0: [True, True], 0.2: [False, True], 100.0: [False, False]}[nats]
+    kl = sum(kl if is_above else n * nats for kl, n, is_above in zip(kls, (2, 8), above, strict=True))
+    value = FreeBits(2, nats)(terms, 0.0)
+    torch.testing.assert_close(value, terms.log_likelihood - kl)
+    parameters = [*vae.encoder.parameters(), *vae.posterior.parameters(), *top_down_network(vae).parameters()]
+    found, expected = (
+        torch.autograd.grad(total, parameters, retain_graph=True)
+        for total in (value.mean(), terms.log_likelihood.mean() - kl)
+    )
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("nats", [0.0, 2.0, 100.0])
+def test_free_bits_of_groups_always_fit_a_learned_prior(nats):
+    """The prior of eps_l is N(a, b^2), so that of z_l is N(mu_l + sigma_l a, (sigma_l b)^2)."""
+    vae, x = ladder(noise=0.25)
+    vae.prior = DiagonalGaussian(10, x.shape[1:]).double()
+    for parameter in vae.prior.parameters():
+        torch.nn.init.normal_(parameter)
+    learned = list(vae.prior.parameters())
+    terms, (a, b) = vae.terms(x), gaussian(torch.cat(learned)[None])
+    parts = [part.split([2, 8], 1) for part in (a, b)]
+    kls = []
+    for (p, q, _), a, b in zip(hierarchy(vae, x, terms.z[0]), *parts, strict=False):
+        prior = Independent(Normal(p.mean + p.stddev * a, p.stddev * b), 1)
+        kls.append(kl_divergence(q, prior))
+    torch.testing.assert_close(terms.kl, sum(kls))
+    value = FreeBits(1, nats)(terms, 0.0)
+    kl = sum(max(n * nats, kl.mean().item()) for n, kl in zip((2, 8), kls, strict=True))
+    torch.testing.assert_close(value, terms.log_likelihood - kl)
+    fitted = torch.autograd.grad(value.mean(), learned, retain_graph=True)
+    torch.testing.assert_close(fitted, torch.autograd.grad(-sum(kls).mean(), learned))
 
 
 def test_log_q_of_any_latents_is_that_of_the_sample():

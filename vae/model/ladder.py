@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, constraints
+from torch.distributions import Distribution, constraints, kl_divergence
 from torch.distributions.kl import register_kl
 
 from vae.errors import UserError
@@ -27,7 +27,7 @@ from vae.model.networks import (
     with_labels,
 )
 from vae.model.posteriors import DiagonalNormal, Posterior, soft_clamp
-from vae.model.priors import UnitNormal
+from vae.model.vae import kl_per_group
 
 
 class LadderEncoder(nn.Module):
@@ -148,9 +148,8 @@ class LadderDecoder(nn.Module):
 class LadderDistribution(Distribution):
     """q(eps|x) = prod_l q(eps_l | eps_<l, x), given the encoder's features of each group, (B, outputs, h, w).
 
-    It is also given labels y, (B, labels), or (B, 0) without labels.
-
-    `group_kls` are the KLs of the latest sample, (K, B, L), each in closed form given the groups above it.
+    It is also given labels y, (B, labels), or (B, 0) without labels. Its KL is estimated from the latest sample: that
+    of each group is in closed form, given the groups above it.
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
@@ -161,34 +160,37 @@ class LadderDistribution(Distribution):
         self, decoder: LadderDecoder, q: nn.ModuleList, features: Sequence[Tensor], y: Tensor, latent_dim: int
     ) -> None:
         self.decoder, self.q, self.features, self.y = decoder, q, features, y
-        self.latest: tuple[Tensor, Tensor] | None = None  # a sample and its log-density
+        self.latest: tuple[Tensor, DiagonalNormal] | None = None  # a sample, and q(eps_l | eps_<l, x) of all l given it
         super().__init__(features[0].shape[:1], torch.Size([latent_dim]), validate_args=False)
 
-    def _walk(self, K: int, choose: Callable[[int, DiagonalNormal], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return eps, (K, B, D), which `choose` takes from each q(eps_l | eps_<l, x), log q, (K, B), and the KLs."""
-        B = self.batch_shape[0]
-        groups, log_q, kls = [], [], []
+    def _walk(self, K: int, choose: Callable[[int, DiagonalNormal], Tensor]) -> tuple[Tensor, DiagonalNormal]:
+        """Return eps, (K, B, D), which `choose` takes from each q(eps_l | eps_<l, x), and these Gaussians of all l."""
+        groups = []
 
         def latents_of(i: int, d: Tensor) -> Tensor:
             features = self.features[i].expand(K, *self.features[i].shape).flatten(0, 1)
-            mean, log_var = self.q[i](torch.cat([d, features], 1)).chunk(2, 1)
-            q = DiagonalNormal(mean.flatten(1), log_var.flatten(1))
-            eps = choose(i, q)
-            groups.append(eps)
-            log_q.append(q.log_prob(eps))
-            kls.append((q.mean.square() + q.log_var.exp() - 1 - q.log_var).sum(-1) / 2)
+            mean, log_var = (part.flatten(1) for part in self.q[i](torch.cat([d, features], 1)).chunk(2, 1))
+            eps = choose(i, DiagonalNormal(mean, log_var))
+            groups.append((eps, mean, log_var))
             return eps.unflatten(1, self.decoder.group_shapes[i])
 
         self.decoder.top_down(self.y.repeat(K, 1), latents_of)
-        eps, log_qs, group_kls = torch.cat(groups, 1), torch.stack(log_q, 1).sum(1), torch.stack(kls, 1)
-        return eps.unflatten(0, (K, B)), log_qs.unflatten(0, (K, B)), group_kls.unflatten(0, (K, B))
+        eps, mean, log_var = (torch.cat(parts, 1).unflatten(0, (K, -1)) for parts in zip(*groups, strict=True))
+        return eps, DiagonalNormal(mean, log_var)
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         K = torch.Size(sample_shape).numel()
-        eps, log_q, self.group_kls = self._walk(K, lambda _, q: q.rsample())
-        eps = eps if sample_shape else eps[0]
-        self.latest = eps, log_q if sample_shape else log_q[0]
-        return eps
+        eps, q = self._walk(K, lambda _, q: q.rsample())
+        self.latest = eps if sample_shape else eps[0], q
+        return self.latest[0]
+
+    @property
+    def given_sample(self) -> DiagonalNormal:
+        """q(eps_l | eps_<l, x) of all groups, given the latest sample or, if there is none, a new one, (K, B, D)."""
+        if self.latest is None:
+            self.rsample((1,))
+        assert self.latest
+        return self.latest[1]
 
     @property
     def mean(self) -> Tensor:
@@ -197,21 +199,34 @@ class LadderDistribution(Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         if self.latest is not None and value is self.latest[0]:
-            return self.latest[1]
+            return self.latest[1].log_prob(value).reshape(value.shape[:-1])
         K = value.shape[:-2].numel()
         groups = [
             part.flatten(1)
             for part in self.decoder.split(value.expand(*value.shape[:-2], *self.batch_shape, -1).flatten(0, -2))
         ]
-        return self._walk(K, lambda i, _: groups[i])[1].reshape(value.shape[:-1])
+        eps, q = self._walk(K, lambda i, _: groups[i])
+        return q.log_prob(eps).reshape(value.shape[:-1])
 
 
-@register_kl(LadderDistribution, UnitNormal)
-def kl_to_unit_normal(q: LadderDistribution, _p: UnitNormal) -> Tensor:
-    """Return the KL, (B,), estimated from the latest sample: the sum of those of each group."""
-    if q.latest is None:
-        q.rsample((1,))
-    return q.group_kls.sum(-1).mean(0)
+@register_kl(LadderDistribution, Distribution)
+def kl_of_ladder(q: LadderDistribution, p: Distribution) -> Tensor:
+    """Return the KL, (B,), if p has independent Gaussian units."""
+    return kl_divergence(q.given_sample, p).mean(0)
+
+
+@kl_per_group.register
+def _(q: LadderDistribution, p: Distribution) -> tuple[Tensor, Tensor] | None:
+    if (per_unit := kl_per_group(q.given_sample, p)) is None:
+        return None
+    sizes = [torch.Size(shape).numel() for shape in q.decoder.group_shapes]
+    kl, fit = (torch.cat([mean_of_all(part) for part in units.mean(0).split(sizes, 1)], 1) for units in per_unit)
+    return kl, fit
+
+
+def mean_of_all(units: Tensor) -> Tensor:
+    """Replace each of n values, (B, n), by their mean."""
+    return units.mean(1, keepdim=True).expand_as(units)
 
 
 class EncoderWithLabels(nn.Module):

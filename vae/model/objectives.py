@@ -8,14 +8,14 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.distributions import Independent, kl_divergence
+from torch.distributions import Independent
 
 from vae.errors import UserError
-from vae.model.vae import VAE, Terms, detached, kl_per_unit
+from vae.model.vae import VAE, Terms, detached, kl_per_group
 
 
 @dataclass
@@ -102,24 +102,19 @@ def whole_batch(values: Tensor) -> Tensor:
 class FreeBits(Objective):
     """ELBO in which the batch mean of each latent unit's KL counts at least `free_bits` nats (Kingma et al. 2016).
 
-    If the KL per unit has no closed form, the KL of all D units together counts at least D `free_bits` nats. Below the
-    free bits, the KL has no gradient for q(z|x); a learned prior p(z) is still fitted to q(z|x).
+    In a hierarchy, the KL of each group of n units counts at least n `free_bits` nats; if there is no closed form, that
+    of all units together. Below the free bits, the KL has no gradient for q(z|x); a learned prior p(z) is still fitted
+    to q(z|x).
     """
 
     free_bits: float
 
     def __call__(self, terms: Terms, _weight: float | Tensor) -> Tensor:
-        q: Any = terms.q_z
-        p: Any = terms.p_z
-        z = terms.z
-        if (per_unit := kl_per_unit(q, p)) is not None:
-            kl = whole_batch(per_unit).mean(0)  # (D,)
-            fit = whole_batch(kl_divergence(detached(q).base_dist, p.base_dist)).mean(0)
-            free_bits = self.free_bits
-        else:
-            kl = whole_batch(terms.kl.unsqueeze(-1)).mean(0)  # (1,)
-            fit = -whole_batch(p.log_prob(z.detach()).mean(0).unsqueeze(-1)).mean(0)
-            free_bits = z.shape[-1] * self.free_bits
+        free_bits, per_group = self.free_bits, kl_per_group(terms.q_z, terms.p_z)
+        if per_group is None:  # one group of all units
+            free_bits *= terms.z.shape[-1]
+            per_group = terms.kl.unsqueeze(-1), -terms.p_z.log_prob(terms.z.detach()).mean(0).unsqueeze(-1)
+        kl, fit = (whole_batch(values).mean(0) for values in per_group)  # (D,) or (1,)
         return terms.log_likelihood - torch.where(kl > free_bits, kl, free_bits + fit - fit.detach()).sum()
 
 

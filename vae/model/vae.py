@@ -40,6 +40,22 @@ def kl_per_unit(q: Distribution, p: Distribution) -> Tensor | None:
 
 
 @singledispatch
+def kl_per_group(_q: Distribution, _p: Distribution) -> tuple[Tensor, Tensor] | None:
+    """Return the KL of each group of latent units, divided equally among its units, (B, D), and the same for p(z) only.
+
+    A unit that is independent of the others is a group of its own. The second tensor has the values of the first, and
+    no gradient for q(z|x). Returns None if torch has no closed form.
+    """
+    return None
+
+
+@kl_per_group.register
+def _(q: Independent, p: Distribution) -> tuple[Tensor, Tensor] | None:
+    kl, fit = kl_per_unit(q, p), kl_per_unit(detached(q), p)
+    return None if kl is None or fit is None else (kl, fit)
+
+
+@singledispatch
 def low_variance_log_q(q: Distribution, z: Tensor) -> Tensor:
     """Return log q(z|x), (K, B), or a term with the same mean and mean gradient over z ~ q(z|x), and less noise."""
     return q.log_prob(z)
