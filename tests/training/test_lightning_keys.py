@@ -104,6 +104,10 @@ def test_a_key_that_is_not_supported_is_refused_in_one_line(key, cli, tmp_path):
             "trainer=gpu trainer.precision=16-mixed gradient_clip_val=10",
             "gradient_clip_val=10.0: expected null with trainer.precision=16-mixed, or trainer.precision=bf16-mixed",
         ),
+        (
+            "trainer=gpu cuda_graph=false trainer.precision=16-mixed skip_gradient_norm=10",
+            "skip_gradient_norm=10.0: expected null with trainer.precision=16-mixed, or trainer.precision=bf16-mixed",
+        ),
         ("trainer.limit_train_batches=0", "trainer.limit_train_batches=0: expected a number of batches"),
         ("trainer.overfit_batches=1.5", "trainer.overfit_batches=1.5: expected "),
         ("trainer.callbacks=x", "trainer.callbacks=x: expected a list of callbacks"),

@@ -134,6 +134,7 @@ class Config(BaseModel, strict=True, extra="forbid"):
     data_dir: str = Field(min_length=1, description="a folder")
     log_every_n_steps: PositiveInt
     gradient_clip_val: PositiveFloat | None = Field(description="a number above 0, or null for no clipping")
+    skip_gradient_norm: PositiveFloat | None = Field(None, description="a number above 0, or null to skip no steps")
     conditional: bool = Field(False, description="true or false")
     ema: Fraction | None = Field(None, description="a number between 0 and 1, or null for no average")
     patience: PositiveInt | None = Field(description="a whole number, 1 or more, or null")
@@ -155,12 +156,18 @@ class Config(BaseModel, strict=True, extra="forbid"):
     dataset: Dataset
 
     @model_validator(mode="after")
-    def _clips_unscaled_gradients(self) -> Self:
-        if self.gradient_clip_val and self.trainer.precision == "16-mixed":
-            raise UserError(
-                f"gradient_clip_val={self.gradient_clip_val}: expected null with trainer.precision=16-mixed, "
-                "or trainer.precision=bf16-mixed"
-            )
+    def _gradients_are_not_scaled(self) -> Self:
+        for key in ("gradient_clip_val", "skip_gradient_norm"):
+            if (value := getattr(self, key)) and self.trainer.precision == "16-mixed":
+                raise UserError(
+                    f"{key}={value}: expected null with trainer.precision=16-mixed, or trainer.precision=bf16-mixed"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _steps_of_a_graph_are_not_skipped(self) -> Self:
+        if self.skip_gradient_norm and self.cuda_graph:
+            raise UserError(f"skip_gradient_norm={self.skip_gradient_norm}: expected null, or cuda_graph=false")
         return self
 
     @model_validator(mode="after")

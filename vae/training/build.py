@@ -63,6 +63,7 @@ def build(cfg: DictConfig, shape: tuple[int, int, int], labels: int = 0, N: int 
         images=cfg.test.images,
         labels=labels,
         N=N,
+        skip_gradient_norm=cfg.get("skip_gradient_norm"),  # older runs lack this key
     )
 
 

@@ -62,6 +62,7 @@ class VAEModule(LightningModule):
         images: int | None,
         labels: int = 0,
         N: int = 1,
+        skip_gradient_norm: float | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False  # one training_step takes several optimizer steps
@@ -70,6 +71,7 @@ class VAEModule(LightningModule):
         self.optimizer = optimizer
         self.schedule = schedule
         self.gradient_clip_val = gradient_clip_val
+        self.skip_gradient_norm = skip_gradient_norm
         self.seed = seed
         self.log_every_n_steps = log_every_n_steps
         self.K = K
@@ -89,6 +91,7 @@ class VAEModule(LightningModule):
         self.train_means = RunningMeans(self.metric_names)
         self.pending: list[tuple[Tensor, int]] = []  # sums (n,) and number of images of steps not yet in train_means
         self.images_seen = 0
+        self.skipped_steps = 0
         self.start_time = self.interval_start = time.perf_counter()
         self.previous_seconds = 0.0  # of a resumed run, before it was resumed
         self.resume_state: dict[str, Any] = {}
@@ -125,6 +128,7 @@ class VAEModule(LightningModule):
     def on_fit_start(self) -> None:
         if self.resume_state:  # also of a complete training, which does not start again but is tested
             self.images_seen = self.resume_state["images_seen"]
+            self.skipped_steps = self.resume_state.get("skipped_steps", 0)  # older checkpoints lack it
             self.previous_seconds = self.resume_state["seconds"]
 
     def on_train_start(self) -> None:
@@ -200,6 +204,7 @@ class VAEModule(LightningModule):
             "rng_state": [self.gather_rows(state).cpu() for state in states],
             "train_means": vars(self.train_means),
             "images_seen": self.images_seen,
+            "skipped_steps": self.skipped_steps,
             "seconds": self.previous_seconds + time.perf_counter() - self.start_time,
         }
 
@@ -272,11 +277,23 @@ class VAEModule(LightningModule):
             progress.increment_completed()
 
     def compute_gradients(self, x: Tensor, weight: float | Tensor, *y: Tensor) -> Tensor:
-        """Set the gradients for images x, and clip them; return the sums of the metrics, (n,)."""
+        """Set the gradients for images x, and clip them; return the sums of the metrics, (n,).
+
+        A gradient whose norm exceeds `skip_gradient_norm`, or is not finite, is removed: an optimizer changes nothing
+        without gradients. The sums of this step are NaN.
+        """
         sums = self.forward_backward(x, weight, *y)
+        if self.skip_gradient_norm and not self.gradient_norm() <= self.skip_gradient_norm:
+            self.zero_grad()
+            self.skipped_steps += 1
+            return torch.full_like(sums, math.nan)
         if self.gradient_clip_val:
             torch.nn.utils.clip_grad_norm_(self.vae.parameters(), self.gradient_clip_val)
         return sums
+
+    def gradient_norm(self) -> Tensor:
+        """Return the norm of the gradient, ()."""
+        return torch.nn.utils.get_total_norm([p.grad for p in self.vae.parameters() if p.grad is not None])
 
     def forward_backward(self, x: Tensor, weight: float | Tensor, *y: Tensor) -> Tensor:
         """Set the gradients for images x; return the sums of the metrics, (n,)."""
@@ -294,7 +311,10 @@ class VAEModule(LightningModule):
         return torch.stack([*logged, self.objective(terms, weight)])
 
     def flush_metrics(self) -> None:
-        """Add the pending steps to `train_means`. Raises UserError if the objective of a step is not finite."""
+        """Add the pending steps to `train_means`, but not those that were skipped.
+
+        Raises UserError if the objective of another step is not finite.
+        """
         if not self.pending:
             return
         steps, self.pending = self.pending, []
@@ -302,13 +322,15 @@ class VAEModule(LightningModule):
         images = [images for _, images in steps]
         means = (sums / sums.new_tensor(images)[:, None]).tolist()
         for i, (*logged, objective) in enumerate(means):
-            if not math.isfinite(objective):
+            skipped = self.skip_gradient_norm and math.isnan(objective)
+            if not (skipped or math.isfinite(objective)):
                 step = self.global_step - len(steps) + i + 1
                 if self.train_means.images:
                     self.log_metrics(self.train_means.compute("train"), step - 1)
                 logged_means = dict(zip(self.logged, logged, strict=True))
                 raise UserError(self.divergence_message(f"at step {step}", logged_means))
-            self.train_means.update(sums[i], images[i])
+            if not skipped:
+                self.train_means.update(sums[i], images[i])
             self.images_seen += images[i]
 
     def divergence_message(self, when: str, means: dict[str, float]) -> str:
@@ -319,14 +341,22 @@ class VAEModule(LightningModule):
         return f"training diverged {when}: {cause}; try a lower optimizer.lr, or gradient_clip_val=100"
 
     def log_training_metrics(self) -> None:
-        """Log the training metrics since the last log, the learning rate and the speed."""
+        """Log the training metrics since the last log, the learning rate and the speed.
+
+        Raises UserError if all steps since the run began were skipped.
+        """
         self.flush_metrics()
         now = time.perf_counter()
         images_per_second = (self.train_means.images - self.untimed_images) / (now - self.interval_start)
-        self.log_metrics(
-            self.train_means.compute("train")
-            | {"lr": self.learning_rate(self.global_step - 1), "images_per_second": images_per_second}
-        )
+        means = self.train_means.compute("train") if self.train_means.images else {}
+        if not means and "train/objective" not in self.latest_metrics:
+            raise UserError(
+                f"skip_gradient_norm={self.skip_gradient_norm}: every gradient had a larger norm or was not finite; "
+                "expected a larger value, or a lower optimizer.lr"
+            )
+        skipped = {"skipped_steps": self.skipped_steps} if self.skip_gradient_norm else {}
+        speed = {"lr": self.learning_rate(self.global_step - 1), "images_per_second": images_per_second}
+        self.log_metrics(means | speed | skipped)
         self.train_means, self.interval_start, self.untimed_images = RunningMeans(self.metric_names), now, 0
 
     def log_metrics(self, values: dict[str, float], step: int | None = None) -> None:
