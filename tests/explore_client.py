@@ -25,8 +25,8 @@ from vae.model.vae import VAE
 
 SHAPE = (1, 14, 10)
 NAMES = ["pikachu", "charizard", "charmander", "mewtwo", "mew", "ditto", "raichu", "<b>onix</b>"]
-TO_CODE = torch.randn(140, 3, generator=torch.manual_seed(1)) * torch.tensor([0.1, 0.6, 0.3])
-TO_LOGIT = torch.randn(3, 140, generator=torch.manual_seed(2)) * 2
+TO_CODE = torch.randn(140, 3, generator=torch.Generator().manual_seed(1)) * torch.tensor([0.1, 0.6, 0.3])
+TO_LOGIT = torch.randn(3, 140, generator=torch.Generator().manual_seed(2)) * 2
 LOG_VAR = torch.tensor([-1.0, -2.0, -4.0])
 SPLITS = ("test", "val", "train")
 
@@ -36,7 +36,7 @@ class Named(ImageDataModule):
 
     def load(self):
         pixels = torch.zeros(60, *SHAPE, dtype=torch.uint8)
-        pixels[:, :, 2:12, 2:8] = torch.randint(256, (60, 1, 10, 6), generator=torch.manual_seed(0)).byte()
+        pixels[:, :, 2:12, 2:8] = torch.randint(256, (60, 1, 10, 6), generator=torch.Generator().manual_seed(0)).byte()
         names = [*NAMES, *(f"other-{i}" for i in range(52))]
         images = Images(pixels, torch.arange(60) % 3, names)
         return self.split_off(images.select(torch.arange(8, 60))) | {"test": images.select(torch.arange(8))}

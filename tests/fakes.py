@@ -19,7 +19,7 @@ class Named(ImageDataModule):
     """Colour images with names and without labels."""
 
     def load(self):
-        pixels = torch.randint(256, (48, 3, 6, 5), generator=torch.manual_seed(0)).byte()
+        pixels = torch.randint(256, (48, 3, 6, 5), generator=torch.Generator().manual_seed(0)).byte()
         names = [*NAMES, *(f"other-{i}" for i in range(40))]
         return self.split_off(Images(pixels[8:], names=names[8:])) | {"test": Images(pixels[:8], names=names[:8])}
 
@@ -57,7 +57,7 @@ class Four(ImageDataModule):
     n, tests = 40, 10
 
     def load(self):
-        pixels = torch.randint(256, (self.n, *SHAPE), generator=torch.manual_seed(1)).byte()
+        pixels = torch.randint(256, (self.n, *SHAPE), generator=torch.Generator().manual_seed(1)).byte()
         training = Images(pixels[self.tests :], torch.arange(self.n - self.tests) % 3)
         return self.split_off(training) | {"test": Images(pixels[: self.tests])}
 

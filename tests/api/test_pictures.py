@@ -14,7 +14,7 @@ from vae.api.pictures import Pictures
 
 
 def test_pictures_are_an_array_and_pil_images():
-    colour = torch.rand(5, 3, 4, 6, generator=torch.manual_seed(0))
+    colour = torch.rand(5, 3, 4, 6, generator=torch.Generator().manual_seed(0))
     pictures = Pictures(colour)
     np.testing.assert_array_equal(pictures.array, colour.permute(0, 2, 3, 1))
     np.testing.assert_array_equal(np.asarray(pictures), pictures.array)
@@ -62,7 +62,7 @@ def test_grey_arrays_of_every_layout(shape, tmp_path):
     data = Bars(str(tmp_path), 20, 0, 60, 0, "dynamic")
     data.prepare_data()
     data.setup()
-    pixels = torch.randint(2, (2, 1, 8, 8), generator=torch.manual_seed(0)).byte() * 255
+    pixels = torch.randint(2, (2, 1, 8, 8), generator=torch.Generator().manual_seed(0)).byte() * 255
     assert torch.equal(array_pixels(data, pixels.reshape(shape)), pixels)
     assert torch.equal(array_pixels(data, pixels.reshape(shape) > 0), pixels)
     assert torch.equal(as_images(data, pixels.reshape(shape).numpy()).x, pixels / 255)  # black and white stay

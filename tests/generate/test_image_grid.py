@@ -13,7 +13,7 @@ from vae.generate import image_grid
 
 
 def test_rows_are_drawn_pixel_by_pixel():
-    x = torch.rand(3, 1, 2, 4, generator=torch.manual_seed(0))
+    x = torch.rand(3, 1, 2, 4, generator=torch.Generator().manual_seed(0))
     page = image_grid.render_rows(
         [image_grid.Row(x[:2], ["a", "b" * 200], side=8), image_grid.Row(x[2:], label="label", side=4)]
     )
@@ -71,7 +71,7 @@ def test_gif_loops_and_keeps_the_maximal_size(monkeypatch):
         shown = np.asarray(gif.convert("L")).astype(int)
         assert abs(shown[3, 3] - 255 * i / 11) < 3
         assert shown[-1, -1] == 255  # the place of a sixth image is white
-    noise = torch.rand(6, 2, 3, 20, 20, generator=torch.manual_seed(0))
+    noise = torch.rand(6, 2, 3, 20, 20, generator=torch.Generator().manual_seed(0))
     large = image_grid.animate(noise, 2, 50, 400)
     monkeypatch.setattr(image_grid, "MAX_GIF_BYTES", len(large) - 1)
     smaller = image_grid.animate(noise, 2, 50, 400)

@@ -16,7 +16,7 @@ class Sampled(Bernoulli):
 
 def test_the_squared_error_of_sampled_means_is_that_of_the_first_images(monkeypatch):
     monkeypatch.setattr(metrics, "MAX_SAMPLED_MEANS", 5)
-    x = torch.bernoulli(torch.rand(12, *SHAPE, generator=torch.manual_seed(0)))
+    x = torch.bernoulli(torch.rand(12, *SHAPE, generator=torch.Generator().manual_seed(0)))
     errors = (code(x).sigmoid() - x.flatten(1)).square().sum(1)
     mean_image = torch.full(SHAPE, 0.25)
     baseline = (x - mean_image).square().flatten(1).sum(1)
