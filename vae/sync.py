@@ -14,7 +14,7 @@ from pathlib import Path
 from pydantic import BaseModel, Field
 
 from vae.config.command_line import parse_arguments, run_command
-from vae.config.parts import PositiveFloat
+from vae.config.section import PositiveFloat
 from vae.errors import UserError
 from vae.terminal import show
 from vae.tracking.wandb_login import exit_now, wandb_api

@@ -8,8 +8,8 @@ from hydra import compose
 from omegaconf import OmegaConf
 
 from vae.config.command_line import initialize_conf
-from vae.config.parts import Section
 from vae.config.schema import validate
+from vae.config.section import Section
 from vae.errors import UserError
 
 MODELS = [model for model in Section.descendants() if model.target]

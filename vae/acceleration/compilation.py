@@ -15,7 +15,7 @@ from torch.func import functional_call
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from vae.config.parts import Compile
+from vae.config.section import Compile
 from vae.errors import UserError
 
 log = logging.getLogger(__name__)

@@ -13,8 +13,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel, Field
 
-from vae.config.parts import PositiveInt, Section, fields_by_key, is_group
 from vae.config.schema import TRAINER_ARGUMENTS, Config, validate_model
+from vae.config.section import PositiveInt, Section, fields_by_key, is_group
 from vae.errors import UserError, did_you_mean
 
 FOLDER_KEYS = ("hydra.run.dir", "hydra.sweep.dir")

@@ -8,20 +8,22 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from vae.config.parts import (
     Architecture,
-    Compile,
     Dataset,
-    Fraction,
-    HiddenSize,
     Ladder,
     LadderDecoder,
     Likelihood,
     Noise,
     Objective,
     Optimizer,
-    PositiveFloat,
-    PositiveInt,
     Posterior,
     Prior,
+)
+from vae.config.section import (
+    Compile,
+    Fraction,
+    HiddenSize,
+    PositiveFloat,
+    PositiveInt,
     Section,
     Seed,
     fields_by_key,

@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field
 
 from vae.api.run import Run, load
 from vae.config.command_line import parse_arguments, run_command
-from vae.config.parts import Compile, PositiveInt
+from vae.config.section import Compile, PositiveInt
 from vae.errors import UserError
 from vae.runs.run_lock import lock_run
 from vae.terminal import PrintableFormatter

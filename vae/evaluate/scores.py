@@ -9,7 +9,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from vae.acceleration.compilation import MIN_DRAWS, CompiledDraws, try_compile
-from vae.config.parts import Compile
+from vae.config.section import Compile
 from vae.errors import UserError
 from vae.model.estimator import BATCH_SIZE, Scores, chunk_size, importance_sample, score_terms
 from vae.model.vae import VAE

@@ -43,7 +43,7 @@ from pydantic import BaseModel, BeforeValidator, Field
 
 from vae.api.run import load
 from vae.config.command_line import parse_arguments, run_command
-from vae.config.parts import PositiveInt, Seed
+from vae.config.section import PositiveInt, Seed
 from vae.errors import UserError, did_you_mean
 from vae.runs.atomic_files import atomic_directory
 from vae.terminal import show

@@ -30,7 +30,7 @@ from pydantic import BaseModel, Field
 
 from vae.api.run import load
 from vae.config.command_line import parse_arguments, run_command
-from vae.config.parts import PositiveInt
+from vae.config.section import PositiveInt
 from vae.errors import UserError
 from vae.runs.atomic_files import atomic_directory
 from vae.terminal import show
