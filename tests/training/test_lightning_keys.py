@@ -194,7 +194,7 @@ def test_a_module_trains_with_another_data_loader(module):
     trainer = make_trainer()
     trainer.fit(module, pairs, DataLoader(x.bool(), 10))
     assert trainer.global_step == 10
-    assert module.images_seen == 100
+    assert module.training_metrics.images_seen == 100
     trainer.test(module, DataLoader(x.bool(), 10), verbose=False)
     metrics = module.latest_metrics
     assert metrics["test/log_px"] > metrics["test/elbo"] - 1

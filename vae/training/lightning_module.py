@@ -24,7 +24,7 @@ from vae.errors import UserError
 from vae.model.objectives import Objective
 from vae.model.vae import VAE
 from vae.training.callbacks.weight_average import WeightAverage
-from vae.training.metrics import RunningMeans, TestMetrics
+from vae.training.metrics import RunningMeans, TestMetrics, TrainingMetrics, divergence_message
 
 # Metric names for likelihoods that are not normalised: their "elbo" is not a bound on log p(x).
 UNNORMALIZED = {"elbo": "minus_cross_entropy_less_kl", "log_likelihood": "minus_cross_entropy"}
@@ -88,12 +88,7 @@ class VAEModule(LightningModule):
         self.has_elbo = "elbo" in self.curves
         self.metric_names = [*self.logged, "objective"]
         self.latest_metrics: dict[str, float] = {}
-        self.train_means = RunningMeans(self.metric_names)
-        self.pending: list[tuple[Tensor, int]] = []  # sums (n,) and number of images of steps not yet in train_means
-        self.images_seen = 0
-        self.skipped_steps = 0
-        self.start_time = self.interval_start = time.perf_counter()
-        self.previous_seconds = 0.0  # of a resumed run, before it was resumed
+        self.training_metrics = TrainingMetrics(self.metric_names, may_skip=bool(skip_gradient_norm))
         self.resume_state: dict[str, Any] = {}
 
     @classmethod
@@ -127,9 +122,7 @@ class VAEModule(LightningModule):
 
     def on_fit_start(self) -> None:
         if self.resume_state:  # also of a complete training, which does not start again but is tested
-            self.images_seen = self.resume_state["images_seen"]
-            self.skipped_steps = self.resume_state.get("skipped_steps", 0)  # older checkpoints lack it
-            self.previous_seconds = self.resume_state["seconds"]
+            self.training_metrics.restore_run(self.resume_state)
 
     def on_train_start(self) -> None:
         # Lightning's optimizer wrapper is slow, and needed only to scale gradients or to synchronise processes
@@ -138,8 +131,9 @@ class VAEModule(LightningModule):
             rank = generator(torch.device("cpu"), RNGPurpose.RANK, self.seed, self.global_rank)
             torch.manual_seed(rank.initial_seed())
         if self.resume_state:
-            self.restore_training_state(self.resume_state["rng_state"], self.resume_state["train_means"])
-        self.interval_start, self.untimed_images = time.perf_counter(), self.train_means.images
+            self.restore_random_numbers(self.resume_state["rng_state"])
+            self.training_metrics.restore_means(self.resume_state)
+        self.training_metrics.start_interval()
 
     def training_step(self, batches: Any, _i: int) -> None:
         """Take one optimizer step per batch. Metrics stay on the device until they are logged.
@@ -152,12 +146,12 @@ class VAEModule(LightningModule):
         remaining = map(self.model_input, batches)
         max_steps = self.cuda_graph.max_steps if self.cuda_graph else 1
         while chunk := list(islice(remaining, min(self.steps_until_log, max_steps))):
-            self.pending += zip(self.train_on_batches(chunk), [len(x) for x, *_ in chunk], strict=True)
+            self.training_metrics.add(self.train_on_batches(chunk), (len(x) for x, *_ in chunk))
             if self.global_step % self.log_every_n_steps == 0 or self.global_step == self.total_steps:
                 self.log_training_metrics()
 
     def on_train_batch_end(self, *_: Any) -> None:
-        if self.trainer.is_last_batch and (self.pending or self.train_means.images):
+        if self.trainer.is_last_batch and (self.training_metrics.pending or self.training_metrics.means.images):
             self.log_training_metrics()
 
     def on_validation_epoch_start(self) -> None:
@@ -176,13 +170,13 @@ class VAEModule(LightningModule):
         values = self.val_means.compute("val")
         if not math.isfinite(values["val/objective"]):
             means = {name: values[f"val/{name}"] for name in self.logged}
-            raise UserError(self.divergence_message(f"in epoch {self.current_epoch + 1}", means))
+            raise UserError(divergence_message(f"in epoch {self.current_epoch + 1}", means))
         self.log_dict(values, logger=False, sync_dist=True)  # for ModelCheckpoint and EarlyStopping
         if not self.trainer.sanity_checking:
             self.log_metrics(values | {"epoch": self.current_epoch + 1})
 
     def on_validation_end(self) -> None:
-        self.interval_start += time.perf_counter() - self.val_start_time
+        self.training_metrics.exclude(time.perf_counter() - self.val_start_time)
 
     def on_test_start(self) -> None:
         torch.manual_seed(self.seed)
@@ -202,22 +196,18 @@ class VAEModule(LightningModule):
         states = [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
         checkpoint["training"] = {
             "rng_state": [self.gather_rows(state).cpu() for state in states],
-            "train_means": vars(self.train_means),
-            "images_seen": self.images_seen,
-            "skipped_steps": self.skipped_steps,
-            "seconds": self.previous_seconds + time.perf_counter() - self.start_time,
+            **self.training_metrics.state(),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         rename_callbacks(checkpoint)
         self.resume_state = checkpoint["training"]  # used when a training starts; a test needs only the weights
 
-    def restore_training_state(self, rng_state: list[Tensor], train_means: dict[str, Any]) -> None:
-        """Restore the random numbers and the pending means from a checkpoint."""
+    def restore_random_numbers(self, rng_state: list[Tensor]) -> None:
+        """Restore the states of the random generators from a checkpoint."""
         cpu, *gpus = (torch.atleast_2d(states)[self.global_rank].clone() for states in rng_state)
         torch.set_rng_state(cpu)
         torch.cuda.set_rng_state_all(gpus)
-        vars(self.train_means).update(train_means)
 
     @property
     def total_steps(self) -> int:
@@ -285,7 +275,7 @@ class VAEModule(LightningModule):
         sums = self.forward_backward(x, weight, *y)
         if self.skip_gradient_norm and not self.gradient_norm() <= self.skip_gradient_norm:
             self.zero_grad()
-            self.skipped_steps += 1
+            self.training_metrics.skipped_steps += 1
             return torch.full_like(sums, math.nan)
         if self.gradient_clip_val:
             torch.nn.utils.clip_grad_norm_(self.vae.parameters(), self.gradient_clip_val)
@@ -311,34 +301,13 @@ class VAEModule(LightningModule):
         return torch.stack([*logged, self.objective(terms, weight)])
 
     def flush_metrics(self) -> None:
-        """Add the pending steps to `train_means`, but not those that were skipped.
-
-        Raises UserError if the objective of another step is not finite.
-        """
-        if not self.pending:
-            return
-        steps, self.pending = self.pending, []
-        sums = self.all_reduce_sum(torch.stack([sums for sums, _ in steps])).cpu()
-        images = [images for _, images in steps]
-        means = (sums / sums.new_tensor(images)[:, None]).tolist()
-        for i, (*logged, objective) in enumerate(means):
-            skipped = self.skip_gradient_norm and math.isnan(objective)
-            if not (skipped or math.isfinite(objective)):
-                step = self.global_step - len(steps) + i + 1
-                if self.train_means.images:
-                    self.log_metrics(self.train_means.compute("train"), step - 1)
-                logged_means = dict(zip(self.logged, logged, strict=True))
-                raise UserError(self.divergence_message(f"at step {step}", logged_means))
-            if not skipped:
-                self.train_means.update(sums[i], images[i])
-            self.images_seen += images[i]
-
-    def divergence_message(self, when: str, means: dict[str, float]) -> str:
-        """Return the error message for an objective that is not finite: the term at fault, and the usual remedy."""
-        not_finite = [name for name, mean in means.items() if not math.isfinite(mean)]
-        # a sum comes before its components, so the last name is a component
-        cause = f"{not_finite[-1]} is {means[not_finite[-1]]}" if not_finite else "the objective is not finite"
-        return f"training diverged {when}: {cause}; try a lower optimizer.lr, or gradient_clip_val=100"
+        """Add the pending steps to the means. Raises UserError if the objective of a step is not finite."""
+        if diverged := self.training_metrics.flush(self.all_reduce_sum):
+            later_steps, terms = diverged
+            step = self.global_step - later_steps
+            if self.training_metrics.means.images:
+                self.log_metrics(self.training_metrics.means.compute("train"), step - 1)
+            raise UserError(divergence_message(f"at step {step}", terms))
 
     def log_training_metrics(self) -> None:
         """Log the training metrics since the last log, the learning rate and the speed.
@@ -346,23 +315,18 @@ class VAEModule(LightningModule):
         Raises UserError if all steps since the run began were skipped.
         """
         self.flush_metrics()
-        now = time.perf_counter()
-        images_per_second = (self.train_means.images - self.untimed_images) / (now - self.interval_start)
-        means = self.train_means.compute("train") if self.train_means.images else {}
+        means, speed = self.training_metrics.compute()
         if not means and "train/objective" not in self.latest_metrics:
             raise UserError(
                 f"skip_gradient_norm={self.skip_gradient_norm}: every gradient had a larger norm or was not finite; "
                 "expected a larger value, or a lower optimizer.lr"
             )
-        skipped = {"skipped_steps": self.skipped_steps} if self.skip_gradient_norm else {}
-        speed = {"lr": self.learning_rate(self.global_step - 1), "images_per_second": images_per_second}
-        self.log_metrics(means | speed | skipped)
-        self.train_means, self.interval_start, self.untimed_images = RunningMeans(self.metric_names), now, 0
+        self.log_metrics(means | {"lr": self.learning_rate(self.global_step - 1)} | speed)
 
     def log_metrics(self, values: dict[str, float], step: int | None = None) -> None:
         """Send values to every logger, at this number of optimizer steps (None: the number so far)."""
-        seconds = self.previous_seconds + time.perf_counter() - self.start_time
-        values = values | {"images_seen": self.images_seen, "seconds": round(seconds, 3)}
+        metrics = self.training_metrics
+        values = values | {"images_seen": metrics.images_seen, "seconds": round(metrics.seconds, 3)}
         self.latest_metrics = self.latest_metrics | values
         for logger in self.trainer.loggers:
             logger.log_metrics(values, step=self.global_step if step is None else step)

@@ -1,7 +1,10 @@
-"""Means of metrics over images, and the metrics of the test set."""
+"""Means of metrics over images, and the metrics of the training and of the test set."""
 
+import math
 import sys
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,6 +12,8 @@ from torch import Tensor
 from vae.model.estimator import active_units, importance_sample, summarize
 from vae.model.vae import VAE
 from vae.training.image_similarity import colour_distance, silhouette_iou
+
+MAX_SAMPLED_MEANS = 1000  # test images for squared_error, if the mean of p(x|z) is estimated from samples
 
 
 class RunningMeans:
@@ -33,7 +38,94 @@ class RunningMeans:
         return {f"{split}/{name}": mean for name, mean in zip(self.names, means, strict=True)}
 
 
-MAX_SAMPLED_MEANS = 1000  # test images for squared_error, if the mean of p(x|z) is estimated from samples
+class TrainingMetrics:
+    """Means of the training metrics since the last log; images seen, skipped steps and seconds of the whole run.
+
+    `names` are those of n metrics, of which the last is the objective. With `may_skip`, steps whose objective is NaN
+    were skipped.
+    """
+
+    def __init__(self, names: Iterable[str], *, may_skip: bool) -> None:
+        self.names, self.may_skip = list(names), may_skip
+        self.means = RunningMeans(self.names)
+        self.pending: list[tuple[Tensor, int]] = []  # sums (n,) and number of images of steps not yet in `means`
+        self.images_seen = self.skipped_steps = 0
+        self.start_time = time.perf_counter()
+        self.previous_seconds = 0.0  # of a resumed run, before it was resumed
+        self.start_interval()
+
+    @property
+    def seconds(self) -> float:
+        """The seconds since the run began."""
+        return self.previous_seconds + time.perf_counter() - self.start_time
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint holds."""
+        return {
+            "train_means": vars(self.means),
+            "images_seen": self.images_seen,
+            "skipped_steps": self.skipped_steps,
+            "seconds": self.seconds,
+        }
+
+    def restore_run(self, state: dict[str, Any]) -> None:
+        """Restore the numbers of the whole run from a checkpoint."""
+        self.images_seen, self.previous_seconds = state["images_seen"], state["seconds"]
+        self.skipped_steps = state.get("skipped_steps", 0)  # older checkpoints lack it
+
+    def restore_means(self, state: dict[str, Any]) -> None:
+        """Restore the means since the last log from a checkpoint."""
+        vars(self.means).update(state["train_means"])
+
+    def start_interval(self) -> None:
+        """Measure the speed from now on."""
+        self.interval_start, self.untimed_images = time.perf_counter(), self.means.images
+
+    def exclude(self, seconds: float) -> None:
+        """Do not count this time in the speed."""
+        self.interval_start += seconds
+
+    def add(self, sums: Iterable[Tensor], images: Iterable[int]) -> None:
+        """Add steps: the sums of their metrics, (n,) each, which stay on the device, and their numbers of images."""
+        self.pending += zip(sums, images, strict=True)
+
+    def flush(self, all_reduce_sum: Callable[[Tensor], Tensor]) -> tuple[int, dict[str, float]] | None:
+        """Add the pending steps to the means, but not those that were skipped.
+
+        If the objective of a step is not finite, this stops there, and returns how many steps followed it, and its
+        metrics without the objective.
+        """
+        if not self.pending:
+            return None
+        steps, self.pending = self.pending, []
+        sums = all_reduce_sum(torch.stack([sums for sums, _ in steps])).cpu()
+        images = [images for _, images in steps]
+        means = (sums / sums.new_tensor(images)[:, None]).tolist()
+        for i, (*logged, objective) in enumerate(means):
+            skipped = self.may_skip and math.isnan(objective)
+            if not (skipped or math.isfinite(objective)):
+                return len(steps) - 1 - i, dict(zip(self.names, logged, strict=False))
+            if not skipped:
+                self.means.update(sums[i], images[i])
+            self.images_seen += images[i]
+        return None
+
+    def compute(self) -> tuple[dict[str, float], dict[str, float]]:
+        """Return the means since the last call, if there are any, and the speed and skipped steps; start again."""
+        seconds = time.perf_counter() - self.interval_start
+        speed = {"images_per_second": (self.means.images - self.untimed_images) / seconds}
+        means = self.means.compute("train") if self.means.images else {}
+        self.means = RunningMeans(self.names)
+        self.start_interval()
+        return means, speed | ({"skipped_steps": self.skipped_steps} if self.may_skip else {})
+
+
+def divergence_message(when: str, means: dict[str, float]) -> str:
+    """Return the error message for an objective that is not finite: the term at fault, and the usual remedy."""
+    not_finite = [name for name, mean in means.items() if not math.isfinite(mean)]
+    # a sum comes before its components, so the last name is a component
+    cause = f"{not_finite[-1]} is {means[not_finite[-1]]}" if not_finite else "the objective is not finite"
+    return f"training diverged {when}: {cause}; try a lower optimizer.lr, or gradient_clip_val=100"
 
 
 class TestMetrics:

@@ -46,7 +46,7 @@ class DelayedCompile(Callback):
             self.pending, start_time = False, time.perf_counter()
             with self.shutdown.stop_immediately():
                 module.compiled_step = try_compile(lambda: CompiledStep(module, *example_batch(trainer)), "auto")
-            module.interval_start += time.perf_counter() - start_time
+            module.training_metrics.exclude(time.perf_counter() - start_time)
 
 
 class CUDAGraphSteps(Callback):
