@@ -5,21 +5,26 @@ import math
 import pytest
 import torch
 from torch.distributions import (
+    AffineTransform,
     Categorical,
     Gumbel,
     Independent,
     Laplace,
     MixtureSameFamily,
     Normal,
+    SigmoidTransform,
     StudentT,
+    TransformedDistribution,
+    Uniform,
     kl_divergence,
 )
+from torch.nn.functional import softplus
 
 from vae.errors import UserError
 from vae.model.flows import MADE, GatedAutoregressive
 from vae.model.posteriors import IAF, MAX_LOG_VAR, DiagonalGaussian, Point, soft_clamp
 from vae.model.priors import VampPrior
-from vae.model.vae import Terms, kl_per_unit, low_variance_log_q
+from vae.model.vae import Terms, kl_per_group, kl_per_unit, low_variance_log_q
 
 
 def test_diagonal_gaussian_matches_torch():
@@ -171,6 +176,17 @@ def test_iaf_kl_uses_the_closed_form_of_its_base(monkeypatch):
     z = q.rsample()
     exact = kl_divergence(Independent(Normal(h[:, :3], (h[:, 3:6] / 2).exp()), 1), p)
     torch.testing.assert_close(low_variance_log_q(q, z) - p.log_prob(z), exact)
+
+
+def test_a_transformed_posterior_has_its_own_density():
+    """A logistic distribution, as the transform of a uniform one: torch cannot make it again from its parameters."""
+    loc, scale = torch.randn(3, 2), torch.rand(3, 2) + 0.2
+    base = Uniform(torch.zeros(3, 2), 1.0)
+    q = Independent(TransformedDistribution(base, [SigmoidTransform().inv, AffineTransform(loc, scale)]), 1)
+    z = q.rsample((4,))
+    u = (z - loc) / scale
+    torch.testing.assert_close(low_variance_log_q(q, z), (-u - 2 * softplus(-u) - scale.log()).sum(-1))
+    assert kl_per_group(q, Independent(Normal(torch.zeros(2), 1.0), 1)) is None
 
 
 @pytest.mark.parametrize("family", [Laplace, Gumbel])

@@ -12,10 +12,9 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.distributions import Independent
 
 from vae.errors import UserError
-from vae.model.vae import VAE, Terms, detached, kl_per_group
+from vae.model.vae import VAE, Terms, can_detach, detached, kl_per_group
 
 
 @dataclass
@@ -137,7 +136,7 @@ class DReG(IWAE):
         bound = super().__call__(terms, weight)
         if not terms.z.requires_grad:
             return bound
-        if not isinstance(terms.q_z, Independent):
+        if not can_detach(terms.q_z):
             raise UserError("objective=dreg: q(z|x) must be a Gaussian; expected posterior=diagonal_gaussian")
         weights = terms.log_w.detach().softmax(0)  # (K, B)
         terms.z.register_hook(lambda gradient: gradient * weights.unsqueeze(-1))

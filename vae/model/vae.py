@@ -17,6 +17,11 @@ from torch.distributions import Distribution, Independent, Normal, kl_divergence
 from vae.model.likelihoods import Likelihood
 
 
+def can_detach(q: Distribution) -> bool:
+    """Return whether q has independent units, made from parameters that `arg_constraints` of their class names."""
+    return isinstance(q, Independent) and bool(q.base_dist.arg_constraints)
+
+
 def detached(q: Independent) -> Independent:
     """Return q(z|x) with detached parameters, so that gradients of its log-density reach z only."""
     units: Any = q.base_dist
@@ -51,6 +56,8 @@ def kl_per_group(_q: Distribution, _p: Distribution) -> tuple[Tensor, Tensor] | 
 
 @kl_per_group.register
 def _(q: Independent, p: Distribution) -> tuple[Tensor, Tensor] | None:
+    if not can_detach(q):
+        return None
     kl, fit = kl_per_unit(q, p), kl_per_unit(detached(q), p)
     return None if kl is None or fit is None else (kl, fit)
 
@@ -64,7 +71,7 @@ def low_variance_log_q(q: Distribution, z: Tensor) -> Tensor:
 @low_variance_log_q.register
 def _(q: Independent, z: Tensor) -> Tensor:
     """The gradient that reaches the parameters directly is 0 in the mean. It is left out (Roeder et al. 2017)."""
-    return detached(q).log_prob(z)
+    return (detached(q) if can_detach(q) else q).log_prob(z)
 
 
 @dataclass(frozen=True)
