@@ -20,8 +20,13 @@ USER_ERRORS = (UserError, HydraException, OmegaConfBaseException, YAMLError, OSE
 
 def one_line(error: Exception) -> str:
     """Return the message of an error as one line, with escapes in place of control characters."""
-    if isinstance(error, InstantiationException) and isinstance(error.__cause__, UserError):
-        return one_line(error.__cause__)
+    if isinstance(error, InstantiationException):
+        if isinstance(error.__cause__, UserError):
+            return one_line(error.__cause__)
+        text, _, key = str(error).partition("\nfull_key: ")
+        if isinstance(error.__cause__, ImportError):  # says why the class was not found
+            text = str(error.__cause__)
+        error = HydraException(f"{key}: {text}" if key else text)
     message = str(error) if isinstance(error, UserError) else " ".join(str(error).split())
     if isinstance(error, OSError) and error.filename:
         message = f"{os.fsdecode(error.filename)}: {error.strerror}"

@@ -27,7 +27,7 @@ from vae.model.likelihoods import (
     Shades,
 )
 from vae.model.pixel_distributions import eight_bits, log_mass
-from vae.training.experiment import check_support
+from vae.training.part_checks import check_support
 
 H = torch.linspace(-6, 6, 13, dtype=torch.float64).view(-1, 1, 1, 1)  # logits of thirteen images of one pixel
 

@@ -111,7 +111,7 @@ def test_a_key_that_is_not_supported_is_refused_in_one_line(key, cli, tmp_path):
         ("trainer.limit_train_batches=0", "trainer.limit_train_batches=0: expected a number of batches"),
         ("trainer.overfit_batches=1.5", "trainer.overfit_batches=1.5: expected "),
         ("trainer.callbacks=x", "trainer.callbacks=x: expected a list of callbacks"),
-        ("+trainer.no_such_key=1", "Error in call to target 'pytorch_lightning.trainer.trainer.Trainer'"),
+        ("+trainer.no_such_key=1", "trainer: Error in call to target 'pytorch_lightning.trainer.trainer.Trainer'"),
         ("trainer.limit_trian_batches=1", "trainer.limit_trian_batches: no such key"),
     ],
 )

@@ -21,7 +21,13 @@ from vae.config.section import (
 )
 
 
-class Dataset(Section):
+class Part(Section):
+    """A group that creates one class."""
+
+    class_name: str = Field(alias="_target_", description="a class, such as my_module.MyClass")
+
+
+class Dataset(Part):
     batch_size: PositiveInt
     seed: Seed
     val_size: SplitSize | None = Field(None, description=SPLIT_SIZE)
@@ -99,7 +105,7 @@ class BurdaSchedule(Schedule, target="vae.training.schedules.BurdaSchedule"):
     stages: Annotated[int, Field(ge=2, le=16, description="a whole number, 2 to 16")]
 
 
-class Objective(Section):
+class Objective(Part):
     K: PositiveInt
     schedule: Schedule = Schedule()
 
@@ -136,7 +142,7 @@ class DIP(Objective, target="vae.model.aggregate_posterior.DIP"):
     lambda_d: NonNegativeFloat
 
 
-class Posterior(Section):
+class Posterior(Part):
     latent_dim: PositiveInt
 
 
@@ -150,7 +156,7 @@ class Ladder(Posterior, target="vae.model.ladder.Ladder"):
     features: PositiveInt
 
 
-class Prior(Section):
+class Prior(Part):
     latent_dim: PositiveInt
 
 
@@ -227,7 +233,7 @@ class PixelArt(PixelCNN, target="vae.model.pixel_art.PixelArt"):
     background: UnitInterval
 
 
-class Encoder(Section):
+class Encoder(Part):
     pass
 
 
@@ -239,7 +245,7 @@ class LadderEncoder(ConvEncoder, target="vae.model.ladder.LadderEncoder"):
     groups: PositiveInt
 
 
-class Decoder(Section):
+class Decoder(Part):
     pass
 
 
@@ -254,7 +260,7 @@ class LadderDecoder(ConvDecoder, target="vae.model.ladder.LadderDecoder"):
 class Architecture(Section):
     encoder: Encoder
     decoder: Decoder
-    classifier: Encoder = Encoder()  # of objective=m2; by default, another encoder
+    classifier: Encoder = Encoder.model_construct()  # of objective=m2; by default, another encoder
 
 
 class Optimizer(Section):

@@ -37,6 +37,7 @@ from vae.training.callbacks.pictures import Pictures
 from vae.training.callbacks.progress import Progress
 from vae.training.callbacks.weight_average import WeightAverage
 from vae.training.lightning_module import VAEModule
+from vae.training.part_checks import check_keys, check_parts, check_support
 from vae.training.run_data import RunData, check_run_data, describe, read_run_data, write_run_data
 
 configure_torch()
@@ -94,32 +95,6 @@ def choose_likelihood(cfg: DictConfig, data: ImageDataModule, folder: Path) -> N
     atomic_write(OmegaConf.to_yaml(stored), folder / ".hydra" / "config.yaml")
 
 
-def check_support(module: VAEModule, data: ImageDataModule, cfg: DictConfig) -> None:
-    """Raise UserError if pixels of the dataset are outside the support of the likelihood."""
-    likelihood: Any = module.vae.likelihood
-    if not likelihood.support.check(data.x("val")).all():
-        raise UserError(
-            f"likelihood: {type(likelihood).__name__} is not defined for pixels with dataset.binarize="
-            f"{cfg.dataset.binarize}; expected a likelihood for them, or likelihood=auto, which chooses one"
-        )
-
-
-def check_compatibility(module: VAEModule, data: ImageDataModule) -> None:
-    """Raise UserError if posterior, prior and objective cannot be combined, or a class does not accept a key."""
-    with torch.random.fork_rng():
-        for key, call in {
-            "objective": lambda: module.compute_metrics(
-                data.x("val", slice(2)), module.objective.weight(0.0), *data.y("val", slice(2))
-            ),
-            "optimizer": lambda: module.optimizer(module.vae.parameters()),
-            "optimizer.schedule": lambda: module.schedule(0.0),
-        }.items():
-            try:
-                call()
-            except TypeError as error:  # the experiment set a key that the class chosen instead does not have
-                raise UserError(f"{key}: {error}; ~{key}.KEY removes a key") from None
-
-
 def checkpoint_step(module: VAEModule, checkpoint: Path) -> int:
     """Return the optimizer step of a checkpoint. Raises UserError if it cannot be read or is of another model."""
     try:
@@ -165,7 +140,8 @@ def train(cfg: DictConfig, folder: Path) -> None:
     choose_likelihood(cfg, data, folder)
     module = build(cfg, data.shape, len(data.label_values), len(data.images["train"].pixels))
     check_support(module, data, cfg)
-    check_compatibility(module, data)
+    check_keys(module)
+    check_parts(module, data, cfg.latent_dim)
     checkpoints, history = folder / "checkpoints", MetricsCSV(folder)
     shutdown = GracefulShutdown(checkpoints / LAST)
     acceleration = acceleration_callbacks(cfg, shutdown)
