@@ -32,6 +32,12 @@ def units(loc, scale, family=Laplace):
     return Independent(family(loc, scale, validate_args=False), 1, validate_args=False)
 
 
+def logistic_units(loc, scale):
+    base = Uniform(torch.zeros_like(loc), 1.0, validate_args=False)
+    transforms = [SigmoidTransform().inv, AffineTransform(loc, scale)]
+    return Independent(TransformedDistribution(base, transforms, validate_args=False), 1, validate_args=False)
+
+
 class PriorOfUnits(Prior):
     def forward(self, _q):
         return Laplace(self.zero, self.zero + 1, validate_args=False)
@@ -56,19 +62,22 @@ class PriorWithoutForward(Prior):
     pass
 
 
+class PriorWithoutMean(Prior):
+    """A logistic distribution, of which torch does not know the mean."""
+
+    def forward(self, _q):
+        return logistic_units(self.zero, self.zero + 1)
+
+
 class PosteriorWithoutSamples(DiagonalGaussian):
     def forward(self, h):
         return Independent(Poisson(h.chunk(2, -1)[0].exp(), validate_args=False), 1, validate_args=False)
 
 
 class PosteriorWithoutMean(DiagonalGaussian):
-    """A logistic distribution, of which torch does not know the mean."""
-
     def forward(self, h):
         loc, log_scale = h.chunk(2, -1)
-        base = Uniform(torch.zeros_like(loc), 1.0, validate_args=False)
-        transforms = [SigmoidTransform().inv, AffineTransform(loc, log_scale.exp())]
-        return Independent(TransformedDistribution(base, transforms, validate_args=False), 1, validate_args=False)
+        return logistic_units(loc, log_scale.exp())
 
 
 class PosteriorOfHalf(DiagonalGaussian):
@@ -129,6 +138,7 @@ def check(*overrides):
         ("prior", "PriorIsATensor", "returned a Tensor; expected a distribution"),
         ("prior", "PriorWithoutQ", "takes 1 positional argument but 2 were given"),
         ("prior", "PriorWithoutForward", 'missing the required "forward"'),
+        ("prior", "PriorWithoutMean", "has no sample or mean"),
         ("posterior", "PosteriorWithoutSamples", "has no rsample"),
         ("posterior", "PosteriorWithoutMean", "has no mean"),
         ("posterior", "PosteriorOfHalf", r"event shape \(2,\); expected \(2,\) and \(4,\)"),

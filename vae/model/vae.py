@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property, singledispatch
-from typing import Any, Self
+from typing import Any, Self, TypeGuard
 
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal, kl_divergence
@@ -17,7 +17,7 @@ from torch.distributions import Distribution, Independent, Normal, kl_divergence
 from vae.model.likelihoods import Likelihood
 
 
-def can_detach(q: Distribution) -> bool:
+def can_detach(q: Distribution) -> TypeGuard[Independent]:
     """Return whether q has independent units, made from parameters that `arg_constraints` of their class names."""
     return isinstance(q, Independent) and bool(q.base_dist.arg_constraints)
 

@@ -14,6 +14,7 @@ from torch.distributions import Distribution, constraints
 from datamodules.base import ImageDataModule
 from vae.errors import UserError, one_line
 from vae.model.likelihoods import Likelihood
+from vae.model.sampling import sample_prior
 from vae.training.lightning_module import VAEModule
 
 
@@ -83,7 +84,7 @@ def check_parts(module: VAEModule, data: ImageDataModule, D: int) -> None:
         result("posterior", lambda: q_z.mean, "mean")
         p_z = result("prior", vae.p_z)
         check_distribution("prior", p_z, [(), (B,)], (D,))
-        result("prior", p_z.sample, "sample")
+        result("prior", lambda: sample_prior(p_z, B, temperature=0.5), "sample or mean")
         h = result("architecture.decoder", lambda: vae.decoder(z, *y))
         if type(vae.likelihood).wrap_decoder is Likelihood.wrap_decoder:  # otherwise its outputs are of any shape
             check_shape("architecture.decoder", h, (K, B, vae.likelihood.h_channels(C), H, W))
