@@ -101,7 +101,7 @@ def test_the_summary_of_a_curve_is_its_best_value_and_images_seen_can_be_its_axi
 
 def test_every_curve_except_the_kl_has_a_best_value():
     from vae.model.objectives import ELBO, Autoencoder
-    from vae.training.lightning_module import UNNORMALIZED
+    from vae.training.optimizer_steps import UNNORMALIZED
 
     curves = {*ELBO.curves, *Autoencoder.curves, *UNNORMALIZED.values(), "objective"} - {"kl"}
     assert set(BEST) == {f"{split}/{name}" for split in ("train", "val") for name in curves}

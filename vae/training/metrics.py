@@ -107,6 +107,7 @@ class TrainingMetrics:
                 return len(steps) - 1 - i, dict(zip(self.names, logged, strict=False))
             if not skipped:
                 self.means.update(sums[i], images[i])
+            self.skipped_steps += skipped
             self.images_seen += images[i]
         return None
 
