@@ -98,6 +98,8 @@ def test_interpolation_goes_from_one_reconstruction_to_the_other(run):
         (lambda run: run.interpolate(0, 1, steps=1), "steps=1: expected a whole number, 2 or more"),
         (lambda run: run.fuse(0, [1, 2]), "b: expected one image; got 2"),
         (lambda run: run.decode([1.0]), "z: expected an array of shape (N, 4); got (1,)"),
+        (lambda run: run.fuse(0, 1, candidates=0), "candidates=0: expected a whole number, 1 or more"),
+        (lambda run: run.decode(np.zeros(4), candidates=2), "candidates=2: expected 1, because the pixels of this run"),
         (lambda run: run.decode("abc"), "z: expected an array of shape (N, 4); got str"),
         (lambda run: run.encode(10), "images=10: expected 0 to 9, the number of a test image"),
         (lambda run: run.encode("mew"), "images=mew: expected the number of a test image, 0 to 9, or a file"),

@@ -114,6 +114,34 @@ def test_random_fusions_are_of_training_images(make_session):
     assert len(alone.images) == len(alone.captions) == 3
 
 
+class Sampled(Bernoulli):
+    """A likelihood that records how many candidates it is asked for. All are the mean."""
+
+    sampled_mean = True
+
+    def candidate_images(self, p_x, n):
+        self.asked.append(n)
+        return p_x.mean.expand(n, *p_x.mean.shape)
+
+
+@pytest.mark.parametrize(
+    ("function", "options", "default"),
+    [
+        (pictures.samples, {"n": 2}, 1),
+        (pictures.reconstructions, {"images": [1]}, 1),
+        (pictures.fuse, {"fuse": [1, 6]}, 16),
+        (pictures.fuse, {"n": 1}, 16),
+    ],
+)
+def test_number_of_candidates(function, options, default, make_session):
+    likelihood = Sampled()
+    vae = VAE(nn.Identity(), Halves(), Pixels(), likelihood, StandardNormal(4, SHAPE))
+    for candidates in (None, 5):
+        likelihood.asked = []
+        function(replace(make_session(**options, candidates=candidates), vae=vae))
+        assert likelihood.asked == [candidates or default]
+
+
 def test_fused_names():
     assert pictures.fused_name(["pikachu", "charizard-mega-x"]) == "pikaizard"
     assert pictures.fused_name(["test 3", "test 4"]) == "midpoint"

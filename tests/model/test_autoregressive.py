@@ -147,7 +147,7 @@ def test_outputs_during_sampling_equal_those_of_one_pass(kind, size, monkeypatch
 
     monkeypatch.setattr(likelihood, "sample_pixel", recording)
     h = random_h(4, *size)
-    samples = likelihood(h).seeded_sample(1.0)
+    samples = likelihood(h).seeded_samples(1.0, [0])[0]
     whole = likelihood.network_outputs(samples, h).detach()
     found = torch.cat(outputs)  # by pixel, in the order of sampling
     assert len(found) == size[0] * size[1]
@@ -224,20 +224,26 @@ def test_the_most_likely_colour_has_the_largest_sum_of_weights():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_seeded_sample_does_not_depend_on_the_other_images(kind):
+def test_a_seeded_sample_depends_on_its_seed_and_image_only(kind):
     likelihood = build_likelihood(kind).float()
     h = random_h(150, 6, 5).float()
-    together = likelihood(h).seeded_sample(0.7)
-    torch.testing.assert_close(together, torch.cat([likelihood(one[None]).seeded_sample(0.7) for one in h]))
-    assert (likelihood(h).seeded_sample(0.7, seed=1) != together).any()
-    torch.testing.assert_close(likelihood(h).seeded_sample(0.0, seed=1), likelihood(h).seeded_sample(0.0))
+    first, second = likelihood(h).seeded_samples(0.7, [0, 1])
+    assert (first != second).any()
+    for seed, together in enumerate([first, second]):
+        alone = torch.cat([likelihood(one[None]).seeded_samples(0.7, [seed])[0] for one in h])
+        torch.testing.assert_close(together, alone)
+    likeliest = likelihood(h.view(3, 50, *h.shape[1:])).seeded_samples(0.0, range(2)).flatten(1, 2)
+    torch.testing.assert_close(likeliest[0], likeliest[1])
+    torch.testing.assert_close(
+        likeliest[0], torch.cat([likelihood(one[None]).seeded_samples(0.0, [5])[0] for one in h])
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_repeated_drafts_end_at_the_seeded_sample(kind):
     likelihood = build_likelihood(kind)
     p_x = likelihood(random_h(3, 5, 6))
-    image = p_x.seeded_sample(0.9)
+    image = p_x.seeded_samples(0.9, [0])[0]
     torch.testing.assert_close(p_x.draft(image, 0.9), image)
     first, draft = p_x.draft(1 - image, 0.9), 1 - image
     for _ in range(30):  # each makes at least one more pixel right

@@ -8,7 +8,9 @@ from linear_gaussian import NOISE, linear_gaussian
 from torch import nn
 from torch.distributions import Distribution, Independent, Normal
 
+from vae.model.likelihoods import Likelihood
 from vae.model.objectives import ELBO
+from vae.model.vae import VAE
 
 
 def test_log_w_with_the_exact_posterior_is_log_px():
@@ -119,3 +121,43 @@ def test_gradient_of_a_sampled_kl_is_that_of_the_closed_form_and_has_no_noise_wh
     vae.terms(x, K=1).kl.mean().backward()
     torch.testing.assert_close(vae.posterior.mean.grad, torch.zeros(2))
     torch.testing.assert_close(vae.posterior.log_std.grad, torch.zeros(2))
+
+
+class Candidates(Likelihood):
+    """Candidate images of one pixel: h + 0, h + 0.1, h + 0.2, ..."""
+
+    def candidate_images(self, p_x, n):
+        return p_x.mean + 0.1 * torch.arange(n).view(n, *[1] * p_x.mean.dim())
+
+    def forward(self, h):
+        return Independent(Normal(h, 1.0), 3)
+
+
+class LabelShift(nn.Module):
+    """The pixel less 0.1 in images with the first label, as both latents."""
+
+    def forward(self, x, *y):
+        shift = 0.1 * y[0][:, :1] if y else 0
+        return (x.flatten(1) - shift).expand(-1, 2)
+
+
+class Floor(nn.Module):
+    """The first latent, rounded down."""
+
+    def forward(self, z, *_y):
+        return z[..., :1, None, None].floor()
+
+
+def test_the_picture_is_the_candidate_whose_encoding_is_closest():
+    posterior = WithoutClosedForm(torch.zeros(2), torch.ones(2))
+    posterior.forward = lambda code: Independent(Normal(code, 1.0), 1)
+    vae = VAE(LabelShift(), posterior, Floor(), Candidates(), nn.Identity())
+    z = torch.tensor([[0.32, 0.32], [1.49, 1.69], [2.0, 2.0]])
+    pixels = lambda images: images.flatten(1).squeeze(1)  # noqa: E731
+    torch.testing.assert_close(pixels(vae.decode(z, candidates=8)), torch.tensor([0.3, 1.6, 2.0]))
+    torch.testing.assert_close(pixels(vae.decode(z, candidates=3)), torch.tensor([0.2, 1.2, 2.0]))
+    torch.testing.assert_close(pixels(vae.decode(z)), torch.tensor([0.0, 1.0, 2.0]))
+    y = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+    torch.testing.assert_close(pixels(vae.given(y).decode(z, candidates=8)), torch.tensor([0.4, 1.6, 2.1]))
+    two_axes = vae.given(y).decode(z.expand(4, -1, -1), candidates=8)
+    torch.testing.assert_close(two_axes, vae.given(y).decode(z, candidates=8).expand(4, -1, -1, -1, -1))

@@ -132,17 +132,20 @@ class Run(RunFolder):
 
         return self.model.encode(*self._with_labels(as_images(self.data, images), labels)).cpu().numpy()
 
-    def decode(self, z: Any, labels: Any = None) -> "Pictures":
+    def decode(self, z: Any, labels: Any = None, candidates: int = 1) -> "Pictures":
         """Return the pictures of p(x|z) for latents z, (N, D), or (D,) for one.
 
-        With other labels than those of `encode`, the style stays and the label changes.
+        With other labels than those of `encode`, the style stays and the label changes. If pixels are sampled, as with
+        dataset=pokemon, each picture is the one of `candidates` samples whose encoding is closest to its latent.
         """
+        check_count("candidates", candidates, 1)
         from vae.api.pictures import Pictures
 
         codes = self.model.as_codes(z, self.config.latent_dim)
         if self.label_names and labels is None:
             raise UserError("labels: expected the label of each picture, because the run has conditional=true")
-        return Pictures(self.model.decode(codes, *self.model.find_labels("labels", labels, len(codes))))
+        y = self.model.find_labels("labels", labels, len(codes))
+        return Pictures(self.model.decode(codes, *y, candidates=candidates))
 
     def sample(
         self,
@@ -168,13 +171,14 @@ class Run(RunFolder):
             y = self.model.find_labels("label", label, n)
             return Pictures(self.model.decode(self.model.sample_codes(n, temperature, source, *y), *y))
 
-    def reconstruct(self, images: Any, labels: Any = None) -> "Pictures":
-        """Return the pictures of p(x|z) at the means of q(z|x)."""
+    def reconstruct(self, images: Any, labels: Any = None, candidates: int = 1) -> "Pictures":
+        """Return the pictures of p(x|z) at the means of q(z|x); `candidates` is that of `decode`."""
+        check_count("candidates", candidates, 1)
         from vae.api.images import as_images
         from vae.api.pictures import Pictures
 
         x, *y = self._with_labels(as_images(self.data, images), labels)
-        return Pictures(self.model.decode(self.model.encode(x, *y), *y))
+        return Pictures(self.model.decode(self.model.encode(x, *y), *y, candidates=candidates))
 
     def log_px(self, images: Any, K: int = 100, labels: Any = None) -> "NDArray[np.float32]":
         """Estimate log p(x) of each image, (N,), in nats, from K importance samples. Repeated calls agree.
@@ -194,23 +198,36 @@ class Run(RunFolder):
     ) -> "Pictures":
         """Return `steps` pictures from one image to another. With conditional=true, the label changes as well."""
         check_count("steps", steps, 2)
-        return self._between(a, b, [i / (steps - 1) for i in range(steps)], interpolation, labels)
+        return self._between(a, b, [i / (steps - 1) for i in range(steps)], interpolation, labels, 1)
 
-    def fuse(self, a: Any, b: Any, interpolation: Interpolation = "spherical", labels: Any = None) -> "Pictures":
-        """Return the picture halfway between two images."""
-        return self._between(a, b, [0.5], interpolation, labels)
+    def fuse(
+        self,
+        a: Any,
+        b: Any,
+        interpolation: Interpolation = "spherical",
+        labels: Any = None,
+        candidates: int | None = None,
+    ) -> "Pictures":
+        """Return the picture halfway between two images; if pixels are sampled, by default the best of 16 `candidates`.
 
-    def _between(self, a: Any, b: Any, t: list[float], interpolation: str, labels: Any) -> "Pictures":
+        `candidates` is that of `decode`.
+        """
+        candidates = self.model.fusion_candidates if candidates is None else candidates
+        return self._between(a, b, [0.5], interpolation, labels, candidates)
+
+    def _between(self, a: Any, b: Any, t: list[float], interpolation: str, labels: Any, candidates: int) -> "Pictures":
         from vae.api.images import as_images, join
         from vae.api.pictures import Pictures
 
         check_choice("interpolation", interpolation, INTERPOLATIONS)
+        check_count("candidates", candidates, 1)
         ends = [as_images(self.data, image) for image in (a, b)]
         for name, found in zip("ab", ends, strict=True):
             if len(found.x) != 1:
                 raise UserError(f"{name}: expected one image; got {len(found.x)}")
         x, *y = self._with_labels(join(ends), labels)
-        return Pictures(self.model.interpolate(self.model.encode(x, *y), t, interpolation, *y))
+        z = self.model.encode(x, *y)
+        return Pictures(self.model.interpolate(z, t, interpolation, *y, candidates=candidates))
 
     @property
     def metrics(self) -> "pd.DataFrame":

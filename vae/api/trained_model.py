@@ -22,6 +22,7 @@ from vae.model.sampling import labels_in_turn, sample_fitted_mixture, sample_pri
 from vae.model.vae import VAE, kl_per_unit
 
 MAX_TRAIN_CODES = 5000  # training images that are encoded for statistics
+FUSION_CANDIDATES = 16  # pictures to choose that of a fusion from, if their pixels are sampled
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,11 @@ class TrainedModel:
     def data(self) -> ImageDataModule:
         """The images of the run."""
         return self.load_data()
+
+    @property
+    def fusion_candidates(self) -> int:
+        """The default number of pictures from which that of a fusion is chosen."""
+        return FUSION_CANDIDATES if self.vae.likelihood.sampled_mean else 1
 
     @property
     def device(self) -> torch.device:
@@ -67,10 +73,16 @@ class TrainedModel:
         return torch.cat([vae.q_z(batch).mean for vae, batch in self.vae.batches(EVAL_BATCH, x, *y)])
 
     @torch.inference_mode()
-    def decode(self, z: Tensor, *y: Tensor) -> Tensor:
-        """Return the pictures (..., C, H, W) of codes (..., D), on the CPU; labels are (..., labels) or (1, labels)."""
+    def decode(self, z: Tensor, *y: Tensor, candidates: int = 1) -> Tensor:
+        """Return the pictures (..., C, H, W) of codes (..., D), on the CPU; labels are (..., labels) or (1, labels).
+
+        If their pixels are sampled, each is chosen from `candidates`, as in `VAE.decode`. Raises UserError for more
+        than one if they are not.
+        """
+        if candidates > 1 and not self.vae.likelihood.sampled_mean:
+            raise UserError(f"candidates={candidates}: expected 1, because the pixels of this run are not sampled")
         flat = (values.flatten(0, -2) for values in (z, *y))
-        pictures = [vae.decode(batch) for vae, batch in self.vae.batches(EVAL_BATCH, *flat)]
+        pictures = [vae.decode(batch, candidates) for vae, batch in self.vae.batches(EVAL_BATCH, *flat)]
         return torch.cat(pictures).cpu().unflatten(0, z.shape[:-1])
 
     @torch.inference_mode()
@@ -136,12 +148,17 @@ class TrainedModel:
 
     @torch.inference_mode()
     def interpolate(
-        self, codes: Tensor, t: Tensor | Sequence[float], interpolation: str = "spherical", *y: Tensor
+        self,
+        codes: Tensor,
+        t: Tensor | Sequence[float],
+        interpolation: str = "spherical",
+        *y: Tensor,
+        candidates: int = 1,
     ) -> Tensor:
         """Decode what lies between two codes (2, D), at t (T,): (T, C, H, W). Labels (2, labels) change linearly."""
         t = torch.as_tensor(t, device=self.device)
         labels = (linear(first, second, t) for first, second in (label.to(self.device) for label in y))
-        return self.decode(INTERPOLATIONS[interpolation](codes[0], codes[1], t), *labels)
+        return self.decode(INTERPOLATIONS[interpolation](codes[0], codes[1], t), *labels, candidates=candidates)
 
     @torch.inference_mode()
     def log_px(self, x: Tensor, K: int, *y: Tensor) -> Tensor:

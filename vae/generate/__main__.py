@@ -4,15 +4,15 @@ The files are written to generated/ in the folder of the run. Without run=, the 
 used. `what` is one of the names below or, in quotes, a list: 'what=[samples,walk]'. Without it, everything that applies
 is made. The keys that a name uses are on the right, with their defaults.
 
-  samples            decoded samples                                       n=100, temperature, source, label
-  reconstructions    test images, or images=[...], beside their reconstructions                  n=50, label
+  samples            decoded samples                         n=100, temperature, source, label, candidates=1
+  reconstructions    test images, or images=[...], beside their reconstructions    n=50, label, candidates=1
   styles             test images, or images=[...], and their latents decoded with each label            n=10
   interpolation      from one image to another, images=[a,b]: a strip and a GIF         interpolation, label
   traversal          one row per latent dimension, or dimensions=[3,7]; starts from images=[a]   n=10, label
   manifold           the decoded plane of a run with latent_dim=2                                      label
   nearest            samples beside the nearest training images              n=8, temperature, source, label
   walk               a GIF that moves through sampled latents and back      n=12, temperature, source, label
-  fuse               fuse=[a,b]: both images, the midpoint, a strip; fuse=random: a page  n=8, interpolation, label
+  fuse               fuse=[a,b]: the midpoint; fuse=random: a page  n=8, interpolation, label, candidates=16
   arithmetic         arithmetic=[a,b,c]: a - b + c, of labels (their mean latents) or of images        label
   training           a GIF, and with PyAV an MP4, of the training: samples, and validation images with reconstructions
   sequences          of a run of dataset=fasta: samples, coloured letters, k-mers           n=100, temperature, source
@@ -28,6 +28,8 @@ pixels in [0, 1]. styles, and the page of fuse=, keep the style of an image and 
   interpolation=spherical  follow an arc; interpolation=linear: a straight line
   label=                   for a run with conditional=true: the label of all pictures, or a list with one for each; by
                            default, samples have all labels in turn, and other pictures those of their images
+  candidates=              for a run whose pixels are sampled, as with dataset=pokemon: each picture is the one of so
+                           many samples whose encoding is closest to its latent
   seed=0                   the same seed makes the same files
   dataset.path=            where the images of the run are now; what=training, and samples and walks from the prior,
                            do not need them
@@ -51,15 +53,15 @@ from vae.terminal import show
 # The keys that each `what` uses. All of them use run, what and seed.
 SAMPLING_KEYS = ("n", "temperature", "source", "label")
 ACCEPTED_KEYS = {
-    "samples": SAMPLING_KEYS,
-    "reconstructions": ("images", "n", "label"),
+    "samples": (*SAMPLING_KEYS, "candidates"),
+    "reconstructions": ("images", "n", "label", "candidates"),
     "styles": ("images", "n"),
     "interpolation": ("images", "interpolation", "label"),
     "traversal": ("n", "images", "dimensions", "label"),
     "manifold": ("label",),
     "nearest": SAMPLING_KEYS,
     "walk": SAMPLING_KEYS,
-    "fuse": ("fuse", "interpolation", "n", "label"),
+    "fuse": ("fuse", "interpolation", "n", "label", "candidates"),
     "arithmetic": ("arithmetic", "label"),
     "sequences": ("n", "temperature", "source"),
     "training": (),
@@ -94,6 +96,7 @@ class Arguments(BaseModel, strict=True, extra="forbid"):
     label: str | int | Annotated[list[str | int], Field(min_length=1)] | None = Field(
         None, description="the name of a label, or a list of them, such as [8,3]"
     )
+    candidates: int | None = Field(None, ge=1, le=100, description="a whole number, 1 to 100")
     seed: Seed = 0
 
     @property

@@ -35,14 +35,16 @@ def samples(session: Session) -> Files:
     """Decode sampled codes."""
     n = session.n or 100
     y = session.labels(n)
-    picture = figures.grid(session.decode(session.sample(n, *y), *y), min(10, -(-n // round(n**0.5))))
-    return {"samples.png" if session.source == "prior" else "mixture_samples.png": encode_png(picture)}
+    pictures = session.decode(session.sample(n, *y), *y, candidates=session.candidates or 1)
+    page = encode_png(figures.grid(pictures, min(10, -(-n // round(n**0.5)))))
+    return {"samples.png" if session.source == "prior" else "mixture_samples.png": page}
 
 
 def reconstructions(session: Session) -> Files:
     """Show test images, or the selected ones, on the left of their reconstructions."""
     images = chosen_images(session, 50)
-    pictures = session.decode(session.encode_images(images), *session.new_labels(images))
+    z, y = session.encode_images(images), session.new_labels(images)
+    pictures = session.decode(z, *y, candidates=session.candidates or 1)
     pairs = torch.stack([images.x.cpu(), pictures], 1).flatten(0, 1)
     return {"reconstructions.png": encode_png(figures.grid(pairs, 2 * min(5, len(images.x))))}
 
@@ -79,16 +81,16 @@ def image_pair(session: Session) -> SelectedImages:
     return resolve_images(session.data, "images", session.images)
 
 
-def interpolation_row(session: Session, pair: SelectedImages) -> Row:
+def interpolation_row(pair: SelectedImages, between: Callable[[SelectedImages, Tensor], Tensor]) -> Row:
     """Interpolate between two images; the captions are the percentage of the second."""
     t = torch.linspace(0, 1, N_STEPS)
-    return Row(session.between(pair, t), [f"{fraction:.0%}" for fraction in t.tolist()])
+    return Row(between(pair, t), [f"{fraction:.0%}" for fraction in t.tolist()])
 
 
 def interpolation(session: Session) -> Files:
     """Interpolate between two images: a strip, and a GIF that goes to the second image and back."""
     pair = image_pair(session)
-    between, percent = interpolation_row(session, pair)[:2]
+    between, percent = interpolation_row(pair, session.between)[:2]
     ends = pair.x.cpu()
     row = Row(torch.cat([ends[:1], between, ends[1:]]), [pair.names[0], *percent, pair.names[1]])
     t = torch.cat([smoothstep(24), torch.ones(1)])
@@ -188,13 +190,10 @@ def fuse(session: Session) -> Files:
     if not session.fuse:
         return fuse_random(session)
     pair = resolve_images(session.data, "fuse", session.fuse)
-    child = session.between(pair, torch.tensor([0.5]))
-    ends = pair.x.cpu()
-    family = Row(
-        torch.cat([ends[:1], child, ends[1:]]), [pair.names[0], fused_name(pair.names), pair.names[1]], side=240
-    )
-    strips = [interpolation_row(session, pair)._replace(side=72), *label_rows(session, pair)]
-    return {"fused.png": encode_png(render_rows([family, *strips]))}
+    strip = interpolation_row(pair, session.fusions)._replace(side=72)
+    (ends, child), names = (pair.x.cpu(), strip.images[N_STEPS // 2]), pair.names
+    family = Row(torch.stack([ends[0], child, ends[1]]), [names[0], fused_name(names), names[1]], side=240)
+    return {"fused.png": encode_png(render_rows([family, strip, *label_rows(session, pair)]))}
 
 
 def label_rows(session: Session, pair: SelectedImages) -> list[Row]:
@@ -218,7 +217,7 @@ def fuse_random(session: Session) -> Files:
     for i in range(n):
         two = slice(2 * i, 2 * i + 2)
         pair = SelectedImages(parents.x[two], parents.names[two], tuple(label[two] for label in parents.y))
-        child = session.between(pair, torch.tensor([0.5]))
+        child = session.fusions(pair, torch.tensor([0.5]))
         images = torch.cat([pair.x[:1].cpu(), child, pair.x[1:].cpu()])
         families.append((images, [pair.names[0], fused_name(pair.names), pair.names[1]]))
     blank = torch.ones_like(families[0][0]), [""] * 3

@@ -24,6 +24,7 @@ class Session(TrainedModel):
     fuse: Sequence[str | int] = ()
     arithmetic: Sequence[str | int] = ()
     dimensions: Sequence[int] = ()
+    candidates: int | None = None
     label: str | int | Sequence[str | int] | None = None
 
     def labels(self, n: int) -> tuple[Tensor, ...]:
@@ -48,6 +49,11 @@ class Session(TrainedModel):
         """Return the means of q(z|x), (N, D)."""
         return self.encode(images.x, *self.own_labels(images))
 
-    def between(self, pair: SelectedImages, t: Tensor) -> Tensor:
+    def between(self, pair: SelectedImages, t: Tensor, candidates: int = 1) -> Tensor:
         """Decode the codes between two images at t (T,): (T, C, H, W)."""
-        return self.interpolate(self.encode_images(pair), t, self.interpolation, *self.new_labels(pair))
+        z, y = self.encode_images(pair), self.new_labels(pair)
+        return self.interpolate(z, t, self.interpolation, *y, candidates=candidates)
+
+    def fusions(self, pair: SelectedImages, t: Tensor) -> Tensor:
+        """Decode the codes between two images, each to the best of `candidates` pictures."""
+        return self.between(pair, t, self.candidates or self.fusion_candidates)

@@ -5,7 +5,7 @@ The decoder's output h describes the image; a small causal network also sees the
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -45,47 +45,48 @@ class AutoregressiveDistribution(D.Distribution):
         return self.likelihood.log_mass(value, out, self.likelihood.image_parameters(h)).reshape(batch)
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        return self._sample(self.h.expand(*sample_shape, *self.h.shape), 1.0, None)
+        return self._sample(torch.Size(sample_shape), lambda i: self.likelihood.noise(len(i), self.h))
 
-    def seeded_sample(self, temperature: float, seed: int = 0) -> Tensor:
-        """Return one image per h. It depends on h and the seed only. At temperature 0, pixels are the most likely."""
-        return self._sample(self.h, temperature, torch.Generator().manual_seed(seed))
+    def seeded_samples(self, temperature: float, seeds: Iterable[int]) -> Tensor:
+        """Return an image per seed and h, (seeds, ..., C, H, W), that depends on the seed and h only.
+
+        At temperature 0, pixels are the most likely.
+        """
+        noise = temperature * torch.cat([self.likelihood.noise(1, self.h, seed) for seed in seeds], 1)
+        return self._sample(torch.Size([noise.shape[1]]), lambda i: noise[:, i // self.batch_shape.numel()])
 
     @torch.no_grad()
     def draft(self, x: Tensor, temperature: float, seed: int = 0) -> Tensor:
         """Sample all pixels at once, each given the previous pixels of images x, (..., C, H, W), not those of its own.
 
-        The noise is that of `seeded_sample`. Repeated, this ends at its image, which is the fixed point.
+        The noise is that of `seeded_samples`. Repeated, this ends at its image, which is the fixed point.
         """
         likelihood, h = self.likelihood, self.h.reshape(-1, *self.h.shape[-3:])
         x = x.expand(*self.batch_shape, *self.event_shape).reshape(-1, *self.event_shape)
         height, width = x.shape[-2:]
         order = likelihood.network.sampling_order(height, width, likelihood.neighbours)
-        noise = temperature * likelihood.noise(h, torch.Generator().manual_seed(seed))[order.argsort()]
+        noise = temperature * likelihood.noise(1, h, seed)[order.argsort()]
         out = likelihood.network_outputs(x, h).flatten(-2).permute(2, 0, 1)
         values = likelihood.sample_pixel(out, noise, likelihood.context(x), likelihood.image_parameters(h))
         return values.permute(1, 2, 0).reshape(*self.batch_shape, *self.event_shape)
 
     @torch.no_grad()
-    def _sample(self, h: Tensor, temperature: float, rng: torch.Generator | None) -> Tensor:
-        """Return images (..., C, H, W) for h (..., h_channels, H, W), with the same noise for all if `rng` is given."""
-        likelihood, state = self.likelihood, rng.get_state() if rng else None
-        images = []
-        for chunk in h.reshape(-1, *h.shape[-3:]).split(CHUNK_SIZE):
-            if rng and state is not None:
-                rng.set_state(state)
-            noise = temperature * likelihood.noise(chunk, rng)
+    def _sample(self, sample_shape: torch.Size, noise: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return images of this shape. `noise` returns that of some of them, given their indices."""
+        likelihood, h, images = self.likelihood, self.h.reshape(-1, *self.h.shape[-3:]), []
+        for i in torch.arange(sample_shape.numel() * len(h)).split(CHUNK_SIZE):
+            chunk = h[i % len(h)]
             sample_pixel = partial(likelihood.sample_pixel, parameters=likelihood.image_parameters(chunk))
             images.append(
                 likelihood.network.sample(
                     chunk[:, : likelihood.decoder_channels],
-                    noise,
+                    noise(i),
                     likelihood.neighbours,
                     sample_pixel,
                     likelihood.network_input,
                 )
             )
-        return torch.cat(images).unflatten(0, h.shape[:-3])
+        return torch.cat(images).reshape(*sample_shape, *self.batch_shape, *self.event_shape)
 
     @property
     def mean(self) -> Tensor:
@@ -95,7 +96,7 @@ class AutoregressiveDistribution(D.Distribution):
             raise UserError(
                 f"likelihood: the mean of {name} has no gradient; expected another likelihood, or objective=elbo"
             )
-        return torch.stack([self.seeded_sample(1.0, seed) for seed in range(MEAN_SAMPLES)]).mean(0)
+        return self.seeded_samples(1.0, range(MEAN_SAMPLES)).mean(0)
 
 
 class AutoregressiveLikelihood(Likelihood):
@@ -142,8 +143,12 @@ class AutoregressiveLikelihood(Likelihood):
 
     def display_image(self, p_x: D.Distribution) -> Tensor:
         """Return a sample at `temperature`, with a fixed seed."""
+        return self.candidate_images(p_x, 1)[0]
+
+    def candidate_images(self, p_x: D.Distribution, n: int) -> Tensor:
+        """Return samples at `temperature`, with n fixed seeds; the first is the display image."""
         assert isinstance(p_x, AutoregressiveDistribution)
-        return p_x.seeded_sample(self.temperature)
+        return p_x.seeded_samples(self.temperature, range(n))
 
     def draft_image(self, p_x: D.Distribution, previous: Tensor) -> Tensor:
         """Return the display image in which each pixel is given the previous ones of another image."""
@@ -169,14 +174,15 @@ class AutoregressiveLikelihood(Likelihood):
         """Return what h, (..., h_channels, H, W), says about the whole image: by default, nothing."""
         return None
 
-    def noise(self, h: Tensor, rng: torch.Generator | None) -> Tensor:
-        """Return the Gumbel and logistic noise of all pixels, (H W, N, n) for h (N, h_channels, H, W).
+    def noise(self, N: int, h: Tensor, seed: int | None = None) -> Tensor:
+        """Return the Gumbel and logistic noise of all pixels of N images, (H W, N, n), for h (..., H, W).
 
-        With `rng` it is the same for all images, (H W, 1, n).
+        With a seed, it is the same on all devices.
         """
         gumbel, logistic = self.noise_per_pixel()
-        shape = (h.shape[-2] * h.shape[-1], len(h) if rng is None else 1, gumbel + logistic)
-        u = torch.rand(shape, generator=rng, device=h.device if rng is None else "cpu").to(h).clamp(1e-7, 1 - 1e-7)
+        shape = (h.shape[-2] * h.shape[-1], N, gumbel + logistic)
+        rng = None if seed is None else torch.Generator().manual_seed(seed)
+        u = torch.rand(shape, generator=rng, device="cpu" if rng else h.device).to(h).clamp(1e-7, 1 - 1e-7)
         return torch.cat([-(-u[..., :gumbel].log()).log(), u[..., gumbel:].logit()], -1)
 
     @abstractmethod

@@ -60,6 +60,10 @@ class Likelihood(nn.Module):
         """Return the image to display for p(x|z): by default, its mean."""
         return p_x.mean
 
+    def candidate_images(self, p_x: D.Distribution, n: int) -> Tensor:  # noqa: ARG002
+        """Return n images to choose the one to display from, (n, ..., C, H, W): by default, `display_image` only."""
+        return self.display_image(p_x).unsqueeze(0)
+
     def draft_image(self, p_x: D.Distribution, previous: Tensor) -> Tensor:  # noqa: ARG002
         """Return an approximation of `display_image` that takes less time, given an earlier one; by default, itself."""
         return self.display_image(p_x)

@@ -102,9 +102,9 @@ class PixelArt(AutoregressiveLikelihood):
     def noise_per_pixel(self) -> tuple[int, int]:
         return self.n_copies + self.K, self.channels
 
-    def noise(self, h: Tensor, rng: torch.Generator | None) -> Tensor:
-        noise = super().noise(h, rng)
-        if rng is not None:
+    def noise(self, N: int, h: Tensor, seed: int | None = None) -> Tensor:
+        noise = super().noise(N, h, seed)
+        if seed is not None:
             noise[..., -self.channels :] = 0  # of the colours of the palette
         return noise
 

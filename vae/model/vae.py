@@ -196,9 +196,18 @@ class VAE(nn.Module):
         """Return p(x|z) for latents z, (..., D); in a conditional model, (..., B, D) for B labels."""
         return self.likelihood(self.decoder(z, *self.y))
 
-    def decode(self, z: Tensor) -> Tensor:
-        """Decode latents z, (..., D), to images for display, (..., C, H, W), in [0, 1]."""
-        return self.likelihood.display_image(self.p_x(z))
+    def decode(self, z: Tensor, candidates: int = 1) -> Tensor:
+        """Decode latents z, (..., D), to images for display, (..., C, H, W), in [0, 1].
+
+        If their pixels are sampled, each is the one of `candidates` images whose encoding is closest to z.
+        """
+        images = self.likelihood.candidate_images(self.p_x(z), candidates)
+        if len(images) == 1:
+            return images[0]
+        y = (labels.expand(*images.shape[:-3], -1).flatten(0, -2) for labels in self.y)
+        encodings = self.q(images.flatten(0, -4), *y).mean.unflatten(0, images.shape[:-3])
+        closest = (encodings - z).square().sum(-1).argmin(0)
+        return images.take_along_dim(closest[None, ..., None, None, None], 0)[0]
 
     def draft(self, z: Tensor, previous: Tensor) -> Tensor:
         """Approximate `decode` in less time, given the images, (..., C, H, W), of other latents close to z."""
