@@ -6,16 +6,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributions import Normal
 from torchvision.utils import make_grid
 
+from vae.image_grid import Picture, Row, render_rows
 from vae.model.sampling import sample_fitted_mixture, sample_shape
 from vae.model.vae import VAE
 from vae.runs.atomic_files import atomic_path
-
-Picture = NDArray[np.uint8]
 
 MAX_CLASSES = 20  # with more labels than this, colour is a continuous scale
 CONTINUOUS = "viridis"
@@ -167,22 +165,15 @@ def fusions(vae: VAE, x: Tensor, names: Sequence[str] | None, steps: int = 5) ->
     A row shows the first image, `steps` decoded points on the straight line between the two codes, and the second
     image. The labels that `vae` is given are interpolated too. `names` are 2 N captions.
     """
-    from matplotlib.figure import Figure
-
     t = torch.linspace(0, 1, steps, device=x.device).view(-1, 1, 1)
     pairs = [values.unflatten(0, (-1, 2)).unbind(1) for values in (vae.q_z(x).mean, *vae.y)]
     codes, *labels = (torch.lerp(first, second, t) for first, second in pairs)
     between = vae.given(*labels).decode(codes)
     ends = x.unflatten(0, (-1, 2)).transpose(0, 1)
-    rows = (torch.cat([ends[:1], between, ends[1:]]).transpose(0, 1).clamp(0, 1) * 255).byte().cpu()
-    figure = Figure(figsize=(1.3 * (steps + 2), 1.5 * len(rows)), dpi=110, layout="constrained", facecolor="white")
-    for n, (row, axes) in enumerate(zip(rows, figure.subplots(len(rows), steps + 2, squeeze=False), strict=True)):
-        for image, axis in zip(row, axes, strict=True):
-            axis.imshow(image.expand(3, -1, -1).permute(1, 2, 0).numpy(), interpolation="nearest")
-            axis.axis("off")
-        for axis, i in ((axes[0], 2 * n), (axes[-1], 2 * n + 1)):
-            axis.set_title(names[i] if names else "", fontsize=8, parse_math=False)
-    return render(figure)
+    rows = torch.cat([ends[:1], between, ends[1:]]).transpose(0, 1)
+    names = names or [""] * len(x)
+    captions = [[first, *[""] * steps, second] for first, second in zip(names[::2], names[1::2], strict=True)]
+    return render_rows([Row(row, caption, side=120) for row, caption in zip(rows, captions, strict=True)])
 
 
 def curves(rows: list[dict[str, float]], names: Sequence[str]) -> Picture:

@@ -7,9 +7,9 @@ from PIL.Image import Resampling
 
 from datamodules.image_files import open_image
 from vae.errors import UserError
-from vae.generate.image_grid import encode_gif, encode_mp4
 from vae.generate.pictures import Files
 from vae.generate.session import Session
+from vae.image_grid import encode_gif, encode_mp4
 
 MAX_FRAMES, MAX_PIXELS = 200, 2_000_000  # of a film, and of one of its pictures
 SIDE = 560  # pixels of a picture in the film: smaller ones are enlarged by a whole factor

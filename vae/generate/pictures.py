@@ -17,8 +17,8 @@ from vae.api.images import SelectedImages, random_images, resolve_image, resolve
 from vae.api.trained_model import MAX_TRAIN_CODES
 from vae.errors import UserError
 from vae.figures import MAX_CLASSES
-from vae.generate.image_grid import Row, animate, encode_png, render_rows
 from vae.generate.session import Session
+from vae.image_grid import Row, animate, encode_png, render_rows
 from vae.model.interpolation import loop, smoothstep
 from vae.model.priors import UnitNormal
 

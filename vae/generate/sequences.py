@@ -10,8 +10,8 @@ from torch import Tensor
 from datamodules.fasta import LETTERS, Fasta
 from vae.errors import UserError
 from vae.figures import Picture, render
-from vae.generate.image_grid import MARGIN, encode_png, font
 from vae.generate.session import Session
+from vae.image_grid import MARGIN, encode_png, font
 
 COLOURS = ((0, 150, 0), (0, 0, 220), (209, 113, 5), (220, 0, 0))  # of A, C, G and T, as in sequence logos
 MAX_K = 3

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vae.generate import image_grid
+from vae import image_grid
 
 
 def test_rows_are_drawn_pixel_by_pixel():

@@ -7,13 +7,13 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from vae.figures import Picture
+Picture = NDArray[np.uint8]  # (height, width, 3)
 
 GAP, MARGIN = 10, 24  # pixels between images and around the page
 FONT_SIZE, MIN_FONT_SIZE, TEXT_COLOUR = 13, 10, (70, 70, 70)
@@ -39,6 +39,8 @@ def to_arrays(images: Tensor, side: int) -> list[Picture]:
 @cache
 def font(size: int) -> ImageFont.FreeTypeFont:
     """Load DejaVu Sans, which covers most alphabets and is installed with matplotlib."""
+    import matplotlib
+
     return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), size)
 
 
