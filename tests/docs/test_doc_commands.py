@@ -9,6 +9,7 @@ from functools import cache
 
 import pytest
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from pages import FENCE, PAGES, ROOT, command_lines, name, spans
 
 from vae.config.command_line import choices, override_values, parse_arguments, parse_override
@@ -221,8 +222,20 @@ def another_command_takes(key, value):
     return False
 
 
+def is_key(context, key):
+    """Whether the config with these choices has the key. It is composed once for all keys."""
+    if key.startswith(("hydra", "trainer.")) or (CONF / key).is_dir():
+        return True
+    if not succeeds(composed, tuple(context)):
+        return False
+    section, _, name = key.rpartition(".")
+    return name in (OmegaConf.select(composed(tuple(context)), section) or {})
+
+
 def train_takes(context, key, value):
     """Whether the key composes with these choices; without a value, whether it exists."""
+    if not is_key(context, key):
+        return False
     if value:
         return succeeds(check_train, [*context, f"{key}={value}"])
     return succeeds(composed, (*context, f"{key}=null"))
