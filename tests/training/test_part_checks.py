@@ -115,6 +115,17 @@ class OfOneImage(ELBO):
         return terms.elbo[:1]
 
 
+class NotAnObjective:
+    def __init__(self, K):
+        self.K = K
+
+
+class PosteriorWithoutOutputs(torch.nn.Module):
+    def __init__(self, latent_dim):
+        super().__init__()
+        self.latent_dim = latent_dim
+
+
 class FlatDecoder(MLPDecoder):
     def forward(self, z):
         return super().forward(z).flatten(-3)
@@ -145,6 +156,8 @@ def check(*overrides):
         ("posterior", "PosteriorIsATuple", "returned a tuple; expected a distribution"),
         ("likelihood", "LikelihoodOfRows", r"batch shape \(3, 2, 1, 6\) .*; expected \(3, 2\) and \(1, 6, 5\)"),
         ("likelihood", "LikelihoodWithoutSupport", "support is 17; expected"),
+        ("posterior", "PosteriorWithoutOutputs", "outputs is None; expected the number"),
+        ("objective", "NotAnObjective", "NotAnObjective is not a subclass of Objective"),
         ("objective", "MeanOfTheBatch", r"returned the shape \(\); expected .* \(2,\)"),
         ("objective", "OfOneImage", r"returned the shape \(1,\); expected .* \(2,\)"),
         ("objective", "ValuePerSample", r"returned the shape \(5, 2\); expected .* \(2,\)"),

@@ -3,13 +3,17 @@
 from inspect import signature
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from hydra.utils import get_object, instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
 from vae.errors import UserError
+from vae.model.likelihoods import Likelihood
 from vae.model.networks import ConditionalDecoder, ConditionalEncoder
+from vae.model.objectives import Objective
 from vae.model.posteriors import Posterior
 from vae.model.vae import VAE
 from vae.runs.checkpoint_files import BEST, is_intact
@@ -19,21 +23,32 @@ from vae.training.lightning_module import VAEModule
 CHECKPOINT_ERRORS = (OSError, RuntimeError, EOFError, KeyError, TypeError, UnpicklingError)
 
 
+def create(cfg: DictConfig, key: str, base: type, **arguments: Any) -> Any:
+    """Create the part of this key. Raises UserError if its class is not a subclass of `base`."""
+    part = instantiate(OmegaConf.select(cfg, key), **arguments)
+    if not isinstance(part, base):
+        raise UserError(f"{key}: {type(part).__name__} is not a subclass of {base.__name__}")
+    return part
+
+
 def build(cfg: DictConfig, shape: tuple[int, int, int], labels: int = 0, N: int = 1) -> VAEModule:
     """Build the model for N training images of this shape, (C, H, W), and this number of labels, if it is conditional.
 
     The classes it creates never see cfg. In a conditional model, the encoder sees one more channel, and the decoder
     more latents. The classifier of a semi-supervised model is another encoder, if the architecture has none.
     """
-    posterior, likelihood = (
-        instantiate(cfg.posterior),
-        instantiate(cfg.likelihood, **label_arguments(cfg.likelihood, labels)),
-    )
+    posterior = create(cfg, "posterior", nn.Module)
+    if not isinstance(outputs := getattr(posterior, "outputs", None), int):
+        expected = "expected the number of values that it needs from the encoder"
+        raise UserError(f"posterior: {type(posterior).__name__}.outputs is {outputs}; {expected}")
+    likelihood = create(cfg, "likelihood", Likelihood, **label_arguments(cfg.likelihood, labels))
     likelihood.build(shape[0])
     seen = (shape[0] + bool(labels), *shape[1:])
-    encoder = instantiate(cfg.architecture.encoder, shape=seen, outputs=posterior.outputs)
-    decoder = instantiate(
-        cfg.architecture.decoder,
+    encoder = create(cfg, "architecture.encoder", nn.Module, shape=seen, outputs=outputs)
+    decoder = create(
+        cfg,
+        "architecture.decoder",
+        nn.Module,
         shape=shape,
         h_channels=likelihood.h_channels(shape[0]),
         **label_arguments(cfg.architecture.decoder, labels),
@@ -41,19 +56,19 @@ def build(cfg: DictConfig, shape: tuple[int, int, int], labels: int = 0, N: int 
     if isinstance(posterior, Posterior):
         posterior.build(decoder)
     decoder = likelihood.wrap_decoder(decoder)
-    prior = instantiate(cfg.prior, shape=shape, **({"labels": labels} if labels else {}))
+    prior = create(cfg, "prior", nn.Module, shape=shape, **({"labels": labels} if labels else {}))
     if labels:
         encoder, decoder = ConditionalEncoder(encoder, labels, shape), ConditionalDecoder(decoder)
         encoder = posterior.wrap_encoder(encoder) if isinstance(posterior, Posterior) else encoder
     classifier = None
     if "labelled" in cfg.objective:
-        network = cfg.architecture.get("classifier", cfg.architecture.encoder)
-        classifier = instantiate(network, shape=shape, outputs=labels)
-    noise = instantiate(cfg.noise) if "noise" in cfg else None  # older runs lack this key
+        network = "architecture.classifier" if "classifier" in cfg.architecture else "architecture.encoder"
+        classifier = create(cfg, network, nn.Module, shape=shape, outputs=labels)
+    noise = create(cfg, "noise", nn.Module) if "noise" in cfg else None  # older runs lack this key
     vae = VAE(encoder, posterior, decoder, likelihood, prior, classifier, noise)
     return VAEModule(
         vae,
-        objective=instantiate(cfg.objective),
+        objective=create(cfg, "objective", Objective),
         optimizer=instantiate({key: value for key, value in cfg.optimizer.items() if key != "schedule"}),
         schedule=instantiate(cfg.optimizer.schedule),
         gradient_clip_val=cfg.gradient_clip_val,
