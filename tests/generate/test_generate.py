@@ -177,6 +177,7 @@ EXAMPLES = {
     **{"n": "n=3", "temperature": "temperature=0.5", "source": "source=mixture"},
     **{"images": "images=[0]", "fuse": "fuse=[0,1]", "arithmetic": "arithmetic=[0,1,2]"},
     **{"dimensions": "dimensions=[1]", "interpolation": "interpolation=linear", "label": "label=8"},
+    "candidates": "candidates=2",
 }
 
 
