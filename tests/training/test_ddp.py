@@ -39,7 +39,7 @@ def start(folder, *arguments):
 def finish(process):
     """Wait for a process; return (exit code, output)."""
     try:
-        output, _ = process.communicate(timeout=100)
+        output, _ = process.communicate(timeout=300)
     finally:
         process.kill()
     return process.returncode, output
