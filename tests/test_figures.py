@@ -99,6 +99,16 @@ def test_fusions_show_both_images_and_the_decoded_points_between():
     assert at == sorted(set(at))
 
 
+def test_fusions_have_the_name_of_each_image_below_it(monkeypatch):
+    monkeypatch.setattr(figures, "render_rows", lambda rows: rows)
+    x = torch.tensor([0.1, 0.2, 0.3, 0.4]).view(4, 1, 1, 1).expand(4, 1, 1, 2)
+    with torch.inference_mode():
+        rows = figures.fusions(VAE_2D, x, ["a", "b", "c", "d"], steps=3)
+    ends = [row.images[[0, -1], 0, 0, 0].tolist() for row in rows]
+    np.testing.assert_allclose(ends, [[0.1, 0.2], [0.3, 0.4]], rtol=1e-6)
+    assert [row.captions for row in rows] == [["a", "", "", "", "b"], ["c", "", "", "", "d"]]
+
+
 def test_principal_components_are_the_directions_of_most_variance():
     torch.manual_seed(0)
     codes = torch.randn(500, 4) * torch.tensor([0.1, 3.0, 0.2, 1.0]) + 5

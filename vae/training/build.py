@@ -67,7 +67,7 @@ def build(cfg: DictConfig, shape: tuple[int, int, int], labels: int = 0, N: int 
     noise = create(cfg, "noise", nn.Module) if "noise" in cfg else None  # older runs lack this key
     vae = VAE(encoder, posterior, decoder, likelihood, prior, classifier, noise)
     return VAEModule(
-        vae,
+        vae=vae,
         objective=create(cfg, "objective", Objective),
         optimizer=instantiate({key: value for key, value in cfg.optimizer.items() if key != "schedule"}),
         schedule=instantiate(cfg.optimizer.schedule),

@@ -5,21 +5,17 @@ The mathematics is in vae/model. Shapes: B images in a batch, (C, H, W) one imag
 
 import math
 import time
-from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any, Self
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from datamodules.labels import one_hot
 from datamodules.loaders import Batches
 from datamodules.pixels import RNGPurpose, check_pixels, generator, to_float
 from vae.config.older_versions import rename_callbacks
 from vae.errors import UserError
-from vae.model.objectives import Objective
-from vae.model.vae import VAE
 from vae.training.metrics import RunningMeans, TestMetrics, TrainingMetrics, divergence_message
 from vae.training.optimizer_steps import OptimizerSteps
 
@@ -37,25 +33,13 @@ class VAEModule(OptimizerSteps):
     """Train `vae` to maximise `objective`. Test it with `K` importance samples for each of `images` images (None: all).
 
     A conditional model has a number of `labels`: it is trained on pairs of images and labels, whole numbers below
-    `labels`. `optimizer`, `schedule` and `N` are those of OptimizerSteps.
+    `labels`. The other arguments are those of OptimizerSteps.
     """
 
     def __init__(
-        self,
-        vae: VAE,
-        objective: Objective,
-        optimizer: Callable[[Iterable[Tensor]], Optimizer],
-        schedule: Callable[[float], float],
-        gradient_clip_val: float | None,
-        seed: int,
-        log_every_n_steps: int,
-        K: int,
-        images: int | None,
-        labels: int = 0,
-        N: int = 1,
-        skip_gradient_norm: float | None = None,
+        self, *, seed: int, log_every_n_steps: int, K: int, images: int | None, labels: int = 0, **of_steps: Any
     ) -> None:
-        super().__init__(vae, objective, optimizer, schedule, gradient_clip_val, skip_gradient_norm, N)
+        super().__init__(**of_steps)
         self.seed = seed
         self.log_every_n_steps = log_every_n_steps
         self.K = K
@@ -63,7 +47,7 @@ class VAEModule(OptimizerSteps):
         self.labels = labels
         self.has_elbo = "elbo" in self.curves
         self.latest_metrics: dict[str, float] = {}
-        self.training_metrics = TrainingMetrics(self.metric_names, may_skip=bool(skip_gradient_norm))
+        self.training_metrics = TrainingMetrics(self.metric_names, may_skip=bool(self.skip_gradient_norm))
         self.resume_state: dict[str, Any] = {}
 
     @classmethod
