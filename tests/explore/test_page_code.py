@@ -53,10 +53,10 @@ def test_a_slider_changes_one_dimension(page):
     assert after[1] > before[1]
     np.testing.assert_allclose(after[[0, 2]], before[[0, 2]])
     slider.press("End")
-    assert assert_picture_of_code(page)[1] == pytest.approx(explorer().about["dimensions"][0]["high"], rel=0.2)
+    assert assert_picture_of_code(page)[1] == pytest.approx(explorer().about["dimensions"][0]["high"])
     page.wait_for_function("document.querySelector('.dimension output').textContent === z[1].toFixed(2)")
     slider.press("Home")
-    assert assert_picture_of_code(page)[1] == pytest.approx(explorer().about["dimensions"][0]["low"], rel=0.2)
+    assert assert_picture_of_code(page)[1] == pytest.approx(explorer().about["dimensions"][0]["low"])
 
 
 def test_random_reset_and_kept_pictures(page):

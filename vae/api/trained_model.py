@@ -18,7 +18,7 @@ from datamodules.labels import one_hot
 from vae.errors import UserError, did_you_mean
 from vae.model.estimator import anomaly_score
 from vae.model.interpolation import INTERPOLATIONS, linear
-from vae.model.sampling import labels_in_turn, sample_fitted_mixture, sample_prior
+from vae.model.sampling import labels_in_turn, sample_fitted_mixture, sample_prior, seeded
 from vae.model.vae import VAE, kl_per_unit
 
 MAX_TRAIN_CODES = 5000  # training images that are encoded for statistics
@@ -94,8 +94,7 @@ class TrainedModel:
     @cached_property
     def train_codes(self) -> Tensor:
         """Codes of training images, (N, D)."""
-        with torch.random.fork_rng():
-            torch.manual_seed(self.seed)  # the mean of a flow is estimated from samples
+        with seeded(self.seed):  # the mean of a flow is estimated from samples
             rows = slice(MAX_TRAIN_CODES)
             return self.encode(self.data.x("train", rows), *self.data.y("train", rows))
 
@@ -123,7 +122,8 @@ class TrainedModel:
         """
         rows = slice(EVAL_BATCH)
         vae, x = next(self.vae.batches(EVAL_BATCH, self.data.x("train", rows), *self.data.y("train", rows)))
-        z = vae.q_z(x).rsample()
+        with seeded(self.seed):
+            z = vae.q_z(x).rsample()
         return z.mean(0), z.std(0)
 
     @torch.inference_mode()
