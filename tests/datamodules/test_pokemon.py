@@ -261,6 +261,7 @@ TYPES = {
     "chikorita": ["Grass"],
     "wooper": ["Water", "Ground"],
     "wooperpaldea": ["Poison", "Ground"],
+    "woopernon": ["Fire"],  # no form of a sprite: a part of the name wooper-none, but not up to a hyphen
 }
 LABELS = {
     "bulbasaur": "grass",
@@ -279,7 +280,9 @@ def types(tmp_path, monkeypatch):
     """Write the archive of the package with the types to tmp_path, and return its path."""
     table = tmp_path / "types" / "package" / pokemon.TYPES
     table.parent.mkdir(parents=True)
-    table.write_text(json.dumps({"7": {}, "8": {name: {"num": 1, "types": given} for name, given in TYPES.items()}}))
+    latest = {name: {"num": 1, "types": given} for name, given in TYPES.items()}
+    earlier = {name: {"num": 1, "types": ["Normal"]} for name in [*TYPES, "woopernone"]}
+    table.write_text(json.dumps({"7": earlier, "8": latest}))
     archive = tmp_path / pokemon.TYPES_ARCHIVE
     with tarfile.open(archive, "w:gz") as tar:
         tar.add(tmp_path / "types" / "package", "package")
@@ -290,11 +293,15 @@ def types(tmp_path, monkeypatch):
 
 
 def label_names(data):
-    return {
-        name: images.label_name(label)
+    """Return the label of each sprite, by name; the regular and the shiny sprite have the same."""
+    pairs = {
+        (name, images.label_name(label))
         for images in data.images.values()
         for name, label in zip(images.names, images.labels.tolist(), strict=True)
     }
+    names = dict(pairs)
+    assert len(names) == len(pairs)
+    return names
 
 
 @pytest.mark.usefixtures("package")
@@ -310,8 +317,8 @@ def test_labels_are_the_first_types_of_forms_and_do_not_change_the_images(tmp_pa
     data.conditional = True
     prepare(data)
     assert label_names(data).items() <= LABELS.items()
-    assert data.images["train"].classes == ["grass", "ice", "poison", "psychic", "water"]
     for split, images in data.images.items():
+        assert images.classes == ["grass", "ice", "poison", "psychic", "water"]
         assert torch.equal(images.pixels, without.images[split].pixels)
         assert images.names == without.images[split].names
 
@@ -325,6 +332,20 @@ def test_types_are_fetched_with_the_sprites_from_the_archives_or_the_cdn(tmp_pat
     assert label_names(data).items() <= LABELS.items()
     types.write_text("not read")
     assert label_names(prepare(make_pokemon(folder))) == label_names(data)
+
+
+@pytest.mark.usefixtures("package")
+def test_damaged_types_are_not_read_and_a_conditional_model_fetches_them_again(tmp_path, types):
+    folder = add_archive(tmp_path)
+    types.rename(folder / "pokemon" / types.name)
+    names = label_names(prepare(make_pokemon(folder)))
+    np.savez(folder / "pokemon" / "types.npz", names=list(TYPES), types=["fire"] * len(TYPES))
+    assert label_names(prepare(make_pokemon(folder))) == {
+        name: str(number) for name in names for species, number in SPECIES.items() if name.startswith(species)
+    }
+    data = make_pokemon(folder)
+    data.conditional = True
+    assert label_names(prepare(data)) == names
 
 
 @pytest.mark.usefixtures("package", "types")
