@@ -5,6 +5,7 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 
@@ -56,9 +57,14 @@ def _trust_test_classes(monkeypatch):
 
 
 @pytest.fixture
-def cli(tmp_path, monkeypatch, capsys):
-    """cli(*arguments) runs train.py in an empty folder on the bars dataset without W&B: (exit code, stdout, stderr)."""
+def cli(tmp_path, monkeypatch, capsys, request):
+    """cli(*arguments) runs train.py in an empty folder on the bars dataset without W&B: (exit code, stdout, stderr).
+
+    Plots are blank except in tests marked with `plots`, because drawing them takes longer than the training.
+    """
     monkeypatch.chdir(tmp_path)
+    if not request.node.get_closest_marker("plots"):
+        monkeypatch.setattr("vae.figures.render", lambda _figure: np.full((8, 8, 3), 255, np.uint8))
 
     def run(*arguments, defaults=(*BARS, *SHORT, "logger=csv")):
         monkeypatch.setattr(sys, "argv", ["train.py", *defaults, *arguments])

@@ -16,6 +16,7 @@ from vae import figures
 from vae.training.callbacks import progress
 
 
+@pytest.mark.plots
 def test_a_run_writes_the_expected_files(cli, runs):
     code, out, _ = cli("latent_dim=2", "trainer.max_epochs=4")
     assert code == 0

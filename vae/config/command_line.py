@@ -217,7 +217,7 @@ def check_overrides(overrides: Sequence[str], multirun: bool = False) -> None:
                 check_choice(group, each, folders)
     first = [f"{group}={names[0]}" for group, names in chosen.items() if names]
     with initialize_conf(folders):
-        keys = {choice: keys_of([*search_path, *first, choice]) for choice in first} or {"": keys_of(search_path)}
+        keys = dict.fromkeys(first or [""], keys_of([*search_path, *first]))
         others = [f"{group}={name}" for group, names in chosen.items() for name in names[1:]]
         keys |= {choice: keys_of([*search_path, *first, choice]) for choice in others}
         if multirun:
