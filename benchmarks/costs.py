@@ -1,11 +1,10 @@
 """Measure the time of training and of pictures with each model part: python benchmarks/costs.py.
 
 Training, docs/tables/costs.md: in each group, the first row is the network that the other rows are compared with. Each
-figure is the median of 14 intervals of 20 steps; start-up, compilation and the first 20 steps are not counted.
+figure is the median of 11 intervals of 10 steps; start-up, compilation and the first 10 steps are not counted.
 Pictures, docs/tables/pictures.md: each figure is the median of 7 rounds, with untrained weights.
 """
 
-import csv
 import shutil
 import statistics
 import subprocess
@@ -16,8 +15,11 @@ from pathlib import Path
 from doc_tables import describe_machine, markdown_row, markdown_table, write_times
 from hydra import compose
 
+from vae.runs.run_folder import read_metrics
+
 ROOT = Path(__file__).parent.parent
 OUT = ROOT / "outputs" / "bench"
+INTERVALS, STEPS = 12, 10
 GROUPS = [
     [
         "",
@@ -59,14 +61,25 @@ HEADER = [
 
 
 def seconds_per_image(*arguments: str) -> float:
-    """Run train.py with these arguments for 300 steps and return the training time per image."""
+    """Run train.py with these arguments for INTERVALS of STEPS and return the median training time per image.
+
+    The first interval is not counted. The run is killed before its test.
+    """
     run = OUT / "cost"
     shutil.rmtree(run, ignore_errors=True)
-    short = ["trainer.max_steps=300", "log_every_n_steps=20", "test.K=1", "test.images=2", "logger=csv"]
-    command = [sys.executable, "train.py", *arguments, *short, f"hydra.run.dir={run}"]
-    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    with (run / "metrics.csv").open(newline="") as file:
-        speeds = [float(row["images_per_second"]) for row in csv.DictReader(file) if row["images_per_second"]]
+    keys = [f"trainer.max_steps={INTERVALS * STEPS}", f"log_every_n_steps={STEPS}", "logger=none"]
+    command = [sys.executable, "train.py", *arguments, *keys, f"hydra.run.dir={run}"]
+    speeds: list[float] = []
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as training:
+        while len(speeds) < INTERVALS:
+            ended = training.poll() is not None
+            speeds = [
+                row["images_per_second"] for row in read_metrics(run / "metrics.csv") if "images_per_second" in row
+            ]
+            if ended and len(speeds) < INTERVALS:
+                raise subprocess.CalledProcessError(training.returncode, command)
+            time.sleep(0.1)
+        training.kill()
     return 1 / statistics.median(speeds[1:])
 
 

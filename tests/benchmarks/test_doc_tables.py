@@ -1,6 +1,5 @@
 """The tables and figures that the benchmarks write into docs/."""
 
-import csv
 import subprocess
 import sys
 from datetime import date
@@ -83,6 +82,7 @@ def test_the_tables_of_the_documentation_have_the_columns_of_their_benchmark(pat
 
 def test_costs(tables, monkeypatch):
     monkeypatch.setattr(costs, "GROUPS", [["", "architecture=conv"], ["experiment=a", "prior=b"]])
+    monkeypatch.setattr(costs, "PICTURES", {"": (1, 28, 28)})
     calls = []
 
     def seconds_per_image(*arguments):
@@ -103,14 +103,44 @@ def test_costs(tables, monkeypatch):
     assert machine == f"{doc_tables.describe_machine()}."
 
 
-def test_seconds_per_image_is_the_median_without_the_first_interval(tables, monkeypatch):
-    def run(_command, **_):
-        (tables.parent.parent / "outputs" / "cost").mkdir(parents=True)
-        with (costs.OUT / "cost" / "metrics.csv").open("w", newline="") as file:
-            csv.writer(file).writerows([["images_per_second"], *([speed] for speed in (1, 200, "", 100, 400))])
+class FakeTraining:
+    """A process that writes one more row each time it is asked whether it has ended, and then ends."""
 
-    monkeypatch.setattr(subprocess, "run", run)
-    assert costs.seconds_per_image() == 1 / 200
+    def __init__(self, speeds):
+        self.file, self.speeds, self.returncode = costs.OUT / "cost" / "metrics.csv", list(speeds), 2
+        self.killed = False
+
+    def poll(self):
+        if not self.speeds:
+            return self.returncode
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        with self.file.open("a") as file:
+            file.write("step,images_per_second\n" if not file.tell() else "")
+            file.write(f"0,{self.speeds.pop(0)}\n")
+        return None
+
+    def kill(self):
+        self.killed = True
+
+    __enter__, __exit__ = lambda self: self, lambda *_: None
+
+
+def seconds_per_image(monkeypatch, *speeds):
+    training = FakeTraining(speeds)
+    monkeypatch.setattr(costs, "INTERVALS", 4)
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: training)
+    return costs.seconds_per_image(), training.killed
+
+
+@pytest.mark.usefixtures("tables")
+def test_seconds_per_image_is_the_median_without_the_first_interval(monkeypatch):
+    assert seconds_per_image(monkeypatch, 1, 200, "", 100, 400, 500) == (1 / 200, True)
+
+
+@pytest.mark.usefixtures("tables")
+def test_a_training_that_fails_ends_the_table_of_costs(monkeypatch):
+    with pytest.raises(subprocess.CalledProcessError, match="status 2"):
+        seconds_per_image(monkeypatch, 1, 200, 100)
 
 
 def test_batched_models(tables, monkeypatch):
