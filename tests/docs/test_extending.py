@@ -8,7 +8,6 @@ import json
 import math
 import re
 import shlex
-import subprocess
 import sys
 
 import pytest
@@ -16,6 +15,7 @@ import torch
 from pages import ROOT, blocks
 from torch.distributions import Binomial
 from torch.testing import assert_close
+from warm_process import run_python
 
 pytestmark = pytest.mark.slow
 
@@ -39,18 +39,11 @@ def folder(tmp_path_factory):
     return folder
 
 
-def run(folder, *typed, code=0):
-    """Run a command in the folder, and return what it printed."""
-    done = subprocess.run([sys.executable, *typed], cwd=folder, capture_output=True, text=True, timeout=400)
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout + done.stderr
-
-
 def train(folder, line, *typed, code=0):
     """Run a command line of train.py in the folder, with the path of train.py."""
     python, script, *arguments = shlex.split(line)
     assert (python, script) == ("python", "train.py")
-    return run(folder, str(ROOT / script), *arguments, *SHORT, *typed, code=code)
+    return run_python(folder, str(ROOT / script), *arguments, *SHORT, *typed, code=code)
 
 
 def test_there_is_an_example_of_each_part():
@@ -74,8 +67,8 @@ def test_all_together_compile_and_the_other_commands_read_the_run(folder):
     """Also with labels, which the prior of the example takes."""
     assert "compiling" in train(folder, TOGETHER, "compile=true", "conditional=true", "hydra.run.dir=outputs/all")
     for what in ("samples", "styles"):
-        assert f"{what}.png" in run(folder, "-m", "vae.generate", OWN, "run=outputs/all", f"what={what}")
-    assert "log_px_K3" in run(folder, "-m", "vae.evaluate", OWN, "run=outputs/all", "K=3", "images=4")
+        assert f"{what}.png" in run_python(folder, "-m", "vae.generate", OWN, "run=outputs/all", f"what={what}")
+    assert "log_px_K3" in run_python(folder, "-m", "vae.evaluate", OWN, "run=outputs/all", "K=3", "images=4")
     explore = """
 import vae
 from vae.explore.explorer import Explorer
@@ -84,7 +77,7 @@ page = Explorer("all", "all", run.model, True)
 name = next(iter(page.by_name))
 print(page.about["unit"], *page.dataset_image(name), len(page.decode([page.sample_prior(0)], 0)))
 """
-    assert " z " in run(folder, "-c", explore)
+    assert " z " in run_python(folder, "-c", explore)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import sys
 import pytest
 import yaml
 from pages import ROOT, blocks
+from warm_process import run_python
 
 pytestmark = pytest.mark.slow
 
@@ -26,15 +27,8 @@ def folder(tmp_path_factory):
     return folder
 
 
-def run(folder, *typed, code=0):
-    """Run a command of the project in the folder, and return what it printed."""
-    done = subprocess.run([sys.executable, *typed], cwd=folder, capture_output=True, text=True, timeout=200)
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout + done.stderr
-
-
 def train(folder, *typed, code=0):
-    return run(folder, str(ROOT / "train.py"), *typed, code=code)
+    return run_python(folder, str(ROOT / "train.py"), *typed, code=code)
 
 
 def test_a_run_with_own_configs_trains_and_is_read_by_the_other_commands(folder):
@@ -45,12 +39,12 @@ def test_a_run_with_own_configs_trains_and_is_read_by_the_other_commands(folder)
     assert config["prior"] == {"_target_": "my_priors.StudentT", "latent_dim": "${latent_dim}", "df": 5.0}
     assert config["latent_dim"] == 3
     generate = ["-m", "vae.generate", "run=outputs/one", "what=samples"]
-    refused = run(folder, *generate, code=2)
+    refused = run_python(folder, *generate, code=2)
     assert refused.startswith("run=outputs/one: prior._target_=my_priors.StudentT: this class is not in conf/prior/")
     assert refused.count("\n") == 1
-    assert "samples.png" in run(folder, *generate, "--config-dir=my_configs")
+    assert "samples.png" in run_python(folder, *generate, "--config-dir=my_configs")
     evaluate = ["-m", "vae.evaluate", "run=outputs/one", "K=2", "images=2"]
-    assert "log_px_K2" in run(folder, *evaluate, "--config-dir=my_configs")
+    assert "log_px_K2" in run_python(folder, *evaluate, "--config-dir=my_configs")
     assert "resume=outputs/one: prior._target_" in train(folder, "resume=outputs/one", code=2)
     train(folder, "resume=outputs/one", "--config-dir=my_configs")
 
@@ -82,4 +76,4 @@ def test_a_class_on_pythonpath_trains_in_several_processes(folder, tmp_path, mon
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     (tmp_path / "empty").mkdir()
     typed = [f"--config-dir={folder / 'my_configs'}", "experiment=ours", "trainer=ddp", *SHORT]
-    train(tmp_path / "empty", *typed)
+    subprocess.run([sys.executable, str(ROOT / "train.py"), *typed], cwd=tmp_path / "empty", check=True, timeout=200)
