@@ -39,6 +39,7 @@ bench: .venv/ready .venv-bench/ready
 	@$(BIN)/python benchmarks/batched_models.py
 	@$(BIN)/python benchmarks/scaling.py
 	@$(BIN)/python benchmarks/costs.py
+	@$(BIN)/python benchmarks/step_budget.py
 
 # The other libraries of the benchmark, in their own environment.
 .venv-bench/ready: requirements.txt benchmarks/requirements.txt | .venv/ready

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from datetime import date
+from functools import partial
 
 import matplotlib.image
 import pytest
@@ -19,6 +20,7 @@ import gpu
 import results
 import scaling
 import speed
+import step_budget
 
 HEADERS = {
     "results_cpu": results.HEADER,
@@ -26,6 +28,7 @@ HEADERS = {
     "loops": speed.LOOPS_HEADER,
     "costs": costs.HEADER,
     "batched_models": batched_models.HEADER,
+    "step_budget": step_budget.HEADER,
 }
 
 
@@ -183,6 +186,37 @@ def test_gpu(tables, monkeypatch):
     rows, machine = parse((tables / "gpu.md").read_text())
     assert rows == [["steps per second", "batch 20", "batch 100"], ["a", "5,000", "1,000"], ["b", "200", "1,000"]]
     assert ", a GPU; Python" in machine
+
+
+def test_the_parts_of_a_step_add_up_to_it(tables, monkeypatch):
+    monkeypatch.setattr(step_budget, "parts", dict)
+    measured = {
+        "matrix products": 1e-3,
+        "forward and backward": 3e-3,
+        "Adam": 5e-4,
+        "images": 2e-4,
+        "validation": 1.1e-3,
+    }
+    monkeypatch.setattr(step_budget, "measure", lambda _parts: measured)
+    monkeypatch.setattr(step_budget, "seconds_per_image", lambda key: {"compile=true": 2e-5}[key])
+    step_budget.main()
+    rows, _ = parse((tables / "step_budget.md").read_text())
+    assert [row[1:] for row in rows[1:]] == [
+        ["1000", "25%"],
+        ["2000", "50%"],
+        ["500", "12%"],
+        ["200", "5%"],
+        ["300", "8%"],
+        ["4000", "100%"],
+        ["100", "2%"],
+    ]
+
+
+def test_the_parts_of_a_step_take_turns():
+    calls = []
+    seconds = step_budget.measure({name: partial(calls.append, name) for name in "ab"})
+    assert calls == (["a"] * step_budget.STEPS + ["b"] * step_budget.STEPS) * step_budget.ROUNDS
+    assert list(seconds) == ["a", "b"]
 
 
 def test_speed_writes_three_tables(tables, monkeypatch):
