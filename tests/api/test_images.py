@@ -8,7 +8,7 @@ from PIL import Image
 from toy_dataset import Bars
 
 from datamodules.image_files import decode_image
-from vae.api.images import resolve_image
+from vae.api.images import random_pairs, resolve_image
 from vae.errors import UserError
 
 
@@ -56,3 +56,32 @@ def test_unknown_name_suggests_similar_names():
     with pytest.raises(UserError) as error:
         resolve_image(load_data(Four), "fuse", "pikachu")
     assert "name" not in str(error.value)
+
+
+class Shiny(Named):
+    """Each name is that of two training images, as with dataset.shiny=true."""
+
+    def load(self):
+        parts = super().load()
+        return parts | {
+            "train": parts["train"]._replace(names=[f"sprite-{i // 2}" for i in range(len(parts["train"].pixels))])
+        }
+
+
+def test_the_images_of_a_random_pair_differ_in_their_names():
+    data = load_data(Shiny)
+    n = len(data.images["train"].pixels) // 2
+    for seed in range(20):
+        torch.manual_seed(seed)
+        pairs = random_pairs(data, "train", n - 1)
+        assert len(pairs.x.flatten(1).unique(dim=0)) == 2 * (n - 1)
+        names = list(zip(pairs.names[::2], pairs.names[1::2], strict=True))
+        assert sum(first == second for first, second in names[:-1]) == 0
+    with pytest.raises(UserError, match=f"n={n + 1}: expected {n} or fewer; each uses 2 of"):
+        random_pairs(data, "train", n + 1)
+
+
+def test_images_of_one_name_are_paired_with_each_other():
+    data = load_data(Named)
+    data.images["train"] = data.images["train"]._replace(names=["same"] * len(data.images["train"].pixels))
+    assert random_pairs(data, "train", 3).names == ["same"] * 6

@@ -48,12 +48,30 @@ def select(data: ImageDataModule, split: str, rows: Tensor) -> SelectedImages:
     return SelectedImages(data.x(split, rows), names, data.y(split, rows))
 
 
-def random_images(data: ImageDataModule, split: str, n: int, each: int = 1) -> SelectedImages:
-    """Draw n * each different images of a split. Raises UserError if the split has fewer."""
+def random_images(data: ImageDataModule, split: str, n: int) -> SelectedImages:
+    """Draw n different images of a split. Raises UserError if the split has fewer."""
+    return select(data, split, random_rows(data, split, n))
+
+
+def random_pairs(data: ImageDataModule, split: str, n: int) -> SelectedImages:
+    """Draw n pairs of images of a split, one after the other. The names of a pair differ, if possible.
+
+    Raises UserError if the split has fewer than 2 n images.
+    """
+    names, rows = data.images[split].names, random_rows(data, split, n, each=2).tolist()
+    firsts, seconds, pairs = rows[:n], rows[n:], []
+    for first in firsts:
+        others = (i for i, second in enumerate(seconds) if names and names[second] != names[first])
+        pairs += [first, seconds.pop(next(others, 0))]
+    return select(data, split, torch.tensor(pairs))
+
+
+def random_rows(data: ImageDataModule, split: str, n: int, each: int = 1) -> Tensor:
+    """Draw n * each different rows of a split. Raises UserError if the split has fewer."""
     available = len(data.images[split].pixels)
     if n * each > available:
         raise UserError(f"n={n}: expected {available // each} or fewer; each uses {each} of {available} {split} images")
-    return select(data, split, torch.randperm(available)[: n * each])
+    return torch.randperm(available)[: n * each]
 
 
 def read_image_file(data: ImageDataModule, key: str, file: Path | BinaryIO, name: str) -> Tensor:

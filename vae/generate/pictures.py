@@ -13,7 +13,7 @@ from datamodules.base import EVAL_BATCH
 from datamodules.pixels import to_float
 from datamodules.stored import StoredPixels
 from vae import figures
-from vae.api.images import SelectedImages, random_images, resolve_image, resolve_images
+from vae.api.images import SelectedImages, random_images, random_pairs, resolve_image, resolve_images
 from vae.api.trained_model import MAX_TRAIN_CODES
 from vae.errors import UserError
 from vae.figures import MAX_CLASSES
@@ -212,7 +212,7 @@ def label_rows(session: Session, pair: SelectedImages) -> list[Row]:
 def fuse_random(session: Session) -> Files:
     """Show random pairs of training images with the picture halfway between them, two pairs per row."""
     n = session.n or min(8, len(session.data.images["train"].pixels) // 2)
-    parents = random_images(session.data, "train", n, each=2)
+    parents = random_pairs(session.data, "train", n)
     families = []
     for i in range(n):
         two = slice(2 * i, 2 * i + 2)
