@@ -69,6 +69,7 @@ GROUPS = {
         "kingma2013_frey",
         "kingma2013_mnist",
         "lesson",
+        "mnist_best",
         "pokemon",
         "pokemon_long",
         "pytorch_example",
