@@ -52,6 +52,7 @@ def test_codes_map_and_scores_of_a_run(cli, runs, run_latent, monkeypatch):
     (folder,) = runs()
     code, out, err = run_latent("images=150")
     assert (code, err) == (0, "")
+    assert "conditional" not in out
     data, vae = load_run(folder)
     with np.load(folder / "latent/codes.npz") as saved:
         codes = {name: saved[name] for name in saved}

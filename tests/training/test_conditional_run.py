@@ -10,9 +10,11 @@ from fakes import Four, Named, load_data
 from toy_dataset import Bars
 
 import vae
+from datamodules.labels import one_hot
 from vae.errors import UserError
 from vae.evaluate.__main__ import evaluate
 from vae.export.__main__ import export
+from vae.latent.__main__ import Arguments, analyse
 from vae.model.vae import VAE
 from vae.training.run_data import describe, fingerprint
 
@@ -81,6 +83,15 @@ def test_evaluate_and_export(folder):
     z, y = np.zeros((8, 3), np.float32), np.eye(8, dtype=np.float32)
     picture, _ = decoder.run(None, {"z": z, "y": y})
     assert picture[:, 0].mean(-1).argmax(1).tolist() == list(range(8))
+
+
+def test_codes_are_those_of_the_label_and_the_table_says_so(folder):
+    run = vae.load(folder, trust=True)
+    lines = analyse(Arguments(run=str(folder), trust=True))
+    assert "the encoder was given the labels" in lines[0]
+    y = one_hot(run.data.images["test"].labels, 8)
+    with np.load(folder / "latent" / "codes.npz") as saved, torch.inference_mode():
+        np.testing.assert_allclose(saved["mean"], run.vae.q(run.data.x("test"), y).mean, atol=1e-5)
 
 
 def test_a_resumed_run_gives_the_same_weights(folder, interrupt, monkeypatch):

@@ -90,7 +90,7 @@ def evaluate_codes(
         }
     counts = {"clustered": len(rows), "fitted": len(fitted), "tested": len(test.pixels)}
     names = list(map(test.label_name, labels.unique().tolist()))
-    how = {"split": split, "clusters": clusters, "k": k}
+    how = {"split": split, "clusters": clusters, "k": k, "conditional": data.conditional}
     return {**how, "labels": names, "images": counts, "found": results}
 
 
