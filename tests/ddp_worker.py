@@ -1,4 +1,4 @@
-"""Objectives for tests of trainer=ddp: they record the steps of a process, or make one process fail."""
+"""Parts for tests of trainer=ddp: they record the steps of a process, make one fail, or have no noise."""
 
 import os
 import pickle
@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from vae.model.objectives import ELBO
+from vae.model.posteriors import DiagonalGaussian, DiagonalNormal
 
 RANK = os.environ.get("LOCAL_RANK", "single")
 
@@ -44,3 +45,17 @@ class Nan(Failure):
 class Crash(Failure):
     def fail(self, _values):
         raise ZeroDivisionError("in the second process")
+
+
+class NoiselessNormal(DiagonalNormal):
+    """A Gaussian whose samples are its mean."""
+
+    def rsample(self, sample_shape=()):
+        return self.mean.expand(*sample_shape, *self.mean.shape)
+
+
+class Noiseless(DiagonalGaussian):
+    """q(z|x) without noise, so that several processes give exactly the numbers of one."""
+
+    def forward(self, h):
+        return NoiselessNormal(*h.chunk(2, -1))

@@ -108,6 +108,20 @@ def test_a_sweep_gives_the_numbers_of_one_process_also_with_uneven_batches(cli, 
         assert json.loads((two / "summary.json").read_text()) == pytest.approx(summary, rel=1e-5)
 
 
+def test_labels_go_with_their_images_to_each_process(cli, tmp_path):
+    """In the batches of M2, the images of the second process have no label."""
+    sweep = ["-m", "objective=elbo,m2", "conditional=true", "posterior._target_=ddp_worker.Noiseless"]
+    sweep += ["batch_size=148", "dataset.val_size=1", "hydra.sweep.subdir=${hydra:runtime.choices.objective}"]
+    assert cli(*sweep, "hydra.sweep.dir=outputs/single")[0] == 0
+    code, output = finish(start(tmp_path, *DDP, *sweep, "hydra.sweep.dir=outputs/ddp"))
+    assert code == 0, output
+    for objective in ("elbo", "m2"):
+        one, two = Path("outputs/single", objective), Path("outputs/ddp", objective)
+        torch.testing.assert_close(load_weights(two), load_weights(one), atol=1e-5, rtol=0)
+        assert_rows_close(read_metrics(one), read_metrics(two), rel=1e-5)
+    assert "train/error" in read_metrics(one)[0]
+
+
 def test_one_process_is_the_only_one_whatever_the_environment_says(tmp_path, monkeypatch):
     """As in the second task of `srun --ntasks=2 python train.py`, or in a notebook that torchrun has started."""
     for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "SLURM_LOCALID", "GROUP_RANK"):
