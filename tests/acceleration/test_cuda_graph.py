@@ -37,6 +37,8 @@ EPOCHS = ["trainer.max_epochs=3", "dataset.val_size=67", "log_every_n_steps=7"] 
         "optimizer/schedule=constant",
         "trainer.max_steps=29",
         "ema=0.9",
+        "conditional=true",
+        "objective=m2 objective.labelled=16",
     ],
 )
 def test_replayed_steps_give_the_same_training(line, cli, runs, monkeypatch, request):
