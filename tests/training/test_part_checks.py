@@ -7,6 +7,7 @@ import torch
 from conftest import compose_config
 from torch.distributions import (
     AffineTransform,
+    Cauchy,
     Independent,
     Laplace,
     Normal,
@@ -67,6 +68,34 @@ class PriorWithoutMean(Prior):
 
     def forward(self, _q):
         return logistic_units(self.zero, self.zero + 1)
+
+
+class CauchyPrior(Prior):
+    def forward(self, _q):
+        return units(self.zero, self.zero + 1, Cauchy)
+
+
+class CauchyPosterior(DiagonalGaussian):
+    def forward(self, h):
+        loc, log_scale = h.chunk(2, -1)
+        return units(loc, log_scale.exp(), Cauchy)
+
+
+class CenteredCauchy(Cauchy):
+    """A Cauchy distribution that returns its mode as its mean."""
+
+    mean = Cauchy.mode
+
+
+class CenteredCauchyPrior(Prior):
+    def forward(self, _q):
+        return units(self.zero, self.zero + 1, CenteredCauchy)
+
+
+class CenteredCauchyPosterior(DiagonalGaussian):
+    def forward(self, h):
+        loc, log_scale = h.chunk(2, -1)
+        return units(loc, log_scale.exp(), CenteredCauchy)
 
 
 class PosteriorWithoutSamples(DiagonalGaussian):
@@ -150,6 +179,8 @@ def check(*overrides):
         ("prior", "PriorWithoutQ", "takes 1 positional argument but 2 were given"),
         ("prior", "PriorWithoutForward", 'missing the required "forward"'),
         ("prior", "PriorWithoutMean", "has no sample or mean"),
+        ("prior", "CauchyPrior", "mean of its distribution is not finite"),
+        ("posterior", "CauchyPosterior", "mean of its distribution is not finite"),
         ("posterior", "PosteriorWithoutSamples", "has no rsample"),
         ("posterior", "PosteriorWithoutMean", "has no mean"),
         ("posterior", "PosteriorOfHalf", r"event shape \(2,\); expected \(2,\) and \(4,\)"),
@@ -167,6 +198,11 @@ def check(*overrides):
 def test_a_part_that_does_not_return_what_the_others_need_is_refused(key, part, message):
     with pytest.raises(UserError, match=f"^{key}: .*{message}"):
         check(f"{key}._target_=test_part_checks.{part}", "objective.K=5")
+
+
+@pytest.mark.parametrize("part", ["prior", "posterior"])
+def test_a_distribution_without_a_mean_can_return_its_mode(part):
+    check(f"{part}._target_=test_part_checks.CenteredCauchy{part.capitalize()}")
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,12 @@ def check_distribution(key: str, given: Any, batches: Sequence[tuple[int, ...]],
         raise UserError(f"{key}: it returned a distribution with {found}; expected {expected}")
 
 
+def check_finite(key: str, values: Tensor) -> None:
+    """Raise UserError if the mean of a distribution, or samples computed from it, are not finite numbers."""
+    if not values.isfinite().all():
+        raise UserError(f"{key}: the mean of its distribution is not finite; a subclass can return its mode as `mean`")
+
+
 def check_parts(module: VAEModule, data: ImageDataModule, D: int) -> None:
     """Raise UserError if parts cannot be combined, or if one does not return what the others need."""
     K, x, y = 3, data.x("val", slice(2)), data.y("val", slice(2))
@@ -81,10 +87,10 @@ def check_parts(module: VAEModule, data: ImageDataModule, D: int) -> None:
         q_z = result("posterior", lambda: vae.posterior(outputs))
         check_distribution("posterior", q_z, [(B,)], (D,))
         z = result("posterior", lambda: q_z.rsample((K,)), "rsample")
-        result("posterior", lambda: q_z.mean, "mean")
+        check_finite("posterior", result("posterior", lambda: q_z.mean, "mean"))
         p_z = result("prior", vae.p_z)
         check_distribution("prior", p_z, [(), (B,)], (D,))
-        result("prior", lambda: sample_prior(p_z, B, temperature=0.5), "sample or mean")
+        check_finite("prior", result("prior", lambda: sample_prior(p_z, B, temperature=0.5), "sample or mean"))
         h = result("architecture.decoder", lambda: vae.decoder(z, *y))
         if type(vae.likelihood).wrap_decoder is Likelihood.wrap_decoder:  # otherwise its outputs are of any shape
             check_shape("architecture.decoder", h, (K, B, vae.likelihood.h_channels(C), H, W))
