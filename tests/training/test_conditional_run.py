@@ -88,7 +88,7 @@ def test_evaluate_and_export(folder):
 def test_codes_are_those_of_the_label_and_the_table_says_so(folder):
     run = vae.load(folder, trust=True)
     lines = analyse(Arguments(run=str(folder), trust=True))
-    assert "the encoder was given the labels" in lines[0]
+    assert "the encoder was given the label" in lines[0]
     y = one_hot(run.data.images["test"].labels, 8)
     with np.load(folder / "latent" / "codes.npz") as saved, torch.inference_mode():
         np.testing.assert_allclose(saved["mean"], run.vae.q(run.data.x("test"), y).mean, atol=1e-5)

@@ -81,7 +81,7 @@ def labels_table(results: dict[str, Any]) -> str:
         f"{results['clusters']} with k = {results['k']} on {n['clustered']:,} {results['split']} images;"
         f" probes fitted to {n['fitted']:,} training images, tested on {n['tested']:,} test images"
     )
-    note = "\n  conditional=true: the encoder was given the labels, so codes can show more of them than images do"
+    note = "\n  conditional=true: the encoder was given the label of each image, so its code may contain it"
     return format_table(title, results["found"], names) + note * results["conditional"]
 
 
