@@ -64,13 +64,15 @@ def sample_fitted_mixture(
     to fit. These samples stay close to the latents of real images, and often give better images (Ghosh et al. 2020).
     """
     from sklearn.mixture import GaussianMixture
+    from threadpoolctl import threadpool_limits
 
     kind = "full" if latents.shape[1] <= MAX_FULL_COVARIANCE else "diag"
     components = max(1, min(components, len(latents) // 25))
     # With scikit-learn's own tolerance, the fit takes two to four times as long, and held-out latents are as likely.
     mixture = GaussianMixture(components, covariance_type=kind, reg_covar=0.01, tol=0.01, random_state=seed)
     fitted = latents.expand(max(2, len(latents)), -1)  # scikit-learn needs two; a single one is repeated
-    z, k = mixture.fit(fitted.double().cpu().numpy()).sample(n)
+    with threadpool_limits(1):  # threads that share such small matrices take three times as long
+        z, k = mixture.fit(fitted.double().cpu().numpy()).sample(n)
     order = np.random.default_rng(seed).permutation(n)
     z = mixture.means_[k] + temperature * (z - mixture.means_[k])
     return torch.from_numpy(z[order]).to(latents)
