@@ -45,6 +45,7 @@ def load_run(folder):
     return data, load_trained(cfg, data.shape, folder).vae
 
 
+@pytest.mark.plots
 def test_codes_map_and_scores_of_a_run(cli, runs, run_latent, monkeypatch):
     monkeypatch.setattr(evaluation, "BATCH_SIZE", 50)
     monkeypatch.setattr(evaluation, "MAX_CLUSTERED", 100)
