@@ -4,32 +4,23 @@ The parts take turns in one process; each figure is a median over rounds. The wh
 docs/tables/step_budget.md.
 """
 
-import os
 import statistics
 import time
 from collections.abc import Callable
 from itertools import repeat
-from pathlib import Path
 
 import torch
+from batched_models import SHAPE, build_vae
 from costs import seconds_per_image
 from doc_tables import describe_machine, markdown_table, write_times
 from torch import Tensor, nn
 
-from datamodules.base import ImageDataModule
 from datamodules.loaders import EpochLoader
-from datamodules.mnist import MNIST
 from datamodules.pixels import BINARIZE
 from vae.acceleration.compilation import CompiledStep
 from vae.acceleration.torch_settings import configure_torch
-from vae.model.likelihoods import Bernoulli
-from vae.model.networks import MLPDecoder, MLPEncoder
-from vae.model.posteriors import DiagonalGaussian
-from vae.model.priors import StandardNormal
-from vae.model.vae import VAE
 
-ROOT = Path(__file__).parent.parent
-SHAPE, HIDDEN, D, BATCH = (1, 28, 28), 500, 20, 200
+HIDDEN, BATCH = 500, 200
 TRAIN_IMAGES, VAL_IMAGES = 55_000, 5_000
 STEPS, ROUNDS = 50, 8  # the first round is a warm-up
 HEADER = ["part of a step", "us", "of the whole step"]
@@ -40,20 +31,12 @@ class Loss(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        encoder, decoder = MLPEncoder(SHAPE, 2 * D, HIDDEN, "tanh"), MLPDecoder(SHAPE, 1, D, HIDDEN, "tanh")
-        self.vae = VAE(encoder, DiagonalGaussian(D), decoder, Bernoulli(), StandardNormal(D, SHAPE))
+        self.vae = build_vae(HIDDEN)
 
     def forward(self, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         terms = self.vae.terms(x)
         metrics = torch.stack([terms.elbo, terms.kl, terms.log_likelihood, weight * terms.elbo])
         return -metrics[-1].mean(), metrics.detach().sum(1)
-
-
-def load_digits() -> ImageDataModule:
-    digits = MNIST(os.environ.get("VAE_DATA_DIR", str(ROOT / "data")), BATCH, 0, VAL_IMAGES, 0, "dynamic")
-    digits.prepare_data()
-    digits.setup()
-    return digits
 
 
 def matrix_products(loss: Loss) -> Callable[[], object]:
@@ -69,11 +52,11 @@ def matrix_products(loss: Loss) -> Callable[[], object]:
 
 def parts() -> dict[str, Callable[[], object]]:
     """Return a function that computes each part once."""
-    loss, digits = Loss(), load_digits()
+    loss, pixels = Loss(), torch.randint(256, (TRAIN_IMAGES, *SHAPE), dtype=torch.uint8)
     x, optimizer = torch.rand(BATCH, *SHAPE).round(), torch.optim.Adam(loss.parameters(), fused=True)
     compiled = CompiledStep(loss, x)
     compiled.forward_backward(x, 1.0)  # Adam needs gradients
-    loader = EpochLoader(digits.images["train"].pixels, BATCH, BINARIZE["dynamic"][0], 0, lambda: 0)
+    loader = EpochLoader(pixels, BATCH, BINARIZE["dynamic"][0], 0, lambda: 0)
     batches = (batch for epoch in repeat(loader) for chunk in epoch for batch in chunk)
     return {
         "matrix products": matrix_products(loss),

@@ -71,14 +71,18 @@ class PriorWithoutMean(Prior):
 
 
 class CauchyPrior(Prior):
+    family = Cauchy
+
     def forward(self, _q):
-        return units(self.zero, self.zero + 1, Cauchy)
+        return units(self.zero, self.zero + 1, self.family)
 
 
 class CauchyPosterior(DiagonalGaussian):
+    family = Cauchy
+
     def forward(self, h):
         loc, log_scale = h.chunk(2, -1)
-        return units(loc, log_scale.exp(), Cauchy)
+        return units(loc, log_scale.exp(), self.family)
 
 
 class CenteredCauchy(Cauchy):
@@ -87,15 +91,12 @@ class CenteredCauchy(Cauchy):
     mean = Cauchy.mode
 
 
-class CenteredCauchyPrior(Prior):
-    def forward(self, _q):
-        return units(self.zero, self.zero + 1, CenteredCauchy)
+class CenteredCauchyPrior(CauchyPrior):
+    family = CenteredCauchy
 
 
-class CenteredCauchyPosterior(DiagonalGaussian):
-    def forward(self, h):
-        loc, log_scale = h.chunk(2, -1)
-        return units(loc, log_scale.exp(), CenteredCauchy)
+class CenteredCauchyPosterior(CauchyPosterior):
+    family = CenteredCauchy
 
 
 class PosteriorWithoutSamples(DiagonalGaussian):

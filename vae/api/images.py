@@ -54,9 +54,9 @@ def random_images(data: ImageDataModule, split: str, n: int) -> SelectedImages:
 
 
 def random_pairs(data: ImageDataModule, split: str, n: int) -> SelectedImages:
-    """Draw n pairs of images of a split, one after the other. The names of a pair differ, if possible.
+    """Draw n pairs of images of a split, one after the other. Raises UserError if it has fewer than 2 n images.
 
-    Raises UserError if the split has fewer than 2 n images.
+    The second image of a pair has another name than the first, if one with another name is left.
     """
     names, rows = data.images[split].names, random_rows(data, split, n, each=2).tolist()
     firsts, seconds, pairs = rows[:n], rows[n:], []

@@ -81,8 +81,10 @@ def labels_table(results: dict[str, Any]) -> str:
         f"{results['clusters']} with k = {results['k']} on {n['clustered']:,} {results['split']} images;"
         f" probes fitted to {n['fitted']:,} training images, tested on {n['tested']:,} test images"
     )
-    note = "\n  conditional=true: the encoder was given the label of each image, so its code may contain it"
-    return format_table(title, results["found"], names) + note * results["conditional"]
+    table = format_table(title, results["found"], names)
+    if results["conditional"]:
+        table += "\n  conditional=true: the encoder was given the label of each image, so its code may contain it"
+    return table
 
 
 def factors_table(results: dict[str, Any]) -> str:
