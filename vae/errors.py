@@ -36,6 +36,6 @@ def one_line(error: Exception) -> str:
 
 
 def did_you_mean(given: str, allowed: Iterable[str]) -> str:
-    """Return "; did you mean VALUE?" with the closest allowed value, or an empty string if none is close."""
-    close = get_close_matches(given, list(allowed), n=1)
+    """Return "; did you mean VALUE?" with the closest allowed value, or "" if none is close or a number was given."""
+    close = [] if given.isdecimal() else get_close_matches(given, list(allowed), n=1)
     return f"; did you mean {close[0]}?" if close else ""

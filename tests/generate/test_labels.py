@@ -98,6 +98,8 @@ def test_interpolation_and_fusion_change_the_label_and_keep_the_style(make_sessi
     (row,) = pictures.interpolation(make_session(images=[4, 8], label=0))["interpolation.png"]
     assert_close(row.images[[1, 11]].flatten(1), torch.stack([picture(a, 0), picture(b, 0)]))
     assert len(pictures.fuse(make_session(fuse=[0, 3]))["fused.png"]) == 2  # both have the label 0
+    family, strip = pictures.fuse(make_session(fuse=[4, 8], label=0))["fused.png"]  # no label changes
+    assert_close(strip.images[[0, 10]].flatten(1), torch.stack([picture(a, 0), picture(b, 0)]))
 
 
 def test_walks_and_traversals_keep_their_labels(make_session):

@@ -199,10 +199,10 @@ def fuse(session: Session) -> Files:
 def label_rows(session: Session, pair: SelectedImages) -> list[Row]:
     """Change the label from that of the first image to that of the second, in the style of each.
 
-    Returns nothing if the labels are the same, or if the model has none.
+    Returns nothing if the labels are the same, if the model has none, or if `label` is that of all pictures.
     """
     y = session.own_labels(pair)
-    if not y or torch.equal(*y[0]):
+    if not y or session.label is not None or torch.equal(*y[0]):
         return []
     t, codes = torch.linspace(0, 1, N_STEPS), session.encode_images(pair)
     pictures = (session.interpolate(code.expand(2, -1), t, "linear", *y) for code in codes)
