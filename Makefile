@@ -1,6 +1,6 @@
 # make install | make train [ARGS="latent_dim=2"] | make test | make test-all | make check | make docs |
-# make results [BUDGET=full] | make bench | make lock
-.PHONY: install train test test-all check docs results bench lock
+# make results [BUDGET=full] | make bench | make bench-parts | make lock
+.PHONY: install train test test-all check docs results bench bench-parts lock
 
 PYTHON ?= python3
 BUDGET ?= cpu
@@ -34,12 +34,16 @@ docs: .venv/ready
 results: .venv/ready
 	@$(BIN)/python benchmarks/results.py $(BUDGET)
 
+# train.py beside other programs; its start, its steps and its estimator.
 bench: .venv/ready .venv-bench/ready
+	@$(BIN)/python benchmarks/step_budget.py
 	@$(BIN)/python benchmarks/speed.py "$(CURDIR)/.venv-bench/bin/python"
+
+# The cost of each part and of each size, which takes longer.
+bench-parts: .venv/ready
 	@$(BIN)/python benchmarks/batched_models.py
 	@$(BIN)/python benchmarks/scaling.py
 	@$(BIN)/python benchmarks/costs.py
-	@$(BIN)/python benchmarks/step_budget.py
 
 # The other libraries of the benchmark, in their own environment.
 .venv-bench/ready: requirements.txt benchmarks/requirements.txt | .venv/ready

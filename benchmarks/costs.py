@@ -1,7 +1,7 @@
 """Measure the time of training and of pictures with each model part: python benchmarks/costs.py.
 
 Training, docs/tables/costs.md: in each group, the first row is the network that the other rows are compared with. Each
-figure is the median of 11 intervals of 10 steps; start-up, compilation and the first 10 steps are not counted.
+figure is the median of 4 to 11 intervals of 10 steps; start-up, compilation and the first 10 steps are not counted.
 Pictures, docs/tables/pictures.md: each figure is the median of 7 rounds, with untrained weights.
 """
 
@@ -19,7 +19,9 @@ from vae.runs.run_folder import read_metrics
 
 ROOT = Path(__file__).parent.parent
 OUT = ROOT / "outputs" / "bench"
-INTERVALS, STEPS = 12, 10
+STEPS = 10  # of an interval
+MIN_INTERVALS, MAX_INTERVALS = 5, 12  # with the first, which is not counted
+MAX_SECONDS = 5  # of training, after MIN_INTERVALS
 GROUPS = [
     [
         "",
@@ -61,26 +63,28 @@ HEADER = [
 
 
 def seconds_per_image(*arguments: str) -> float:
-    """Run train.py with these arguments for INTERVALS of STEPS and return the median training time per image.
-
-    The first interval is not counted. The run is killed before its test.
-    """
+    """Run train.py with these arguments and return the median training time per image. The run is killed at its end."""
     run = OUT / "cost"
     shutil.rmtree(run, ignore_errors=True)
-    keys = [f"trainer.max_steps={INTERVALS * STEPS}", f"log_every_n_steps={STEPS}", "logger=none"]
+    keys = [f"trainer.max_steps={MAX_INTERVALS * STEPS}", f"log_every_n_steps={STEPS}", "logger=none"]
     command = [sys.executable, "train.py", *arguments, *keys, f"hydra.run.dir={run}"]
-    speeds: list[float] = []
+    rows: list[dict[str, float]] = []
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as training:
-        while len(speeds) < INTERVALS:
+        while not is_enough(rows):
             ended = training.poll() is not None
-            speeds = [
-                row["images_per_second"] for row in read_metrics(run / "metrics.csv") if "images_per_second" in row
-            ]
-            if ended and len(speeds) < INTERVALS:
+            rows = [row for row in read_metrics(run / "metrics.csv") if "images_per_second" in row]
+            if ended and not is_enough(rows):
                 raise subprocess.CalledProcessError(training.returncode, command)
             time.sleep(0.1)
         training.kill()
-    return 1 / statistics.median(speeds[1:])
+    return 1 / statistics.median(row["images_per_second"] for row in rows[1:])
+
+
+def is_enough(rows: list[dict[str, float]]) -> bool:
+    """Return whether enough intervals were measured, given the metrics of each."""
+    if len(rows) < MIN_INTERVALS:
+        return False
+    return len(rows) >= MAX_INTERVALS or rows[-1]["seconds"] - rows[0]["seconds"] > MAX_SECONDS
 
 
 def seconds_per_picture(line: str, shape: tuple[int, int, int], n: int) -> float:

@@ -1,5 +1,6 @@
 """The tables and figures that the benchmarks write into docs/."""
 
+import itertools
 import subprocess
 import sys
 from datetime import date
@@ -109,17 +110,17 @@ def test_costs(tables, monkeypatch):
 class FakeTraining:
     """A process that writes one more row each time it is asked whether it has ended, and then ends."""
 
-    def __init__(self, speeds):
+    def __init__(self, speeds, interval):
         self.file, self.speeds, self.returncode = costs.OUT / "cost" / "metrics.csv", list(speeds), 2
-        self.killed = False
+        self.killed, self.clock = False, itertools.count(3, interval).__next__
 
     def poll(self):
         if not self.speeds:
             return self.returncode
         self.file.parent.mkdir(parents=True, exist_ok=True)
         with self.file.open("a") as file:
-            file.write("step,images_per_second\n" if not file.tell() else "")
-            file.write(f"0,{self.speeds.pop(0)}\n")
+            file.write("step,seconds,images_per_second\n" if not file.tell() else "")
+            file.write(f"0,{self.clock()},{self.speeds.pop(0)}\n")
         return None
 
     def kill(self):
@@ -128,16 +129,23 @@ class FakeTraining:
     __enter__, __exit__ = lambda self: self, lambda *_: None
 
 
-def seconds_per_image(monkeypatch, *speeds):
-    training = FakeTraining(speeds)
-    monkeypatch.setattr(costs, "INTERVALS", 4)
+def seconds_per_image(monkeypatch, *speeds, interval=1):
+    """Measure a training whose intervals take `interval` seconds."""
+    training = FakeTraining(speeds, interval)
+    monkeypatch.setattr(costs, "MIN_INTERVALS", 4)
+    monkeypatch.setattr(costs, "MAX_INTERVALS", 6)
     monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: training)
     return costs.seconds_per_image(), training.killed
 
 
 @pytest.mark.usefixtures("tables")
 def test_seconds_per_image_is_the_median_without_the_first_interval(monkeypatch):
-    assert seconds_per_image(monkeypatch, 1, 200, "", 100, 400, 500) == (1 / 200, True)
+    assert seconds_per_image(monkeypatch, 1, 200, "", 100, 400, 300, 500, 600) == (1 / 300, True)
+
+
+@pytest.mark.usefixtures("tables")
+def test_slow_trainings_have_fewer_intervals(monkeypatch):
+    assert seconds_per_image(monkeypatch, 1, 200, 100, 400, 500, 600, interval=3) == (1 / 200, True)
 
 
 @pytest.mark.usefixtures("tables")
