@@ -1,14 +1,18 @@
 """Arguments of Lightning's Trainer, callbacks from the config, and VAEModule with other data loaders."""
 
+import inspect
+
 import pytest
 import torch
 from conftest import compose_config
+from omegaconf import OmegaConf
 from pytorch_lightning import Callback, Trainer
 from run_outputs import load_checkpoint, load_weights, read_metrics, same_weights
 from torch.utils.data import DataLoader, TensorDataset
 
 from vae.config.overrides import read_arguments
-from vae.config.schema import REFUSED_TRAINER_KEYS
+from vae.config.schema import CONF, REFUSED_TRAINER_KEYS, TRAINER_ARGUMENTS, validate
+from vae.config.schema import Trainer as TrainerKeys
 from vae.errors import UserError
 from vae.training.build import build
 
@@ -23,6 +27,11 @@ STEPS = {
     "+trainer.limit_train_batches=3": 6,
     "trainer.limit_train_batches=1.0": 24,
 }
+# Lightning itself would use any value of these keys, or end with a traceback.
+TYPED_KEYS = [
+    *("benchmark", "detect_anomaly", "deterministic", "inference_mode", "max_time", "min_epochs", "min_steps"),
+    *("profiler", "sync_batchnorm"),
+]
 
 
 class Counter(Callback):
@@ -87,11 +96,16 @@ def test_limits_of_validation_and_test(cli, monkeypatch):
 
 
 @pytest.mark.parametrize("key", REFUSED_TRAINER_KEYS)
-def test_a_key_that_is_not_supported_is_refused_in_one_line(key, cli, tmp_path):
-    for argument in (f"trainer.{key}=2", f"+trainer.{key}=2"):
-        code, out, err = cli(argument)
-        assert (code, out) == (2, "")
-        assert err == f"trainer.{key}=2: not supported; {REFUSED_TRAINER_KEYS[key]}\n"
+def test_a_key_that_is_not_supported_is_refused(key):
+    with pytest.raises(UserError) as error:
+        validate(compose_config(*read_arguments([f"trainer.{key}=2"])))
+    assert str(error.value) == f"trainer.{key}=2: not supported; {REFUSED_TRAINER_KEYS[key]}"
+
+
+@pytest.mark.parametrize("argument", ["trainer.logger=2", "+trainer.logger=2"])
+def test_a_key_that_is_not_supported_is_refused_in_one_line(argument, cli, tmp_path):
+    message = f"trainer.logger=2: not supported; {REFUSED_TRAINER_KEYS['logger']}\n"
+    assert cli(argument) == (2, "", message)
     assert not (tmp_path / "outputs").exists()
 
 
@@ -111,6 +125,9 @@ def test_a_key_that_is_not_supported_is_refused_in_one_line(key, cli, tmp_path):
         ("trainer.limit_train_batches=0", "trainer.limit_train_batches=0: expected a number of batches"),
         ("trainer.overfit_batches=1.5", "trainer.overfit_batches=1.5: expected "),
         ("trainer.callbacks=x", "trainer.callbacks=x: expected a list of callbacks"),
+        *((f"trainer.{key}=x", f"trainer.{key}=x: expected ") for key in TYPED_KEYS),
+        *((f"trainer.{key}=3", f"trainer.{key}=3: expected ") for key in TYPED_KEYS if not key.startswith("min_")),
+        ("trainer.strategy=3", "trainer.strategy=3: expected the name of a strategy, such as ddp"),
         ("+trainer.no_such_key=1", "trainer: Error in call to target 'pytorch_lightning.trainer.trainer.Trainer'"),
         ("trainer.limit_trian_batches=1", "trainer.limit_trian_batches: no such key"),
     ],
@@ -119,6 +136,14 @@ def test_a_wrong_value_is_refused_in_one_line(argument, message, cli):
     code, out, err = cli(*argument.split())
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert err.startswith(message)
+
+
+def test_each_argument_of_the_trainer_has_a_type_or_is_refused():
+    arguments = set(inspect.signature(Trainer).parameters)
+    assert arguments == set(TRAINER_ARGUMENTS) | set(OmegaConf.load(CONF / "trainer" / "default.yaml")) - {
+        "_target_"
+    } | {"devices"}
+    assert arguments == set(REFUSED_TRAINER_KEYS) | set(TrainerKeys.model_fields)
 
 
 def test_arguments_of_the_trainer_need_no_plus_sign():

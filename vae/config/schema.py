@@ -50,6 +50,7 @@ class WandbLogger(Section):
 
 BATCH_LIMIT = "a number of batches, 1 or more, or a fraction of them, such as 0.1 or 1.0"
 BatchLimit = Annotated[PositiveInt | Annotated[float, Field(gt=0, le=1)], Field(description=BATCH_LIMIT)]
+Switch = Annotated[bool, Field(description="true or false")]
 # Arguments of Lightning's Trainer that are not supported, and what to use instead.
 REFUSED_TRAINER_KEYS = {
     "accumulate_grad_batches": "a larger batch_size= has the same gradient",
@@ -79,7 +80,9 @@ class Trainer(Section):
     max_epochs: PositiveInt | Literal[-1] = Field(description="a whole number, 1 or more, or -1 for no limit")
     max_steps: PositiveInt | Literal[-1] = Field(description="a whole number, 1 or more, or -1 for no limit")
     check_val_every_n_epoch: PositiveInt
+    accelerator: str = Field("cpu", description="the name of an accelerator, such as cpu or gpu")
     devices: PositiveInt = 1
+    strategy: str | dict[str, Any] = Field("auto", description="the name of a strategy, such as ddp")
     precision: Literal[32, "32", "32-true", "16-mixed", "bf16-mixed"] = Field(
         "32-true", description="32-true, bf16-mixed or 16-mixed"
     )
@@ -87,6 +90,19 @@ class Trainer(Section):
     limit_val_batches: BatchLimit = 1.0
     limit_test_batches: BatchLimit = 1.0
     overfit_batches: BatchLimit | Literal[0] = Field(0, description=f"{BATCH_LIMIT}; or 0 for none")
+    min_epochs: PositiveInt | None = Field(None, description="a whole number, 1 or more, or null")
+    min_steps: PositiveInt | None = Field(None, description="a whole number, 1 or more, or null")
+    max_time: str | None = Field(
+        None, pattern=r"^\d+:\d+:\d+:\d+$", description="days:hours:minutes:seconds, such as 00:01:30:00, or null"
+    )
+    profiler: Literal["simple", "advanced", "pytorch"] | dict[str, Any] | None = Field(
+        None, description="simple, advanced, pytorch or null"
+    )
+    deterministic: bool | Literal["warn"] | None = Field(None, description="true, false, warn or null")
+    benchmark: bool | None = Field(None, description="true, false or null")
+    detect_anomaly: Switch = False
+    inference_mode: Switch = True
+    sync_batchnorm: Switch = False
     callbacks: list[dict[str, Any]] = Field([], description="a list of callbacks, such as [{_target_: CLASS}]")
 
     @model_validator(mode="after")
@@ -100,10 +116,8 @@ class Trainer(Section):
         for key, value in (self.model_extra or {}).items():
             if key in REFUSED_TRAINER_KEYS:
                 raise UserError(f"trainer.{key}={value}: not supported; {REFUSED_TRAINER_KEYS[key]}")
-        if self.precision == "16-mixed" and (self.model_extra or {}).get("accelerator") == "cpu":
-            raise UserError(
-                "trainer.precision=16-mixed: expected bf16-mixed, or a GPU"
-            )  # Lightning would use bf16-mixed
+        if self.precision == "16-mixed" and self.accelerator == "cpu":  # Lightning would use bf16-mixed
+            raise UserError("trainer.precision=16-mixed: expected bf16-mixed, or a GPU")
         return self
 
 
