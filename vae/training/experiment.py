@@ -133,52 +133,58 @@ def write_summary(values: dict[str, float], folder: Path) -> None:
     atomic_write(json.dumps(values, indent=2) + "\n", folder / "summary.json")
 
 
-def train(cfg: DictConfig, folder: Path) -> None:
-    """Train the model, test its best epoch, and write everything to `folder`."""
-    seed_everything(cfg.seed, verbose=False)
-    data = load_dataset(cfg, folder)
-    choose_likelihood(cfg, data, folder)
-    module = build(cfg, data.shape, len(data.label_values), len(data.images["train"].pixels))
-    check_support(module, data, cfg)
-    check_keys(module)
-    check_parts(module, data, cfg.latent_dim)
-    checkpoints, history = folder / "checkpoints", MetricsCSV(folder)
-    shutdown = GracefulShutdown(checkpoints / LAST)
-    acceleration = acceleration_callbacks(cfg, shutdown)
-    resume_from = checkpoint_to_resume(folder) if cfg.resume else None
-    if resume_from:
-        if resume_from.name != LAST:
-            log.warning(f"{LAST} is missing or damaged; resuming from {resume_from.name}")
-        history.drop_rows_after(checkpoint_step(module, resume_from))
-    else:
-        rank_zero_only(check_is_new)(folder)  # before this process writes to it
-    rank_zero_only(store_changes)(cfg, folder)
+def prepare_resume(cfg: DictConfig, module: VAEModule, history: MetricsCSV, folder: Path) -> Path | None:
+    """Return the checkpoint to continue from, if any, and drop the rows of metrics.csv that come after it.
+
+    Raises UserError if the checkpoint does not match the model, or if a new run would overwrite another.
+    """
+    checkpoint = checkpoint_to_resume(folder) if cfg.resume else None
+    if not checkpoint:
+        rank_zero_only(check_is_new)(folder)
+        return None
+    if checkpoint.name != LAST:
+        log.warning(f"{LAST} is missing or damaged; resuming from {checkpoint.name}")
+    history.drop_rows_after(checkpoint_step(module, checkpoint))
+    return checkpoint
+
+
+def limit_batches(cfg: DictConfig, data: ImageDataModule) -> dict[str, Any]:
+    """Limit the training batches in the data module, because several of them are one for Lightning.
+
+    Returns the keys for Lightning.
+    """
+    overfit = cfg.trainer.get("overfit_batches", 0)
+    data.overfit = bool(overfit)
+    data.train_batches = overfit or cfg.trainer.get("limit_train_batches", 1.0)
+    limit_val_batches = overfit or cfg.trainer.get("limit_val_batches", 1.0)
+    return {"limit_train_batches": 1.0, "overfit_batches": 0, "limit_val_batches": limit_val_batches}
+
+
+def build_trainer(
+    cfg: DictConfig, data: ImageDataModule, module: VAEModule, history: MetricsCSV, best: NamedCheckpoint, folder: Path
+) -> Trainer:
+    """Build the Trainer and its callbacks from the config. Raises UserError if the machine does not support it."""
 
     def report(*_: Any) -> None:  # before the pictures, which may take a while
         metrics = {name: x for name, x in module.latest_metrics.items() if name.startswith("test/")}
         report_test(metrics, module.test_metrics.means.images, cfg, folder)
 
-    best = NamedCheckpoint(checkpoints, "best", monitor="val/objective", mode="max", save_weights_only=True)
-    overfit = cfg.trainer.get("overfit_batches", 0)
-    data.overfit = bool(overfit)
-    data.train_batches = overfit or cfg.trainer.get("limit_train_batches", 1.0)
+    shutdown = GracefulShutdown(folder / "checkpoints" / LAST)
     trainer: Trainer = instantiate(
         cfg.trainer,
-        limit_train_batches=1.0,  # the data module limits the batches: for Lightning, several are one
-        overfit_batches=0,
-        limit_val_batches=overfit or cfg.trainer.get("limit_val_batches", 1.0),
+        **limit_batches(cfg, data),
         default_root_dir=folder,
         devices=cfg.trainer.get("devices", 1),
         logger=history,
         callbacks=[
-            *acceleration,
+            *acceleration_callbacks(cfg, shutdown),
             *([WeightAverage(cfg.ema)] if cfg.get("ema") else []),
             Progress(),
             LambdaCallback(on_test_end=report),
             Pictures(folder / "figures", history),
             Film(folder / "film"),
             best,
-            NamedCheckpoint(checkpoints, "last", every_n_epochs=1),
+            NamedCheckpoint(folder / "checkpoints", "last", every_n_epochs=1),
             shutdown,
             ResumableEarlyStopping("val/objective", cfg.patience or sys.maxsize),
             *map(instantiate, [*cfg.trainer.get("callbacks", []), *cfg.get("callbacks", {}).values()]),
@@ -190,11 +196,29 @@ def train(cfg: DictConfig, folder: Path) -> None:
         log_every_n_steps=1,  # VAEModule logs every cfg.log_every_n_steps
     )
     trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+    return trainer
+
+
+def train(cfg: DictConfig, folder: Path) -> None:
+    """Train the model, test its best epoch, and write everything to `folder`."""
+    seed_everything(cfg.seed, verbose=False)
+    data = load_dataset(cfg, folder)
+    choose_likelihood(cfg, data, folder)
+    images = len(data.images["train"].pixels)
+    module = build(cfg, data.shape, len(data.label_values), images)
+    check_support(module, data, cfg)
+    check_keys(module)
+    check_parts(module, data, cfg.latent_dim)
+    history = MetricsCSV(folder)
+    best = NamedCheckpoint(folder / "checkpoints", "best", monitor="val/objective", mode="max", save_weights_only=True)
+    trainer = build_trainer(cfg, data, module, history, best, folder)
+    resume_from = prepare_resume(cfg, module, history, folder)
     if trainer.is_global_zero:
+        store_changes(cfg, folder)
         write_run_data(data, folder)
         trainer.loggers += build_loggers(cfg, folder)
 
-    size, images = sum(parameter.numel() for parameter in module.parameters()), len(data.images["train"].pixels)
+    size = sum(parameter.numel() for parameter in module.parameters())
     log.info(f"{size:,} parameters, {images:,} training images; {os.path.relpath(folder)}")
     torch.set_float32_matmul_precision(cfg.get("matmul_precision", "highest"))
     gc.enable()  # train.py disables it
@@ -205,7 +229,7 @@ def train(cfg: DictConfig, folder: Path) -> None:
     finally:
         torch.set_float32_matmul_precision("highest")
     if not best.best_model_path:  # best.ckpt was lost, and no epoch remained
-        trainer.save_checkpoint(checkpoints / BEST, weights_only=True)
+        trainer.save_checkpoint(folder / "checkpoints" / BEST, weights_only=True)
     trainer.test(module, datamodule=data, ckpt_path=best.best_model_path or None, weights_only=True, verbose=False)
 
 
