@@ -115,7 +115,7 @@ def isolated_wandb(tmp_path, monkeypatch):
     """Isolate W&B from the user's settings and from earlier tests; yields the monkeypatch."""
     import wandb
 
-    from vae.tracking.loggers import finish_wandb
+    from vae.tracking.wandb_run import finish_wandb
 
     wandb.teardown()
     home = tmp_path / "home"
@@ -131,7 +131,7 @@ def isolated_wandb(tmp_path, monkeypatch):
 @pytest.fixture
 def start_wandb(tmp_path, isolated_wandb):
     """start_wandb(env, run) starts a W&B run for the folder tmp_path/<run> and returns its logger."""
-    from vae.tracking.loggers import wandb_logger
+    from vae.tracking.wandb_run import wandb_logger
 
     def start(env, run="run", **options):
         for name, value in env.items():

@@ -29,6 +29,7 @@ CLASSES = {  # the classes in the configs of version 0.1, by module
     "vae.schedules": ["Constant", "Cyclical", "Linear", "OneCycle", "PowersOfThree"],
     "vae.sweep": ["Sweep"],
     "vae.loggers": ["wandb_logger"],
+    "vae.tracking.loggers": ["wandb_logger"],  # later than version 0.1
 }
 OVERRIDES = {  # overrides of version 0.1 and the present ones
     "likelihood.widest=0.05": "likelihood.max_scale=0.05",

@@ -16,7 +16,7 @@ from vae.errors import UserError, one_line
 from vae.figures import save
 from vae.runs.atomic_files import atomic_directory, atomic_write, temporary_path
 from vae.runs.run_lock import lock_run
-from vae.tracking.loggers import MetricsCSV
+from vae.tracking.metrics_csv import MetricsCSV
 from vae.training.callbacks.checkpoints import AtomicCheckpointIO
 
 

@@ -19,7 +19,8 @@ from PIL import Image
 from pytorch_lightning.loggers import WandbLogger
 from wandb_server import WandbServer
 
-from vae.tracking.loggers import MetricsCSV, finish_wandb
+from vae.tracking.metrics_csv import MetricsCSV
+from vae.tracking.wandb_run import finish_wandb
 
 
 def test_metrics_csv_is_written_row_by_row(tmp_path: Path) -> None:
@@ -60,9 +61,9 @@ def test_a_run_without_metrics_csv_can_be_resumed(tmp_path: Path) -> None:
 
 @pytest.fixture
 def messages(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
-    """messages() returns the messages that vae.tracking.loggers has logged so far."""
-    caplog.set_level(logging.INFO, "vae.tracking.loggers")
-    return lambda: [record.getMessage() for record in caplog.records if record.name == "vae.tracking.loggers"]
+    """messages() returns the messages that vae.tracking.wandb_run has logged so far."""
+    caplog.set_level(logging.INFO, "vae.tracking.wandb_run")
+    return lambda: [record.getMessage() for record in caplog.records if record.name == "vae.tracking.wandb_run"]
 
 
 def pixels(png: bytes) -> np.ndarray:

@@ -15,7 +15,7 @@ from wandb_server import WandbServer
 
 from vae import dashboard
 from vae.config.schema import CONF
-from vae.tracking.loggers import finish_wandb
+from vae.tracking.wandb_run import finish_wandb
 
 pytestmark = pytest.mark.slow
 

@@ -15,8 +15,9 @@ from wandb import wandb_agent
 from wandb_server import WandbServer
 
 from vae.config.schema import CONF, validate
-from vae.tracking.loggers import BEST, MetricsCSV, finish_wandb
-from vae.tracking.run_loggers import build_loggers
+from vae.tracking.build import build_loggers
+from vae.tracking.metrics_csv import MetricsCSV
+from vae.tracking.wandb_run import BEST, finish_wandb
 
 ROOT = CONF.parent
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-MODULES = {  # old and present modules of the classes in configs; the old ones are those of version 0.1
+MODULES = {  # old and present modules of the classes in configs
     "vae.likelihoods": "vae.model.likelihoods",
     "vae.posteriors": "vae.model.posteriors",
     "vae.priors": "vae.model.priors",
@@ -10,7 +10,8 @@ MODULES = {  # old and present modules of the classes in configs; the old ones a
     "vae.networks": "vae.model.networks",
     "vae.schedules": "vae.training.schedules",
     "vae.sweep": "vae.training.sweep",
-    "vae.loggers": "vae.tracking.loggers",
+    "vae.loggers": "vae.tracking.wandb_run",
+    "vae.tracking.loggers": "vae.tracking.wandb_run",
 }
 CLASSES = {"PowersOfThree": "BurdaSchedule"}
 KEYS = {

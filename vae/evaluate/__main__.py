@@ -58,8 +58,8 @@ def _evaluate(run: Run, K: int, images: int | None, compiles: Compile) -> dict[s
     folder, cfg = run.folder, run.config
     from vae.evaluate.scores import cached_scores  # only now is torch imported
     from vae.model.estimator import summarize
-    from vae.tracking.loggers import finish_wandb
-    from vae.tracking.run_loggers import build_loggers
+    from vae.tracking.build import build_loggers
+    from vae.tracking.wandb_run import finish_wandb
     from vae.training.experiment import write_summary
     from vae.training.run_data import fingerprint
 

@@ -180,8 +180,8 @@ def log_to_wandb(folder: Path, cfg: Any, mean: "Tensor", images: "Images") -> No
     """Log codes (N, D) to the W&B run as the table `codes`, which W&B's embedding projector can display."""
     import wandb
 
-    from vae.tracking.loggers import finish_wandb
-    from vae.tracking.run_loggers import build_loggers
+    from vae.tracking.build import build_loggers
+    from vae.tracking.wandb_run import finish_wandb
 
     labels = None if images.labels is None else images.labels.tolist()
     if labels and images.classes:

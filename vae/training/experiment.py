@@ -26,8 +26,9 @@ from vae.runs.atomic_files import atomic_write
 from vae.runs.checkpoint_files import BEST, LAST, checkpoint_to_resume
 from vae.runs.run_folder import read_summary, store_changes
 from vae.runs.run_lock import check_is_new
-from vae.tracking.loggers import MetricsCSV, finish_wandb
-from vae.tracking.run_loggers import build_loggers
+from vae.tracking.build import build_loggers
+from vae.tracking.metrics_csv import MetricsCSV
+from vae.tracking.wandb_run import finish_wandb
 from vae.training.build import CHECKPOINT_ERRORS, build
 from vae.training.callbacks.acceleration import acceleration_callbacks
 from vae.training.callbacks.checkpoints import AtomicCheckpointIO, NamedCheckpoint, ResumableEarlyStopping

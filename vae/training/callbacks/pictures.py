@@ -14,7 +14,7 @@ from datamodules.base import ImageDataModule
 from vae import figures
 from vae.model.sampling import labels_in_turn
 from vae.model.vae import VAE
-from vae.tracking.loggers import MetricsCSV
+from vae.tracking.metrics_csv import MetricsCSV
 from vae.training.callbacks.progress import progress_bar
 
 log = logging.getLogger(__name__)
