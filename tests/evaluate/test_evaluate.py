@@ -2,9 +2,6 @@
 
 import json
 import math
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -14,6 +11,7 @@ from omegaconf import OmegaConf
 from torch._inductor import config as inductor
 from toy_dataset import Bars
 from wandb_server import WandbServer
+from warm_process import run_python
 
 from vae.acceleration.compilation import CompiledDraws
 from vae.config.schema import CONF
@@ -258,16 +256,13 @@ def test_a_config_with_a_missing_key_is_a_one_line_error(cli, runs, evaluate_cli
 
 
 @pytest.mark.slow
-def test_the_scores_are_sent_to_the_wandb_run(tmp_path):
+def test_the_scores_are_sent_to_the_wandb_run(tmp_path, monkeypatch):
     with WandbServer() as server:
-        env = os.environ | server.env | {"PYTHONPATH": str(ROOT / "tests"), "HOME": str(tmp_path)}
-        train = [sys.executable, str(ROOT / "train.py"), *BARS, *SHORT]
-        assert subprocess.run(train, cwd=tmp_path, env=env, capture_output=True, timeout=120).returncode == 0
+        for name, value in (server.env | {"HOME": str(tmp_path)}).items():
+            monkeypatch.setenv(name, value)
+        run_python(tmp_path, str(ROOT / "train.py"), *BARS, *SHORT)
         (folder,) = (path.parent for path in (tmp_path / "outputs").rglob("summary.json"))
-        command = [sys.executable, "-m", "vae.evaluate", f"run={folder}", "K=7", "trust=true"]
-        env["PYTHONPATH"] += os.pathsep + str(ROOT)
-        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+        run_python(tmp_path, "-m", "vae.evaluate", f"run={folder}", "K=7", "trust=true")
     assert len(server.runs) == 1
     run = server.runs[(folder / "wandb_id").read_text()]
     written = json.loads((folder / "summary.json").read_text())

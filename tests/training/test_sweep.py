@@ -17,6 +17,7 @@ from PIL import Image
 from run_outputs import ROOT, load_weights, read_metrics, without_times
 from toy_dataset import Bars
 from wandb_server import WandbServer
+from warm_process import run_python
 
 from vae.runs import run_folder
 from vae.runs.run_folder import find_runs
@@ -29,25 +30,31 @@ def summaries(folder):
     return {run.value("latent_dim"): run.summary for run in find_runs([Path(folder)]) if run.status == "finished"}
 
 
-def run_process(folder, *arguments):
-    """Run train.py in a new process, in this folder."""
-    return subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *BARS, *SHORT, "logger=csv", *arguments],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT / "tests")},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+@pytest.fixture
+def run_process(tmp_path, monkeypatch):
+    """run_process(*arguments, code=0) runs train.py in a new process, in `tmp_path`, and returns what it printed."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests"))
+
+    def run(*arguments, code=0, defaults=(*BARS, *SHORT, "logger=csv")):
+        typed = [str(ROOT / "train.py"), *defaults, *arguments]
+        if "hydra/launcher=joblib" not in arguments:
+            return run_python(tmp_path, *typed, code=code)
+        done = subprocess.run(  # its workers need a parent that was started as usual
+            [sys.executable, *typed], cwd=tmp_path, capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == code, done.stderr
+        return done.stdout
+
+    return run
 
 
 @pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local"])
-def test_failing_jobs_do_not_affect_the_others(launcher, cli, tmp_path):
+def test_failing_jobs_do_not_affect_the_others(launcher, cli, run_process, tmp_path):
     assert cli("latent_dim=4")[0] == 0
     single = summaries("outputs")[4]
-    done = run_process(tmp_path, "-m", "latent_dim=2,-1,4,1e9", "hydra.sweep.dir=swept", f"hydra/launcher={launcher}")
-    assert done.returncode == 1, done.stderr
-    assert "Traceback" not in done.stdout.partition("run failed")[0]
+    jobs = ["latent_dim=2,-1,4,1e9", "hydra.sweep.dir=swept", f"hydra/launcher={launcher}"]
+    out = run_process("-m", *jobs, code=1)
+    assert "Traceback" not in out.partition("run failed")[0]
     runs = {run.value("latent_dim"): run for run in find_runs([tmp_path / "swept"])}
     assert {latent_dim: run.status for latent_dim, run in runs.items()} == {
         2: "finished",
@@ -57,7 +64,7 @@ def test_failing_jobs_do_not_affect_the_others(launcher, cli, tmp_path):
     }
     assert runs[-1].failure == "latent_dim=-1: expected a whole number, 1 or more"
     assert runs[4].summary == pytest.approx(single, abs=1e-4)  # another number of threads sums in another order
-    table = done.stdout.partition("active  seconds  status")[2]
+    table = out.partition("active  seconds  status")[2]
     assert f"{runs[4].summary['test/elbo']:.2f}" in table
     assert runs[-1].failure in table
 
@@ -80,28 +87,20 @@ def test_jobs_share_the_loaded_images(cli, monkeypatch):
     assert sorted(loads) == [0, 1]
 
 
-def test_a_killed_sweep_can_be_resumed(tmp_path, monkeypatch):
+def test_a_killed_sweep_can_be_resumed(run_process, tmp_path, monkeypatch):
     """The second job is killed in its second epoch; the third has not started."""
     killing = "optimizer.schedule._target_=toy_dataset.KillSecondJob"
     arguments = ["-m", "latent_dim=2,3,4", "trainer.max_epochs=3", killing]
     monkeypatch.chdir(tmp_path)
     (tmp_path / "killed").touch()  # no job is killed if this file exists
-    assert run_process(tmp_path, *arguments, "hydra.sweep.dir=uninterrupted").returncode == 0
+    run_process(*arguments, "hydra.sweep.dir=uninterrupted")
     (tmp_path / "killed").unlink()
-    assert run_process(tmp_path, *arguments, "hydra.sweep.dir=interrupted").returncode == -9
+    run_process(*arguments, "hydra.sweep.dir=interrupted", code=-9)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "interrupted").rglob("summary.json")}
     assert [run.status for run in find_runs([tmp_path / "interrupted"])] == ["finished", "unfinished"]
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), "sweep=interrupted", "trust=true"],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT / "tests")},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("epoch   1") == 1  # of the third job
-    assert done.stdout.count("epoch   2") == 2
+    out = run_process("sweep=interrupted", "trust=true", defaults=())
+    assert out.count("epoch   1") == 1  # of the third job
+    assert out.count("epoch   2") == 2
     assert all(path.stat().st_mtime_ns == then for path, then in before.items())
     assert summaries("interrupted") == summaries("uninterrupted")
     sweeps = (sorted((tmp_path / name).rglob("metrics.csv")) for name in ("interrupted", "uninterrupted"))
@@ -175,16 +174,9 @@ def test_sweep_with_a_folder_that_is_not_a_sweep_is_a_one_line_error(folder, cli
     assert f"sweep={folder}: expected the folder of a sweep" in err
 
 
-def test_parallel_jobs_share_the_threads(tmp_path):
-    done = run_process(
-        tmp_path,
-        "-m",
-        "latent_dim=2,3",
-        "hydra/launcher=joblib",
-        "hydra.launcher.n_jobs=2",
-        "optimizer.schedule._target_=toy_dataset.WriteThreadCount",
-    )
-    assert done.returncode == 0, done.stderr
+def test_parallel_jobs_share_the_threads(run_process, tmp_path):
+    parallel = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    run_process("-m", "latent_dim=2,3", *parallel, "optimizer.schedule._target_=toy_dataset.WriteThreadCount")
     threads = [int(path.read_text()) for path in tmp_path.glob("threads-*")]
     assert threads == [max(1, (os.cpu_count() or 1) // 2)] * 2
 
@@ -269,19 +261,13 @@ def test_a_sweep_writes_a_folder_for_each_value(cli, runs):
     assert sizes == [1, 2, 5]
 
 
-def test_every_run_of_a_sweep_is_sent_to_wandb(tmp_path):
+def test_every_run_of_a_sweep_is_sent_to_wandb(run_process, tmp_path, monkeypatch):
     """Run train.py online against a fake server. The second of three runs has an invalid key."""
     with WandbServer() as server:
-        done = subprocess.run(
-            [sys.executable, str(ROOT / "train.py"), "-m", *BARS, *SHORT, "latent_dim=2,0,4"],
-            cwd=tmp_path,
-            env=os.environ | server.env | {"PYTHONPATH": str(ROOT / "tests"), "HOME": str(tmp_path)},
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-    assert done.returncode == 1
-    assert "latent_dim=0: expected a whole number" in done.stdout + done.stderr
+        for name, value in (server.env | {"HOME": str(tmp_path)}).items():
+            monkeypatch.setenv(name, value)
+        out = run_process("-m", *BARS, *SHORT, "latent_dim=2,0,4", code=1, defaults=())
+    assert "latent_dim=0: expected a whole number" in out
     folders = sorted(path.parent for path in (tmp_path / "outputs" / "sweeps").rglob("summary.json"))
     assert len(folders) == len(server.runs) == 2
     for folder, latent_dim in zip(folders, (2, 4), strict=True):
