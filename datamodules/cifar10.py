@@ -4,6 +4,7 @@ import json
 import tarfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ Split = tuple[np.ndarray, Iterable[int]]  # images (N, 3, 32, 32), uint8, and th
 
 def write_npz(splits: dict[str, Split], folder: Path) -> None:
     """Write cifar10.npz in `folder`."""
-    arrays: dict[str, np.ndarray] = {}
+    arrays: dict[str, Any] = {}
     for name, (pixels, labels) in splits.items():
         arrays |= {f"{name}_pixels": pixels, f"{name}_labels": np.array(labels, np.uint8)}
     np.savez(folder / "cifar10.npz", **arrays)
