@@ -17,6 +17,7 @@ from vae.config.section import (
     Section,
     Seed,
     SplitSize,
+    Switch,
     UnitInterval,
 )
 
@@ -263,10 +264,24 @@ class Architecture(Section):
     classifier: Encoder = Encoder.model_construct()  # of objective=m2; by default, another encoder
 
 
+Decay = Annotated[float, Field(ge=0, lt=1, description="a number of 0 or more, below 1")]
+
+
 class Optimizer(Section):
     lr: PositiveFloat
     weight_decay: NonNegativeFloat = 0.0
     eps: PositiveFloat = 1.0
+    betas: list[Decay] = Field(
+        [0.9, 0.999], min_length=2, max_length=2, description="two numbers of 0 or more, below 1, such as [0.9,0.999]"
+    )
+    amsgrad: Switch = False
+    capturable: Switch = False
+    centered: Switch = False
+    differentiable: Switch = False
+    foreach: Switch | None = Field(None, description="true, false or null")
+    fused: Switch | None = Field(None, description="true, false or null")
+    maximize: Switch = False
+    nesterov: Switch = False
     schedule: Schedule
 
 
@@ -275,5 +290,9 @@ class Adadelta(Optimizer, target="torch.optim.Adadelta"):
 
 
 class RMSprop(Optimizer, target="torch.optim.RMSprop"):
-    alpha: Annotated[float, Field(ge=0, lt=1, description="a number of 0 or more, below 1")]
-    centered: bool = Field(description="true or false")
+    alpha: Decay
+
+
+class SGD(Optimizer, target="torch.optim.SGD"):
+    momentum: NonNegativeFloat
+    dampening: NonNegativeFloat = 0.0

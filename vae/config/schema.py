@@ -26,6 +26,7 @@ from vae.config.section import (
     PositiveInt,
     Section,
     Seed,
+    Switch,
     fields_by_key,
     with_groups,
 )
@@ -50,7 +51,6 @@ class WandbLogger(Section):
 
 BATCH_LIMIT = "a number of batches, 1 or more, or a fraction of them, such as 0.1 or 1.0"
 BatchLimit = Annotated[PositiveInt | Annotated[float, Field(gt=0, le=1)], Field(description=BATCH_LIMIT)]
-Switch = Annotated[bool, Field(description="true or false")]
 # Arguments of Lightning's Trainer that are not supported, and what to use instead.
 REFUSED_TRAINER_KEYS = {
     "accumulate_grad_batches": "a larger batch_size= has the same gradient",
@@ -134,6 +134,14 @@ class Logger(Section):
     wandb: WandbLogger = WandbLogger.model_validate({})
 
 
+class ModelSummary(Section):
+    max_depth: int = Field(3, ge=-1, description="a number of levels, 0 or more, or -1 for all")
+
+
+class Callbacks(Section):
+    model_summary: ModelSummary = ModelSummary.model_validate({})
+
+
 class Test(Section):
     K: PositiveInt
     images: int | None = Field(ge=2, description="a whole number, 2 or more, or null for all")
@@ -168,7 +176,7 @@ class Config(BaseModel, strict=True, extra="forbid"):
     optimizer: Optimizer
     trainer: Trainer
     logger: Logger
-    callbacks: dict[str, Any] = Field({}, description="callbacks by name")
+    callbacks: Callbacks = Field(Callbacks(), description="callbacks by name")
     dataset: Dataset
 
     @model_validator(mode="after")

@@ -17,6 +17,7 @@ HiddenSize = Annotated[
 Fraction = Annotated[float, Field(gt=0, lt=1, description="a number between 0 and 1")]
 SPLIT_SIZE = "a number of images, 1 or more, or a fraction between 0 and 1"
 SplitSize = Annotated[PositiveInt | Fraction, Field(description=SPLIT_SIZE)]
+Switch = Annotated[bool, Field(description="true or false")]
 Compile = Annotated[bool | Literal["auto"], Field(description="auto, true or false")]
 UnitInterval = Annotated[float, Field(ge=0, le=1, description="a number from 0 to 1")]
 Path = Annotated[str, Field(min_length=1, description="a folder or a file")]

@@ -2,7 +2,6 @@
 
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -24,7 +23,12 @@ class _TensorBoardLogger(TensorBoardLogger):
         self.experiment.add_image(key, np.asarray(Image.open(images[0]).convert("RGB")), step, dataformats="HWC")
 
 
-def tensorboard_logger(run_dir: str | Path, **_about: Any) -> TensorBoardLogger:
+def tensorboard_logger(
+    run_dir: str | Path,
+    name: str,  # noqa: ARG001 - TensorBoard names a run by its folder
+    job_type: str,  # noqa: ARG001
+    group: str | None = None,  # noqa: ARG001
+) -> TensorBoardLogger:
     """Write the metrics and pictures of a run to <run_dir>/tensorboard. A resumed run appends to them.
 
     Raises UserError if tensorboard is not installed.

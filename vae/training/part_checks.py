@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
 from datamodules.base import ImageDataModule
@@ -32,17 +32,26 @@ def check_support(module: VAEModule, data: ImageDataModule, cfg: DictConfig) -> 
         )
 
 
+def optimizer_step(module: VAEModule) -> None:
+    """Take a step of a new optimizer with one parameter."""
+    parameter = nn.Parameter(torch.zeros(1))
+    parameter.grad = torch.zeros(1)
+    module.optimizer([parameter]).step()
+
+
 def check_keys(module: VAEModule) -> None:
-    """Raise UserError if the class of the optimizer or of a schedule does not accept a key."""
+    """Raise UserError if the class of the optimizer or of a schedule does not accept a key or its value."""
     for key, call in {
         "objective.schedule": lambda: module.objective.weight(0.0),
-        "optimizer": lambda: module.optimizer(module.vae.parameters()),
+        "optimizer": lambda: optimizer_step(module),
         "optimizer.schedule": lambda: module.schedule(0.0),
     }.items():
         try:
             call()
         except TypeError as error:  # the experiment set a key that the class chosen instead does not have
-            raise UserError(f"{key}: {error}; ~{key}.KEY removes a key") from None
+            raise UserError(f"{key}: {one_line(error)}; ~{key}.KEY removes a key") from None
+        except (ValueError, RuntimeError) as error:
+            raise UserError(f"{key}: {one_line(error)}") from None
 
 
 def result(key: str, call: Callable[[], Any], missing: str = "") -> Any:
