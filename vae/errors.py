@@ -36,6 +36,6 @@ def one_line(error: Exception) -> str:
 
 
 def did_you_mean(given: str, allowed: Iterable[str]) -> str:
-    """Return "; did you mean VALUE?" with the closest allowed value, or "" if none is close or a number was given."""
+    """Return "; did you mean VALUE?" with the closest allowed value, or "" if none is close, or for a whole number."""
     close = [] if given.isdecimal() else get_close_matches(given, list(allowed), n=1)
     return f"; did you mean {close[0]}?" if close else ""

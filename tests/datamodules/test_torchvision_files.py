@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import pickle
+import shutil
 import struct
 import tarfile
 from functools import partial
@@ -160,7 +161,15 @@ def add_cifar10_package(tmp_path, batches, monkeypatch):
     monkeypatch.setattr(cifar10, "PACKAGE_SHA256", sha256(archive))
 
 
-@pytest.mark.parametrize("add", [add_cifar10_archive, add_cifar10_package])
+def serve_cifar10_archive(tmp_path, batches, monkeypatch):
+    """Put the archive on a website; a damaged one is where a user would put it."""
+    write_cifar10(tmp_path / "served.tar.gz", batches)
+    monkeypatch.setattr(cifar10, "MD5", md5(tmp_path / "served.tar.gz"))
+    monkeypatch.setattr(cifar10, "download", lambda _url, path: shutil.copy(tmp_path / "served.tar.gz", path))
+    (tmp_path / "cifar10" / cifar10.ARCHIVE).write_text("damaged")
+
+
+@pytest.mark.parametrize("add", [add_cifar10_archive, add_cifar10_package, serve_cifar10_archive])
 def test_cifar10(add, tmp_path, cifar10_batches, monkeypatch):
     add(tmp_path, cifar10_batches, monkeypatch)
     data = prepare(CIFAR10(data_dir=str(tmp_path), val_size=3, **DEFAULTS))
@@ -171,6 +180,15 @@ def test_cifar10(add, tmp_path, cifar10_batches, monkeypatch):
         np.testing.assert_array_equal(found[label], pixels[i % 2])
     np.testing.assert_array_equal(data.images["test"].pixels, cifar10_batches["test_batch"][0])
     assert data.images["test"].labels.tolist() == cifar10_batches["test_batch"][1]
+    damaged = tmp_path / "cifar10" / f"{cifar10.ARCHIVE}.damaged"
+    assert damaged.exists() == (add is serve_cifar10_archive)
+
+
+def test_a_website_that_serves_another_file_is_not_used(tmp_path, cifar10_batches, monkeypatch):
+    serve_cifar10_archive(tmp_path, cifar10_batches, monkeypatch)
+    monkeypatch.setattr(cifar10, "MD5", "0" * 32)
+    with pytest.raises(UserError, match=r"its page: cifar-10-python.tar.gz: wrong checksum\n.*npm is not on the PATH"):
+        prepare(CIFAR10(data_dir=str(tmp_path), val_size=3, **DEFAULTS))
 
 
 class Malicious:

@@ -15,6 +15,7 @@ from vae.config.schema import CONF, REFUSED_TRAINER_KEYS, TRAINER_ARGUMENTS, val
 from vae.config.schema import Trainer as TrainerKeys
 from vae.errors import UserError
 from vae.training.build import build
+from vae.training.part_checks import check_keys
 
 # BARS has 240 training images in batches of 20: 12 steps per epoch.
 STEPS = {
@@ -126,6 +127,7 @@ def test_a_key_that_is_not_supported_is_refused_in_one_line(argument, cli, tmp_p
         ("trainer.overfit_batches=1.5", "trainer.overfit_batches=1.5: expected "),
         ("trainer.callbacks=x", "trainer.callbacks=x: expected a list of callbacks"),
         *((f"trainer.{key}=x", f"trainer.{key}=x: expected ") for key in TYPED_KEYS),
+        ("trainer.max_time=0:1:30:0", "trainer.max_time=0:1:30:0: expected days:hours:minutes:seconds, such as "),
         *((f"trainer.{key}=3", f"trainer.{key}=3: expected ") for key in TYPED_KEYS if not key.startswith("min_")),
         ("trainer.strategy=3", "trainer.strategy=3: expected the name of a strategy, such as ddp"),
         (
@@ -135,12 +137,13 @@ def test_a_key_that_is_not_supported_is_refused_in_one_line(argument, cli, tmp_p
         ("+optimizer.betas=3", "optimizer.betas=3: expected two numbers of 0 or more, below 1, such as [0.9,0.999]"),
         ("+optimizer.betas=[0.9]", "optimizer.betas=[0.9]: expected two numbers"),
         ("+optimizer.betas=[2,0.9]", "optimizer.betas=[2, 0.9]: expected two numbers"),
-        *((f"++optimizer.{key}=3", f"optimizer.{key}=3: expected true") for key in ("amsgrad", "fused", "nesterov")),
+        *((f"++optimizer.{key}=3", f"optimizer.{key}=3: expected true") for key in ("amsgrad", "fused", "capturable")),
+        ("optimizer=sgd +optimizer.nesterov=3", "optimizer.nesterov=3: expected true or false"),
         ("optimizer=sgd +optimizer.nesterov=true optimizer.momentum=0", "optimizer: Nesterov momentum requires"),
         ("optimizer=sgd optimizer.momentum=-1", "optimizer.momentum=-1: expected a number of 0 or more"),
         ("+optimizer.foreach=true", "optimizer: `fused` and `foreach` cannot be `True` together."),
         ("+optimizer.differentiable=true", "optimizer: `fused` does not support `differentiable`"),
-        ("optimizer=adagrad +optimizer.lr_decay=-1", "optimizer: Invalid lr_decay value: -1"),
+        ("optimizer=adagrad +optimizer.lr_decay=-1", "optimizer.lr_decay=-1: expected a number of 0 or more"),
         ("logger=tensorboard +logger.tensorboard.folder=x", "logger.tensorboard: Error in call to target"),
         ("+trainer.no_such_key=1", "trainer: Error in call to target 'pytorch_lightning.trainer.trainer.Trainer'"),
         ("trainer.limit_trian_batches=1", "trainer.limit_trian_batches: no such key"),
@@ -163,6 +166,16 @@ def test_each_argument_of_the_trainer_has_a_type_or_is_refused():
 def test_arguments_of_the_trainer_need_no_plus_sign():
     assert read_arguments(["trainer.precision=bf16-mixed"]) == ["++trainer.precision=bf16-mixed"]
     assert read_arguments(["trainer.max_epochs=3"]) == ["trainer.max_epochs=3"]
+
+
+def test_optimizers_take_the_keys_of_their_class():
+    typed = ["optimizer=rmsprop", "+optimizer.capturable=true", "trainer.min_epochs=0", "trainer.max_time=00:01:30:00"]
+    given = compose_config(*read_arguments(typed))
+    validate(given)
+    check_keys(build(given, (1, 8, 8)))
+    validate(compose_config("optimizer=sgd", "~optimizer.momentum"))
+    own = ["optimizer._target_=mine.AdEMAMix", "+optimizer.betas=[0.9,0.99,0.9999]", "optimizer.fused=often"]
+    validate(compose_config(*own))
 
 
 @pytest.mark.slow

@@ -271,28 +271,44 @@ class Optimizer(Section):
     lr: PositiveFloat
     weight_decay: NonNegativeFloat = 0.0
     eps: PositiveFloat = 1.0
+    schedule: Schedule
+
+
+class TorchOptimizer(Optimizer):
+    capturable: Switch = False
+    differentiable: Switch = False
+    foreach: bool | None = Field(None, description="true, false or null")
+    fused: bool | None = Field(None, description="true, false or null")
+    maximize: Switch = False
+
+
+class Adam(TorchOptimizer, target="torch.optim.Adam"):
     betas: list[Decay] = Field(
         [0.9, 0.999], min_length=2, max_length=2, description="two numbers of 0 or more, below 1, such as [0.9,0.999]"
     )
     amsgrad: Switch = False
-    capturable: Switch = False
-    centered: Switch = False
-    differentiable: Switch = False
-    foreach: Switch | None = Field(None, description="true, false or null")
-    fused: Switch | None = Field(None, description="true, false or null")
-    maximize: Switch = False
-    nesterov: Switch = False
-    schedule: Schedule
 
 
-class Adadelta(Optimizer, target="torch.optim.Adadelta"):
+class AdamW(Adam, target="torch.optim.AdamW"):
+    pass
+
+
+class Adadelta(TorchOptimizer, target="torch.optim.Adadelta"):
     rho: UnitInterval
 
 
-class RMSprop(Optimizer, target="torch.optim.RMSprop"):
+class Adagrad(TorchOptimizer, target="torch.optim.Adagrad"):
+    lr_decay: NonNegativeFloat = 0.0
+    initial_accumulator_value: NonNegativeFloat = 0.0
+
+
+class RMSprop(TorchOptimizer, target="torch.optim.RMSprop"):
     alpha: Decay
+    momentum: NonNegativeFloat = 0.0
+    centered: Switch = False
 
 
-class SGD(Optimizer, target="torch.optim.SGD"):
-    momentum: NonNegativeFloat
+class SGD(TorchOptimizer, target="torch.optim.SGD"):
+    momentum: NonNegativeFloat = 0.0
     dampening: NonNegativeFloat = 0.0
+    nesterov: Switch = False

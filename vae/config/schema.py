@@ -90,10 +90,10 @@ class Trainer(Section):
     limit_val_batches: BatchLimit = 1.0
     limit_test_batches: BatchLimit = 1.0
     overfit_batches: BatchLimit | Literal[0] = Field(0, description=f"{BATCH_LIMIT}; or 0 for none")
-    min_epochs: PositiveInt | None = Field(None, description="a whole number, 1 or more, or null")
-    min_steps: PositiveInt | None = Field(None, description="a whole number, 1 or more, or null")
+    min_epochs: int | None = Field(None, ge=0, description="a whole number, 0 or more, or null")
+    min_steps: int | None = Field(None, ge=0, description="a whole number, 0 or more, or null")
     max_time: str | None = Field(
-        None, pattern=r"^\d+:\d+:\d+:\d+$", description="days:hours:minutes:seconds, such as 00:01:30:00, or null"
+        None, pattern=r"^\d+:\d\d:\d\d:\d\d$", description="days:hours:minutes:seconds, such as 00:01:30:00, or null"
     )
     profiler: Literal["simple", "advanced", "pytorch"] | dict[str, Any] | None = Field(
         None, description="simple, advanced, pytorch or null"
@@ -139,7 +139,9 @@ class ModelSummary(Section):
 
 
 class Callbacks(Section):
-    model_summary: ModelSummary = ModelSummary.model_validate({})
+    model_summary: ModelSummary = Field(
+        ModelSummary.model_validate({}), description="a group of keys, such as callbacks.model_summary.max_depth=2"
+    )
 
 
 class Test(Section):
@@ -176,7 +178,7 @@ class Config(BaseModel, strict=True, extra="forbid"):
     optimizer: Optimizer
     trainer: Trainer
     logger: Logger
-    callbacks: Callbacks = Field(Callbacks(), description="callbacks by name")
+    callbacks: Callbacks = Field(Callbacks.model_validate({}), description="callbacks by name")
     dataset: Dataset
 
     @model_validator(mode="after")

@@ -152,7 +152,7 @@ def prepare_resume(cfg: DictConfig, module: VAEModule, history: MetricsCSV, fold
 def limit_batches(cfg: DictConfig, data: ImageDataModule) -> dict[str, Any]:
     """Limit the training batches in the data module, because several of them are one for Lightning.
 
-    Returns the keys for Lightning.
+    Returns the arguments of Lightning's Trainer that then follow.
     """
     overfit = cfg.trainer.get("overfit_batches", 0)
     data.overfit = bool(overfit)
@@ -164,7 +164,7 @@ def limit_batches(cfg: DictConfig, data: ImageDataModule) -> dict[str, Any]:
 def build_trainer(
     cfg: DictConfig, data: ImageDataModule, module: VAEModule, history: MetricsCSV, best: NamedCheckpoint, folder: Path
 ) -> Trainer:
-    """Build the Trainer and its callbacks from the config. Raises UserError if the machine does not support it."""
+    """Build the Trainer and its callbacks. Raises UserError if the machine does not support what the config asks."""
 
     def report(*_: Any) -> None:  # before the pictures, which may take a while
         metrics = {name: x for name, x in module.latest_metrics.items() if name.startswith("test/")}

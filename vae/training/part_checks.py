@@ -36,7 +36,10 @@ def optimizer_step(module: VAEModule) -> None:
     """Take a step of a new optimizer with one parameter."""
     parameter = nn.Parameter(torch.zeros(1))
     parameter.grad = torch.zeros(1)
-    module.optimizer([parameter]).step()
+    optimizer = module.optimizer([parameter])
+    for group in optimizer.param_groups:
+        group["capturable"] = False  # which only parameters on a GPU support
+    optimizer.step()
 
 
 def check_keys(module: VAEModule) -> None:
@@ -48,10 +51,10 @@ def check_keys(module: VAEModule) -> None:
     }.items():
         try:
             call()
-        except TypeError as error:  # the experiment set a key that the class chosen instead does not have
-            raise UserError(f"{key}: {one_line(error)}; ~{key}.KEY removes a key") from None
-        except (ValueError, RuntimeError) as error:
-            raise UserError(f"{key}: {one_line(error)}") from None
+        except (TypeError, ValueError, RuntimeError) as error:
+            # An experiment may have set a key that the class chosen instead does not have.
+            hint = f"; ~{key}.KEY removes a key" if "unexpected keyword argument" in str(error) else ""
+            raise UserError(f"{key}: {one_line(error)}{hint}") from None
 
 
 def result(key: str, call: Callable[[], Any], missing: str = "") -> Any:
