@@ -75,6 +75,7 @@ GROUPS = {
         "pytorch_example",
         "tomczak2017_vae",
         "tomczak2017_vamp",
+        "tomczak2017_vamp_fast",
     ],
     "likelihood": [
         "auto",

@@ -290,7 +290,7 @@ class Adam(TorchOptimizer, target="torch.optim.Adam"):
 
 
 class AdamW(Adam, target="torch.optim.AdamW"):
-    pass
+    weight_decay: NonNegativeFloat = 0.01
 
 
 class Adadelta(TorchOptimizer, target="torch.optim.Adadelta"):
