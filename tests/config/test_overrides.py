@@ -5,13 +5,13 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from vae.config.command_line import check_overrides, parse_arguments
+from vae.config.command_line import check_keys, parse_arguments
 from vae.config.overrides import read_arguments
 from vae.errors import UserError
 
 
 def test_a_sweep_over_datasets_may_set_a_key_that_all_of_them_have():
-    check_overrides(["dataset=digits,frey", "dataset.test_size=100"], multirun=True)
+    check_keys(["dataset=digits,frey", "dataset.test_size=100"], multirun=True)
 
 
 @pytest.mark.parametrize(

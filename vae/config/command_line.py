@@ -203,32 +203,44 @@ def check_override(override: Override) -> None:
         raise UserError(f"{override.input_line}: expected the name of a choice")
 
 
-def check_overrides(overrides: Sequence[str], multirun: bool = False) -> None:
-    """Raise UserError if an override names an unknown choice or an unknown key, or if a sweep cannot start."""
-    parsed = list(map(parse_override, overrides))
+def chosen_choices(overrides: Sequence[Override], folders: Sequence[Path]) -> dict[str, list[str]]:
+    """Return the choices that overrides make, by group: several in a sweep."""
+    return {o.key_or_group: override_values(o) for o in overrides if changes(o) and choices(o.key_or_group, folders)}
+
+
+def changes(override: Override) -> bool:
+    """Return whether an override changes a key or a choice that the config has."""
+    return not (override.is_delete() or override.is_add() or override.is_force_add() or override.is_hydra_override())
+
+
+def check_overrides(overrides: Sequence[str]) -> None:
+    """Raise UserError if an override is wrong by itself: its value, or a choice that does not exist."""
+    parsed, folders = list(map(parse_override, overrides)), config_dirs(overrides)
     for override in parsed:
         check_override(override)
-    changed = [o for o in parsed if not (o.is_delete() or o.is_add() or o.is_force_add() or o.is_hydra_override())]
-    folders, search_path = config_dirs(overrides), [arg for arg in overrides if arg.startswith(SEARCH_PATH)]
-    chosen = {o.key_or_group: override_values(o) for o in changed if choices(o.key_or_group, folders)}
-    for group, names in chosen.items():
+    for group, names in chosen_choices(parsed, folders).items():
         for name in names:
             for each in name.strip("[]").split(","):  # logger=[wandb,tensorboard]
                 check_choice(group, each, folders)
+
+
+def check_keys(overrides: Sequence[str], multirun: bool = False) -> None:
+    """Raise UserError if an override names a key that the config with these choices lacks, or if a sweep cannot start.
+
+    It composes the config, which takes a quarter of a second, so a single run is checked only if Hydra refuses it.
+    """
+    parsed, folders = list(map(parse_override, overrides)), config_dirs(overrides)
+    search_path = [override for override in overrides if override.startswith(SEARCH_PATH)]
+    chosen = chosen_choices(parsed, folders)
     first = [f"{group}={names[0]}" for group, names in chosen.items() if names]
     with initialize_conf(folders):
         keys = dict.fromkeys(first or [""], keys_of([*search_path, *first]))
         others = [f"{group}={name}" for group, names in chosen.items() for name in names[1:]]
         keys |= {choice: keys_of([*search_path, *first, choice]) for choice in others}
         if multirun:
-            check_sweep(
-                compose(
-                    "config",
-                    [*first, *(o.input_line or "" for o in parsed if o.is_hydra_override())],
-                    return_hydra_config=True,
-                )
-            )
-    for key in (o.key_or_group for o in changed if o.key_or_group not in chosen):
+            hydra_overrides = [o.input_line or "" for o in parsed if o.is_hydra_override()]
+            check_sweep(compose("config", [*first, *hydra_overrides], return_hydra_config=True))
+    for key in (o.key_or_group for o in parsed if changes(o) and o.key_or_group not in chosen):
         if not any(key in known for known in keys.values()):
             guess = guess_key(key, set.union(*keys.values()))
             raise UserError(f"{key}: no such key{guess} ({command()} --help lists the keys)")

@@ -5,16 +5,18 @@ import logging
 import os
 import shutil
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from vae.config.command_line import check_overrides
+from vae.config.command_line import check_keys, check_overrides
 from vae.config.config_dirs import import_from_current_folder, to_search_path
 from vae.config.overrides import read_arguments
 from vae.config.resumed_run import change_config
@@ -94,8 +96,20 @@ def hydra_arguments(arguments: list[str]) -> list[str]:
     check_flags(replaced)
     if replaced == typed and not {"-sc", "--shell-completion"} & set(typed):
         overrides = [arg for arg in typed if "=" in arg and not arg.startswith("-")]
-        check_overrides(overrides, multirun="-m" in typed)
+        check_overrides(overrides)
+        if "-m" in typed:
+            check_keys(overrides, multirun=True)
     return replaced
+
+
+@contextmanager
+def checked_keys(arguments: list[str]) -> Iterator[None]:
+    """If Hydra refuses these arguments inside the block, raise UserError if one of them names an unknown key."""
+    try:
+        yield
+    except (HydraException, UnicodeDecodeError):
+        check_keys([arg for arg in arguments if "=" in arg and not arg.startswith("-")])
+        raise
 
 
 def user_error(error: BaseException) -> Exception | None:
@@ -113,7 +127,8 @@ def cli() -> int:
     try:
         import_from_current_folder()
         sys.argv[1:] = hydra_arguments(sys.argv[1:])
-        hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")(main)()
+        with checked_keys(sys.argv[1:]):
+            hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")(main)()
     except (SystemExit, *USER_ERRORS) as error:
         fixable = user_error(error)
         if fixable is None:
