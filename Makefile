@@ -14,8 +14,8 @@ install: .venv/ready
 train: .venv/ready
 	@$(BIN)/python train.py $(ARGS)
 
-# Two processes of one thread each: the small models of the tests gain nothing from a second thread.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+# Processes of one thread each, because the models of the tests are small, and one more than cores, because some tests wait.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile
 
 test: .venv/ready
 	@$(PYTEST) -m "not slow and not browser" $(ARGS)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra._internal.hydra import Hydra
 
 import train
 from vae.config import stored_config
@@ -60,9 +61,16 @@ def _trust_test_classes(monkeypatch):
 def cli(tmp_path, monkeypatch, capsys, request):
     """cli(*arguments) runs train.py in an empty folder on the bars dataset without W&B: (exit code, stdout, stderr).
 
-    Plots are blank except in tests marked with `plots`, because drawing them takes longer than the training.
+    Plots are blank except in tests marked with `plots`, because drawing them takes longer than the training. Hydra does
+    not compose the config once more to read hydra.mode, unless it is given.
     """
     monkeypatch.chdir(tmp_path)
+    get_mode = Hydra.get_mode
+
+    def given_mode(hydra, config_name, overrides):
+        return get_mode(hydra, config_name, overrides) if any("hydra.mode" in arg for arg in overrides) else None
+
+    monkeypatch.setattr(Hydra, "get_mode", given_mode)
     if not request.node.get_closest_marker("plots"):
         monkeypatch.setattr("vae.figures.render", lambda _figure: np.full((8, 8, 3), 255, np.uint8))
 

@@ -82,12 +82,7 @@ def test_a_traced_step_is_valid_for_other_inputs(line, build_module, monkeypatch
 
 
 @pytest.mark.parametrize(
-    "line",
-    [
-        "objective=beta prior=vampprior likelihood=discretized_logistic",
-        "objective=iwae objective.K=3 posterior=iaf",
-        SMALL_CONV,
-    ],
+    "line", ["objective=iwae objective.K=3 posterior=iaf likelihood=discretized_logistic", SMALL_CONV]
 )
 def test_a_compiled_step_differs_by_rounding_only(line, build_module):
     module = build_module(line)
@@ -140,9 +135,8 @@ def test_images_are_encoded_once_for_all_draws(build_module):
     assert matrix_products == [2, 2]  # the two layers of the encoder, and those of the decoder
 
 
-@pytest.mark.parametrize("line", ["posterior=iaf", "prior=vampprior likelihood=discretized_logistic", SMALL_CONV])
-def test_compiled_draws_differ_by_rounding_only(line, build_module):
-    vae, before = build_module(line).vae, torch.get_rng_state()
+def test_compiled_draws_differ_by_rounding_only(build_module):
+    vae, before = build_module("prior=vampprior likelihood=discretized_logistic").vae, torch.get_rng_state()
     plain_draws, sample_terms = [], vae.sample_terms
 
     def spy(*arguments):

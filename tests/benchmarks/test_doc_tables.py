@@ -27,6 +27,7 @@ HEADERS = {
     "results_cpu": results.HEADER,
     "results_full": results.HEADER,
     "loops": speed.LOOPS_HEADER,
+    "startup": speed.STARTUP_HEADER,
     "costs": costs.HEADER,
     "batched_models": batched_models.HEADER,
     "step_budget": step_budget.HEADER,
@@ -225,6 +226,10 @@ def test_the_parts_of_a_step_take_turns():
     seconds = step_budget.measure({name: partial(calls.append, name) for name in "ab"})
     assert calls == (["a"] * step_budget.STEPS + ["b"] * step_budget.STEPS) * step_budget.ROUNDS
     assert list(seconds) == ["a", "b"]
+
+
+def test_a_median_is_shown_with_the_range():
+    assert doc_tables.median_and_range([0.5, 3.0, 1.26], 1) == ["1.3", "0.5 to 3.0"]
 
 
 def test_speed_writes_three_tables(tables, monkeypatch):
