@@ -22,6 +22,11 @@ def markdown_table(header: Sequence[str], rows: Iterable[Iterable[str]]) -> str:
     return "\n".join([markdown_row(header), "|" + "---|" * len(header), *map(markdown_row, rows)])
 
 
+def median_and_range(values: Sequence[float], digits: int) -> list[str]:
+    """Return two cells: the median of these values, and the smallest and the largest one."""
+    return [f"{statistics.median(values):.{digits}f}", f"{min(values):.{digits}f} to {max(values):.{digits}f}"]
+
+
 def describe_machine(device: str = "") -> str:
     """Return the date, the device (by default the CPU and its number of cores) and the versions of the software."""
     if not device:

@@ -22,7 +22,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-from doc_tables import describe_machine, markdown_table, write_times
+from doc_tables import describe_machine, markdown_table, median_and_range, write_times
 
 ROOT = Path(__file__).parent.parent
 OUT = ROOT / "outputs" / "bench"
@@ -39,7 +39,9 @@ LOOPS = {
     "pythae_vae": "pythae, its own trainer",
     "lightning_torchvision": "Lightning with torchvision's MNIST, ToTensor, a DataLoader",
 }
-LOOPS_HEADER = ["loop", "s/epoch", "relative to plain PyTorch", "test ELBO", "peak memory, MB"]
+LOOPS_HEADER = ["loop", "s/epoch", "relative to plain PyTorch", "range of the ratio", "test ELBO", "peak memory, MB"]
+STARTUP_HEADER = ["command", "seconds", "range"]
+STARTS = 3
 # The loops that run train.py, and their keys. The default only compiles long trainings: it gets no max_epochs, and is
 # killed before its end.
 TRAIN_KEYS = {"train": [], "train_compiled": ["compile=true"], "train_uncompiled": ["compile=false"]}
@@ -161,9 +163,10 @@ def time_loops(peers: str, epochs: int) -> str:
     plain = loops["plain"].seconds[2:]
     for name, description in LOOPS.items():
         loop, seconds = loops[name], loops[name].seconds[2:]
-        ratio = statistics.median(a / b for a, b in zip(seconds, plain, strict=True))
+        ratios = [a / b for a, b in zip(seconds, plain, strict=True)]
         elbo = "" if loop.elbo != loop.elbo else f"{loop.elbo:.2f}"
-        rows.append([description, f"{statistics.median(seconds):.2f}", f"{ratio:.2f}", elbo, str(loop.memory)])
+        median = f"{statistics.median(seconds):.2f}"
+        rows.append([description, median, *median_and_range(ratios, 2), elbo, str(loop.memory)])
     return markdown_table(LOOPS_HEADER, rows)
 
 
@@ -180,7 +183,7 @@ def time_command(command: list[str], until: Path | None = None) -> float:
 
 
 def time_startup() -> str:
-    """Time imports and the start of train.py, five times each, and return the table of medians."""
+    """Time imports and the start of train.py, STARTS times each, and return the table of medians."""
     run = OUT / "start"
     first_step = run / "metrics.csv"
     train = [sys.executable, "train.py", "log_every_n_steps=1", f"hydra.run.dir={run}"]
@@ -199,12 +202,12 @@ def time_startup() -> str:
     rows = []
     for description, (command, until) in commands.items():
         seconds = []
-        for _ in range(5):
+        for _ in range(STARTS):
             shutil.rmtree(run, ignore_errors=True)
             seconds.append(time_command(command, until))
-        rows.append([description, f"{statistics.median(seconds):.1f}"])
+        rows.append([description, *median_and_range(seconds, 1)])
         print(*rows[-1], flush=True)
-    return markdown_table(["command", "seconds"], rows)
+    return markdown_table(STARTUP_HEADER, rows)
 
 
 def time_estimator() -> str:
@@ -236,4 +239,4 @@ def main(peers: str, epochs: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 8)
+    main(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 7)
