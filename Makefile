@@ -34,13 +34,14 @@ docs: .venv/ready
 results: .venv/ready
 	@$(BIN)/python benchmarks/results.py $(BUDGET)
 
-# train.py beside other programs; its start, its steps and its estimator.
+# train.py beside other programs; its steps and its estimator.
 bench: .venv/ready .venv-bench/ready
 	@$(BIN)/python benchmarks/step_budget.py
 	@$(BIN)/python benchmarks/speed.py "$(CURDIR)/.venv-bench/bin/python"
 
-# The cost of each part and of each size, which takes longer.
+# The start, and the cost of each part and of each size, which takes longer.
 bench-parts: .venv/ready
+	@$(BIN)/python benchmarks/startup.py
 	@$(BIN)/python benchmarks/batched_models.py
 	@$(BIN)/python benchmarks/scaling.py
 	@$(BIN)/python benchmarks/costs.py

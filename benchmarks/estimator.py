@@ -26,7 +26,7 @@ from vae.model.vae import VAE
 
 SHAPE, HIDDEN, D, K, IMAGES = (1, 28, 28), 500, 20, 5000, 100
 CPU_ROWS, GPU_ROWS = 2500, 100_000  # rows per matrix product
-ROUNDS = 7  # the first is a warm-up
+ROUNDS = 6  # the first is a warm-up
 
 
 def seconds(function: Callable[[], object]) -> float:

@@ -3,8 +3,8 @@
 PEERS is a Python with the packages of benchmarks/requirements.txt; EPOCHS is at least 3. Each loop of benchmarks/loops,
 and train.py as users run it, is a process of its own. The processes take turns of one epoch; all others are paused.
 Compare the ratios to the plain PyTorch loop in the same round rather than seconds: a machine that is slow for a while
-slows down all loops. The first two epochs, with imports and compilation, are not counted. Writes loops.md, startup.md
-and estimator.md in docs/tables/.
+slows down all loops. The first two epochs, with imports and compilation, are not counted. Writes loops.md and
+estimator.md in docs/tables/.
 """
 
 import json
@@ -40,8 +40,6 @@ LOOPS = {
     "lightning_torchvision": "Lightning with torchvision's MNIST, ToTensor, a DataLoader",
 }
 LOOPS_HEADER = ["loop", "s/epoch", "relative to plain PyTorch", "range of the ratio", "test ELBO", "peak memory, MB"]
-STARTUP_HEADER = ["command", "seconds", "range"]
-STARTS = 3
 # The loops that run train.py, and their keys. The default only compiles long trainings: it gets no max_epochs, and is
 # killed before its end.
 TRAIN_KEYS = {"train": [], "train_compiled": ["compile=true"], "train_uncompiled": ["compile=false"]}
@@ -170,46 +168,6 @@ def time_loops(peers: str, epochs: int) -> str:
     return markdown_table(LOOPS_HEADER, rows)
 
 
-def time_command(command: list[str], until: Path | None = None) -> float:
-    """Return the seconds until a command ends or, if given, until the file `until` exists; then terminate it."""
-    start = time.perf_counter()
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while process.poll() is None and not (until and until.exists()):
-        time.sleep(0.01)
-    seconds = time.perf_counter() - start
-    process.terminate()
-    process.wait()
-    return seconds
-
-
-def time_startup() -> str:
-    """Time imports and the start of train.py, STARTS times each, and return the table of medians."""
-    run = OUT / "start"
-    first_step = run / "metrics.csv"
-    train = [sys.executable, "train.py", "log_every_n_steps=1", f"hydra.run.dir={run}"]
-    compiled = [*train, "logger=csv", "compile=true"]
-    python = [sys.executable, "-c"]
-    commands: dict[str, tuple[list[str], Path | None]] = {
-        "`python train.py --help`": ([sys.executable, "train.py", "--help"], None),
-        "`import torch`": ([*python, "import torch"], None),
-        "`import torch, pytorch_lightning`": ([*python, "import torch, pytorch_lightning"], None),
-        "`import wandb`": ([*python, "import wandb"], None),
-        "`python train.py`, to the end of the first step": (train, first_step),
-        "`python train.py logger=csv`, to the end of the first step": ([*train, "logger=csv"], first_step),
-        "`python train.py logger=csv compile=true`, to the end of the first step": (compiled, first_step),
-        "the same, with an empty compilation cache": (["env", f"TORCHINDUCTOR_CACHE_DIR={run}", *compiled], first_step),
-    }
-    rows = []
-    for description, (command, until) in commands.items():
-        seconds = []
-        for _ in range(STARTS):
-            shutil.rmtree(run, ignore_errors=True)
-            seconds.append(time_command(command, until))
-        rows.append([description, *median_and_range(seconds, 1)])
-        print(*rows[-1], flush=True)
-    return markdown_table(STARTUP_HEADER, rows)
-
-
 def time_estimator() -> str:
     """Run benchmarks/estimator.py and return its table."""
     command = [sys.executable, "benchmarks/estimator.py"]
@@ -231,7 +189,6 @@ def main(peers: str, epochs: int) -> None:
     benchmarks = {
         "estimator": (time_estimator, machine),
         "loops": (lambda: time_loops(peers, epochs), f"{machine}, {peer_versions(peers)}"),
-        "startup": (time_startup, machine),
     }
     for name, (measure, about) in benchmarks.items():
         table = measure()

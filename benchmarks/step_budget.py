@@ -22,7 +22,7 @@ from vae.acceleration.torch_settings import configure_torch
 
 HIDDEN, BATCH = 500, 200
 TRAIN_IMAGES, VAL_IMAGES = 55_000, 5_000
-STEPS, ROUNDS = 50, 8  # the first round is a warm-up
+STEPS, ROUNDS = 50, 6  # the first round is a warm-up
 HEADER = ["part of a step", "us", "of the whole step"]
 
 

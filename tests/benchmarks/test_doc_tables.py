@@ -21,13 +21,14 @@ import gpu
 import results
 import scaling
 import speed
+import startup
 import step_budget
 
 HEADERS = {
     "results_cpu": results.HEADER,
     "results_full": results.HEADER,
     "loops": speed.LOOPS_HEADER,
-    "startup": speed.STARTUP_HEADER,
+    "startup": startup.HEADER,
     "costs": costs.HEADER,
     "batched_models": batched_models.HEADER,
     "step_budget": step_budget.HEADER,
@@ -232,14 +233,30 @@ def test_a_median_is_shown_with_the_range():
     assert doc_tables.median_and_range([0.5, 3.0, 1.26], 1) == ["1.3", "0.5 to 3.0"]
 
 
-def test_speed_writes_three_tables(tables, monkeypatch):
+def test_speed_writes_two_tables(tables, monkeypatch):
     table = doc_tables.markdown_table(["a"], [["1"]])
     monkeypatch.setattr(speed, "time_estimator", lambda: table)
     monkeypatch.setattr(speed, "time_loops", lambda peers, epochs: table.replace("1", f"{peers} {epochs}"))
-    monkeypatch.setattr(speed, "time_startup", lambda: table)
     monkeypatch.setattr(speed, "peer_versions", lambda _peers: "jax 1")
     speed.main("python", 3)
-    assert sorted(path.name for path in tables.iterdir()) == ["estimator.md", "loops.md", "startup.md"]
+    assert sorted(path.name for path in tables.iterdir()) == ["estimator.md", "loops.md"]
     rows, machine = parse((tables / "loops.md").read_text())
     assert rows == [["a"], ["python 3"]]
     assert machine.endswith(", jax 1.")
+
+
+def test_the_start_is_timed_three_times(tables, monkeypatch):
+    times = iter([1.0, 4.0, 2.0, 5.0, 5.0, 5.0])
+    timed = []
+
+    def time_command(command, until):
+        timed.append((command, until))
+        return next(times)
+
+    monkeypatch.setattr(startup, "RUN", tables / "run")
+    monkeypatch.setattr(startup, "commands", lambda: {"a": (["x"], None), "b": (["y"], startup.FIRST_STEP)})
+    monkeypatch.setattr(startup, "time_command", time_command)
+    startup.main()
+    rows, _ = parse((tables / "startup.md").read_text())
+    assert rows == [startup.HEADER, ["a", "2.0", "1.0 to 4.0"], ["b", "5.0", "5.0 to 5.0"]]
+    assert timed == [(["x"], None)] * 3 + [(["y"], startup.FIRST_STEP)] * 3

@@ -1,4 +1,4 @@
-"""benchmarks/speed.py: loops take turns of one epoch, and ratios are taken within a round."""
+"""benchmarks/speed.py and startup.py: loops take turns of one epoch, and ratios are taken within a round."""
 
 import sys
 
@@ -8,6 +8,7 @@ from vae.config.schema import CONF
 
 sys.path.append(str(CONF.parent / "benchmarks"))
 import speed
+import startup
 
 SCRIPT = """
 import os, sys
@@ -53,9 +54,9 @@ def test_loops_take_turns(bench, capsys):
     assert later == ["p3", "j3", "p4", "j4"]
     assert [line.split()[4] for line in capsys.readouterr().out.splitlines()] == ["plain", "jax_scan"] * 4
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
-    assert [(row[0], row[3]) for row in rows] == [("a plain loop", "-100.50"), ("another", "-100.50")]
+    assert [(row[0], row[4]) for row in rows] == [("a plain loop", "-100.50"), ("another", "-100.50")]
     assert rows[0][2] == "1.00"
-    assert all(int(row[4]) > 1 for row in rows)
+    assert all(int(row[5]) > 1 for row in rows)
 
 
 def test_the_default_is_killed_and_not_tested(bench, monkeypatch):
@@ -66,7 +67,7 @@ def test_the_default_is_killed_and_not_tested(bench, monkeypatch):
     (bench.parent.parent / "train.py").write_text(TRAIN)
     table = speed.time_loops(sys.executable, 3)
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
-    assert [(row[0], row[3]) for row in rows[1:]] == [("the default", ""), ("another", "-99.00")]
+    assert [(row[0], row[4]) for row in rows[1:]] == [("the default", ""), ("another", "-99.00")]
 
 
 def test_a_failing_loop_stops_the_benchmark(bench):
@@ -95,16 +96,16 @@ def test_the_ratio_is_the_median_over_rounds_except_the_first_two(bench, monkeyp
     assert bench.exists()
     monkeypatch.setattr(speed, "Loop", FakeLoop)
     plain, other = speed.time_loops("python", 5).splitlines()[2:]
-    assert plain == "| a plain loop | 2.00 | 1.00 | -99.00 | 7 |"
-    assert other == "| another | 2.00 | 1.00 | -99.00 | 7 |"
+    assert plain == "| a plain loop | 2.00 | 1.00 | 1.00 to 1.00 | -99.00 | 7 |"
+    assert other == "| another | 2.00 | 1.00 | 0.50 to 2.00 | -99.00 | 7 |"
     seconds["jax_scan"] = [9.0, 8.0, 3.0, 4.0, 4.0]
     assert speed.time_loops("python", 5).splitlines()[3].split("|")[2:4] == [" 4.00 ", " 2.00 "]
 
 
 def test_a_command_is_timed_until_its_end_or_until_a_file_exists(tmp_path, monkeypatch):
-    monkeypatch.setattr(speed, "ROOT", tmp_path)
+    monkeypatch.setattr(startup, "ROOT", tmp_path)
     script = "import pathlib; pathlib.Path('file').touch(); sum(range(20_000_000))"
-    whole = speed.time_command([sys.executable, "-c", script])
+    whole = startup.time_command([sys.executable, "-c", script])
     (tmp_path / "file").unlink()
-    first = speed.time_command([sys.executable, "-c", script], tmp_path / "file")
+    first = startup.time_command([sys.executable, "-c", script], tmp_path / "file")
     assert 0 < first < whole
