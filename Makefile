@@ -14,7 +14,7 @@ install: .venv/ready
 train: .venv/ready
 	@$(BIN)/python train.py $(ARGS)
 
-# Processes of one thread each, because the models of the tests are small, and one more than cores, because some tests wait.
+# Three processes of one thread each, for two cores: the models of the tests are small, and some tests wait.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile
 
 test: .venv/ready

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 RUN = ROOT / "outputs" / "bench" / "start"
 FIRST_STEP = RUN / "metrics.csv"
 HEADER = ["command", "seconds", "range"]
-STARTS = 3
+STARTS = 4  # of each command; the first, which may read from a slow disk, is not counted
 
 
 def commands() -> dict[str, tuple[list[str], Path | None]]:
@@ -33,12 +33,17 @@ def commands() -> dict[str, tuple[list[str], Path | None]]:
 
 
 def time_command(command: list[str], until: Path | None = None) -> float:
-    """Return the seconds until a command ends or, if given, until the file `until` exists; then terminate it."""
+    """Return the seconds until a command ends or, if given, until the file `until` exists; then terminate it.
+
+    Raises SystemExit if the command fails or ends without that file.
+    """
     start = time.perf_counter()
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while process.poll() is None and not (until and until.exists()):
         time.sleep(0.01)
     seconds = time.perf_counter() - start
+    if process.returncode or (until and not until.exists()):
+        raise SystemExit(f"{' '.join(command)}: ended too early")
     process.terminate()
     process.wait()
     return seconds
@@ -51,7 +56,7 @@ def main() -> None:
         for _ in range(STARTS):
             shutil.rmtree(RUN, ignore_errors=True)
             seconds.append(time_command(command, until))
-        rows.append([description, *median_and_range(seconds, 1)])
+        rows.append([description, *median_and_range(seconds[1:], 1)])
         print(*rows[-1], flush=True)
     print(write_times("startup", markdown_table(HEADER, rows), describe_machine()))
 

@@ -135,8 +135,9 @@ def test_images_are_encoded_once_for_all_draws(build_module):
     assert matrix_products == [2, 2]  # the two layers of the encoder, and those of the decoder
 
 
-def test_compiled_draws_differ_by_rounding_only(build_module):
-    vae, before = build_module("prior=vampprior likelihood=discretized_logistic").vae, torch.get_rng_state()
+@pytest.mark.parametrize("line", ["posterior=iaf", "prior=vampprior likelihood=discretized_logistic"])
+def test_compiled_draws_differ_by_rounding_only(line, build_module):
+    vae, before = build_module(line).vae, torch.get_rng_state()
     plain_draws, sample_terms = [], vae.sample_terms
 
     def spy(*arguments):

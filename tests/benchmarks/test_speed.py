@@ -96,7 +96,7 @@ def test_the_ratio_is_the_median_over_rounds_except_the_first_two(bench, monkeyp
     assert bench.exists()
     monkeypatch.setattr(speed, "Loop", FakeLoop)
     plain, other = speed.time_loops("python", 5).splitlines()[2:]
-    assert plain == "| a plain loop | 2.00 | 1.00 | 1.00 to 1.00 | -99.00 | 7 |"
+    assert plain == "| a plain loop | 2.00 | 1.00 |  | -99.00 | 7 |"
     assert other == "| another | 2.00 | 1.00 | 0.50 to 2.00 | -99.00 | 7 |"
     seconds["jax_scan"] = [9.0, 8.0, 3.0, 4.0, 4.0]
     assert speed.time_loops("python", 5).splitlines()[3].split("|")[2:4] == [" 4.00 ", " 2.00 "]
@@ -109,3 +109,6 @@ def test_a_command_is_timed_until_its_end_or_until_a_file_exists(tmp_path, monke
     (tmp_path / "file").unlink()
     first = startup.time_command([sys.executable, "-c", script], tmp_path / "file")
     assert 0 < first < whole
+    for failing in ("raise SystemExit(1)", "pass"):
+        with pytest.raises(SystemExit, match="ended too early"):
+            startup.time_command([sys.executable, "-c", failing], tmp_path / "none")

@@ -63,6 +63,7 @@ GROUPS = {
         "autoencoder",
         "burda2015_iwae",
         "burda2015_vae",
+        "burda2015_vae_fast",
         "fashion",
         "frey",
         "frey_logistic",
@@ -267,6 +268,12 @@ USER_ERRORS = {
     "ema=1": ["ema=1", "between 0 and 1, or null"],
     "ema=0": ["ema=0", "between 0 and 1, or null"],
     "patience=0": ["patience=0", "1 or more"],
+    "hidden_size=[4,3] hidden_size.0=5": ["hidden_size.0=5", "expected the whole list, hidden_size=[...]"],
+    "-m hidden_size=[4,3] hidden_size.0=5": ["hidden_size.0=5", "expected the whole list, hidden_size=[...]"],
+    "hidden_size=[4,3] hidden_size.x=5": ["hidden_size.x: no such key"],
+    "--multi lattent_dim=1,2": ["lattent_dim: no such key", "did you mean latent_dim?"],
+    "hydra.mode=MULTIRUN lattent_dim=1,2": ["lattent_dim: no such key", "did you mean latent_dim?"],
+    "--info defaults-tree lattent_dim=1": ["lattent_dim: no such key", "did you mean latent_dim?"],
     "likelihood=categorical_17 dataset.binarize=none": ["likelihood", "Categorical", "dataset.binarize=none"],
 }
 
@@ -281,6 +288,24 @@ def test_a_user_error_is_one_line_exit_code_2_and_no_folder(argument, cli, tmp_p
     for words in USER_ERRORS[argument]:
         assert words in err
     assert not (tmp_path / "outputs").exists()
+
+
+def test_a_valid_run_is_composed_by_hydra_alone(cli, monkeypatch):
+    def check_keys(_overrides, **_):
+        raise AssertionError("checked")
+
+    monkeypatch.setattr("vae.training.command.check_keys", check_keys)
+    assert cli("--cfg", "job")[0] == 0
+    with pytest.raises(AssertionError, match="checked"):
+        cli("latnt_dim=1")
+
+
+def test_an_unreadable_file_of_configs_is_one_line(cli, tmp_path):
+    (tmp_path / "conf" / "optimizer").mkdir(parents=True)
+    (tmp_path / "conf" / "optimizer" / "mine.yaml").write_bytes(b"# caf\xe9\n_target_: x\n")
+    code, _, err = cli("--config-dir=conf", "optimizer=mine")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "mine.yaml: line 1" in err
 
 
 def test_a_rejected_run_leaves_existing_files_alone(cli, tmp_path):

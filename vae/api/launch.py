@@ -16,7 +16,7 @@ from vae.api.run import Run, load
 from vae.api.runs import Runs, load_runs
 from vae.config.command_line import initialize_conf
 from vae.errors import USER_ERRORS, UserError, one_line
-from vae.training.command import checked_keys, hydra_arguments, main, user_error
+from vae.training.command import explain_unknown_keys, hydra_arguments, main, user_error
 from vae.training.signals import forget_signals, signal_exit_code
 from vae.training.single_run import unlock
 
@@ -112,7 +112,7 @@ def train(*overrides: str, images: Any = None, labels: Any = None, **keys: Any) 
         arguments = build_arguments(hydra, overrides, images, labels, keys)
         if "-m" in arguments:
             raise UserError(f"{' '.join(arguments[1:])}: expected one run; vae.sweep trains several")
-        with checked_keys(arguments):
+        with explain_unknown_keys(arguments):
             job = hydra.run("config", main, arguments)
     return load(os.path.relpath(job.hydra_cfg.hydra.runtime.output_dir), trust=True)
 

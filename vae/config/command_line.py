@@ -193,6 +193,9 @@ def check_override(override: Override) -> None:
         raise UserError(f"{override.input_line}: expected the same place for all runs of a sweep")
     if override.key_or_group in FOLDER_KEYS and override.value() in ("", None):
         raise UserError(f"{override.input_line}: expected a folder")
+    place, _, position = override.key_or_group.rpartition(".")
+    if changes(override) and position.isdecimal():
+        raise UserError(f"{override.input_line}: expected the whole list, {place}=[...]")
     group, value = override.key_or_group, override.value()
     if override.is_delete():
         names_choice = value is None or isinstance(value, str)
@@ -203,7 +206,7 @@ def check_override(override: Override) -> None:
         raise UserError(f"{override.input_line}: expected the name of a choice")
 
 
-def chosen_choices(overrides: Sequence[Override], folders: Sequence[Path]) -> dict[str, list[str]]:
+def choices_by_group(overrides: Sequence[Override], folders: Sequence[Path]) -> dict[str, list[str]]:
     """Return the choices that overrides make, by group: several in a sweep."""
     return {o.key_or_group: override_values(o) for o in overrides if changes(o) and choices(o.key_or_group, folders)}
 
@@ -218,7 +221,7 @@ def check_overrides(overrides: Sequence[str]) -> None:
     parsed, folders = list(map(parse_override, overrides)), config_dirs(overrides)
     for override in parsed:
         check_override(override)
-    for group, names in chosen_choices(parsed, folders).items():
+    for group, names in choices_by_group(parsed, folders).items():
         for name in names:
             for each in name.strip("[]").split(","):  # logger=[wandb,tensorboard]
                 check_choice(group, each, folders)
@@ -231,7 +234,7 @@ def check_keys(overrides: Sequence[str], multirun: bool = False) -> None:
     """
     parsed, folders = list(map(parse_override, overrides)), config_dirs(overrides)
     search_path = [override for override in overrides if override.startswith(SEARCH_PATH)]
-    chosen = chosen_choices(parsed, folders)
+    chosen = choices_by_group(parsed, folders)
     first = [f"{group}={names[0]}" for group, names in chosen.items() if names]
     with initialize_conf(folders):
         keys = dict.fromkeys(first or [""], keys_of([*search_path, *first]))

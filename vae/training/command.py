@@ -89,6 +89,12 @@ def check_flags(arguments: list[str]) -> None:
         raise UserError(f"{chosen[0]}: expected without {', '.join(chosen[1:])}")
 
 
+def starts_sweep(arguments: list[str]) -> bool:
+    """Return whether these arguments start a sweep."""
+    multirun = get_args_parser().parse_known_args(arguments)[0].multirun
+    return multirun or any(arg.lstrip("+").startswith("hydra.mode=MULTI") for arg in arguments)
+
+
 def hydra_arguments(arguments: list[str]) -> list[str]:
     """Return the arguments for Hydra, with sweep= and resume= replaced. Raises UserError for a wrong key or choice."""
     typed = sweep_arguments(read_arguments(to_search_path(arguments)))
@@ -97,17 +103,19 @@ def hydra_arguments(arguments: list[str]) -> list[str]:
     if replaced == typed and not {"-sc", "--shell-completion"} & set(typed):
         overrides = [arg for arg in typed if "=" in arg and not arg.startswith("-")]
         check_overrides(overrides)
-        if "-m" in typed:
+        if starts_sweep(typed):
             check_keys(overrides, multirun=True)
+        elif any(arg.startswith("--info") for arg in typed):  # Hydra does not compose the config for all kinds of it
+            check_keys(overrides)
     return replaced
 
 
 @contextmanager
-def checked_keys(arguments: list[str]) -> Iterator[None]:
+def explain_unknown_keys(arguments: list[str]) -> Iterator[None]:
     """If Hydra refuses these arguments inside the block, raise UserError if one of them names an unknown key."""
     try:
         yield
-    except (HydraException, UnicodeDecodeError):
+    except (HydraException, UnicodeDecodeError, ValueError):  # ValueError: a name where a list has a position
         check_keys([arg for arg in arguments if "=" in arg and not arg.startswith("-")])
         raise
 
@@ -127,7 +135,7 @@ def cli() -> int:
     try:
         import_from_current_folder()
         sys.argv[1:] = hydra_arguments(sys.argv[1:])
-        with checked_keys(sys.argv[1:]):
+        with explain_unknown_keys(sys.argv[1:]):
             hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")(main)()
     except (SystemExit, *USER_ERRORS) as error:
         fixable = user_error(error)
