@@ -63,7 +63,6 @@ GROUPS = {
         "autoencoder",
         "burda2015_iwae",
         "burda2015_vae",
-        "burda2015_vae_fast",
         "fashion",
         "frey",
         "frey_logistic",
