@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from vae.config.command_line import check_keys, parse_arguments
+from vae.config.command_line import parse_arguments
+from vae.config.override_checks import check_keys
 from vae.config.overrides import read_arguments
 from vae.errors import UserError
 

@@ -7,7 +7,7 @@ import pytest
 from made_up_runs import make_run
 from omegaconf import OmegaConf
 
-from vae.config.command_line import check_keys, check_overrides
+from vae.config.override_checks import check_keys, check_overrides
 from vae.config.stored_config import read_config
 from vae.config.yaml_files import parse_config, read_yaml
 from vae.errors import USER_ERRORS, UserError, one_line

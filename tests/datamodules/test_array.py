@@ -12,7 +12,7 @@ from run_outputs import load_checkpoint, load_weights
 from datamodules import base, loaders
 from datamodules.array import Array, save_images
 from datamodules.stored import open_npy, read_rows
-from vae.config.command_line import parse_override
+from vae.config.overrides import parse_override
 from vae.config.stored_config import read_config
 from vae.errors import UserError
 

@@ -12,8 +12,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from pages import FENCE, PAGES, ROOT, command_lines, name, spans
 
-from vae.config.command_line import choices, override_values, parse_arguments, parse_override
-from vae.config.overrides import add_trainer_argument
+from vae.config.command_line import choices, parse_arguments
+from vae.config.overrides import add_trainer_argument, override_values, parse_override
 from vae.config.resumed_run import is_changeable
 from vae.config.schema import CONF, Config, validate
 from vae.errors import USER_ERRORS

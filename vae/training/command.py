@@ -16,8 +16,8 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from vae.config.command_line import check_keys, check_overrides
 from vae.config.config_dirs import import_from_current_folder, to_search_path
+from vae.config.override_checks import check_keys, check_overrides
 from vae.config.overrides import read_arguments
 from vae.config.resumed_run import change_config
 from vae.config.schema import CONF, validate
